@@ -1,0 +1,79 @@
+"""mshare: named shared-memory regions that outlive their creator, with the cheapest page tables the machine offers.
+
+>>> import mshare
+>>> with mshare.create("docs-example", 1 << 20) as r:
+...     r.buf[:5] = b"hello"
+>>> with mshare.attach("docs-example", readonly=True) as r:
+...     bytes(r.buf[:5])
+b'hello'
+>>> mshare.unlink("docs-example")
+"""
+
+# General layout (what may depend on what; tests/unit/test_layering.py holds us to it):
+#
+#   cli/*  ->  calls, creation, region, measure  ->  registry, mapping  ->  backends/*  ->  backend  ->  pure
+#                                                                       \->  linux/*  ->  the kernel
+#
+#   pure (no operating system): errors units geometry record procfs model report
+#   linux/*      system calls and /proc; knows nothing of regions
+#   backend      what a backend is, and the choice;  backends/*: one file each
+#   mapping      what this process has mapped, counted
+#   registry     names and files: find, publish, list, remove
+#   region       attach, Region;  creation: create;  calls: mshare(), mshare_unlink()
+#   measure      what processes pay, measured in real processes
+#   testing/*    the conformance suite, strategies and state machine, shipped for others' backends
+
+from .calls import mshare, mshare_unlink
+from .creation import create
+from .errors import (
+    AccessDeniedError,
+    AddressTakenError,
+    BackendUnavailableError,
+    InvalidAddressError,
+    InvalidFlagsError,
+    InvalidNameError,
+    InvalidSizeError,
+    MshareError,
+    NoSpaceError,
+    NotARegionError,
+    ReadOnlyMappingError,
+    RegionBusyError,
+    RegionClosedError,
+    RegionExistsError,
+    RegionNotFoundError,
+    ViewsAliveError,
+)
+from .record import RegionInfo
+from .region import ANYWHERE, Region, attach
+from .registry import gc, regions, unlink
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ANYWHERE",
+    "AccessDeniedError",
+    "AddressTakenError",
+    "BackendUnavailableError",
+    "InvalidAddressError",
+    "InvalidFlagsError",
+    "InvalidNameError",
+    "InvalidSizeError",
+    "MshareError",
+    "NoSpaceError",
+    "NotARegionError",
+    "ReadOnlyMappingError",
+    "Region",
+    "RegionBusyError",
+    "RegionClosedError",
+    "RegionExistsError",
+    "RegionInfo",
+    "RegionNotFoundError",
+    "ViewsAliveError",
+    "attach",
+    "create",
+    "gc",
+    "mshare",
+    "mshare_unlink",
+    "regions",
+    "unlink",
+]

@@ -1,0 +1,155 @@
+"""What a backend is, and which one a new region gets. May depend on: errors, units, geometry.
+
+A backend decides where a region's memory comes from and with that its page tables; everything else (names, lifetime,
+rights, addresses) is the same for all and lives above. The implementations are in `backends/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from .errors import BackendUnavailableError, InvalidFlagsError
+from .geometry import PMD
+from .record import file_size
+from .units import format_size
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all) while a region's memory is being reserved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """How a backend differs from the others, and the only ways in which it may."""
+
+    leaf_size: int
+    """Bytes one last-level page-table entry maps, for regions of at least that size."""
+    unit: int
+    """Bytes that file sizes and mappings are rounded up to."""
+    sparse: bool
+    """True if `reserve=False` is possible: memory on first touch."""
+    shared_tables: str
+    """Which page tables processes have in common, in words."""
+    needs: str
+    """What the machine must offer, in words."""
+
+
+class Availability(NamedTuple):
+    """Whether this process could create a region with a backend now. `remedy` says what to change if not."""
+
+    usable: bool
+    reason: str
+    remedy: str = ""
+
+
+class Space(NamedTuple):
+    """Bytes a backend could still give out, and what sets that limit."""
+
+    free_bytes: int
+    limit: str
+
+
+class Backend(Protocol):
+    """The contract of a backend; `mshare.testing.conformance` is its test."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def root(self) -> Path | None:
+        """Return the directory whose files are this backend's regions; None if the machine has no such place."""
+
+    def availability(self) -> Availability:
+        """Tell whether this process could create a region now, apart from its size."""
+
+    def space(self) -> Space:
+        """Return how much could still be reserved."""
+
+    def populate(self, fd: int, length: int, addr: int, mapped: int, progress: Progress | None) -> None:
+        """Reserve all `length` bytes of the file, whose first `mapped` bytes are mapped read-write at `addr`.
+
+        Raises `OSError` (ENOSPC, ENOMEM) if they cannot be had, `BackendUnavailableError` if they can, but not
+        with this backend's leaf size.
+        """
+
+    def write_record(self, fd: int, length: int, page: bytes) -> None:
+        """Write `page` as the last 4,096 of the `length` bytes of the file."""
+
+
+class Request(NamedTuple):
+    """What `create` was asked for, as far as the choice of backend goes."""
+
+    size_bytes: int
+    reserve: bool = True
+    addr: int | None = None
+
+
+class Choice(NamedTuple):
+    """Backends to try, best first, and why the others are out."""
+
+    candidates: tuple[Backend, ...]
+    rejected: tuple[tuple[str, str], ...]
+
+
+def obstacle(backend: Backend, request: Request) -> str | None:
+    """Return why `backend` cannot serve `request`, whatever the machine offers, or None."""
+    able = backend.capabilities
+    if not request.reserve and not able.sparse:
+        return "it always reserves its memory (reserve=False was asked)"
+    if request.addr is not None and request.addr % able.leaf_size:
+        return f"address {request.addr:#x} is no multiple of its {format_size(able.leaf_size)} leaves"
+    return None
+
+
+def choose(backends: Sequence[Backend], request: Request, forced: str | None = None) -> Choice:
+    """Choose among `backends` (best first) for `request`. `forced` is the one name that will do.
+
+    Raises `InvalidFlagsError` for an unknown name and `BackendUnavailableError` if the forced one cannot be used.
+    Whether the memory is really there shows only when it is reserved: the caller tries the candidates in order.
+    """
+    if forced is not None:
+        names = [backend.name for backend in backends]
+        if forced not in names:
+            raise InvalidFlagsError(f"there is no backend {forced!r}", f"choose one of {', '.join(names)}")
+        backend = backends[names.index(forced)]
+        why = obstacle(backend, request)
+        if why is not None:
+            raise BackendUnavailableError(f"backend {forced} cannot do this: {why}", "change that or the backend")
+        available = backend.availability()
+        if not available.usable:
+            raise BackendUnavailableError(f"backend {forced} cannot be used here: {available.reason}", available.remedy)
+        return Choice((backend,), ())
+    candidates: list[Backend] = []
+    rejected: list[tuple[str, str]] = []
+    for backend in backends:
+        why = obstacle(backend, request)
+        if why is None and request.size_bytes < PMD <= backend.capabilities.leaf_size:
+            why = "the region is smaller than one 2 MiB leaf"
+        if why is None:
+            available = backend.availability()
+            why = None if available.usable else available.reason
+        if why is None and request.reserve:
+            space = backend.space()
+            needed = file_size(request.size_bytes, backend.capabilities.unit)
+            if needed > space.free_bytes and backend is not backends[-1]:
+                why = f"{format_size(needed)} do not fit into {format_size(space.free_bytes)} ({space.limit})"
+        if why is None:
+            candidates.append(backend)
+        else:
+            rejected.append((backend.name, why))
+    if not candidates:
+        name, why = rejected[-1]
+        remedy = backends[-1].availability().remedy or "run `mshare doctor`"
+        raise BackendUnavailableError(f"no backend can be used here ({name}: {why})", remedy)
+    return Choice(tuple(candidates), tuple(rejected))
+
+
+def explain(backend: Backend, rejected: Sequence[tuple[str, str]], *, forced: bool) -> str:
+    """Return one line that says why a region got `backend`."""
+    if forced:
+        return "asked for by name"
+    return "; ".join([f"best of those usable: {backend.name}", *(f"{name}: {why}" for name, why in rejected)])

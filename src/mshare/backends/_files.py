@@ -1,0 +1,32 @@
+"""What the backends have in common, all being files under a root. May depend on: backend."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..backend import Availability, Progress
+from ..units import MIB
+
+_STEP = 256 * MIB
+
+
+def overridden_root(kind: str) -> Path | None:
+    """Return `$MSHARE_ROOT/<kind>` if that variable is set: its own world, for tests and for services."""
+    base = os.environ.get("MSHARE_ROOT")
+    return Path(base) / kind if base else None
+
+
+def writable(root: Path) -> Availability:
+    """Tell whether this process may create files in `root`."""
+    if os.access(root, os.W_OK | os.X_OK, effective_ids=True):
+        return Availability(True, f"{root} is writable")
+    return Availability(False, f"{root} is not writable for uid {os.geteuid()}", f"sudo chmod 1777 {root}")
+
+
+def reserve(fd: int, length: int, progress: Progress | None) -> None:
+    """Allocate every block of the file, in steps, so that a signal or a full file system ends it in between."""
+    for start in range(0, length, _STEP):
+        os.posix_fallocate(fd, start, min(_STEP, length - start))
+        if progress is not None:
+            progress(min(start + _STEP, length), length)

@@ -1,0 +1,87 @@
+"""Backend `hugetlb`: files on hugetlbfs, 2 MiB pages from the pool of `vm.nr_hugepages`. May depend on: backend, linux.
+
+The kernel itself shares the table of 512 entries between processes for shared mappings of whole, aligned 1 GiB
+units (`huge_pmd_share` in mm/hugetlb.c), hence the 1 GiB-aligned addresses. `VmPTE` counts such a table in every
+process all the same; `PageTables` in /proc/meminfo tells the truth.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+from ..backend import Availability, Capabilities, Progress, Space
+from ..geometry import PMD
+from ..linux import libc
+from ..linux.mounts import mount_under, mounts
+from ..procfs import Mount
+from ._files import overridden_root, reserve, writable
+
+_POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
+_DEFAULT = Path("/dev/hugepages")
+
+
+def _is_usable(mount: Mount | None) -> bool:
+    sizes = [option for option in mount.options if option.startswith("pagesize=")] if mount else []
+    return mount is not None and mount.fs_type == "hugetlbfs" and (not sizes or sizes == ["pagesize=2M"])
+
+
+class Hugetlb:
+    """Files on hugetlbfs, reserved with `fallocate`."""
+
+    name = "hugetlb"
+    capabilities = Capabilities(
+        leaf_size=PMD,
+        unit=PMD,
+        sparse=False,
+        shared_tables="the kernel shares the last level of whole GiB",
+        needs="a hugetlbfs mount you may write to, free huge pages",
+    )
+
+    def root(self) -> Path | None:
+        """/dev/hugepages, where systemd mounts it, or else the first hugetlbfs with 2 MiB pages there is."""
+        forced = overridden_root("hugetlb")
+        if forced is not None:
+            return forced
+        if _is_usable(mount_under(_DEFAULT)):
+            return _DEFAULT
+        return next((Path(mount.mount_point) for mount in mounts() if _is_usable(mount)), None)
+
+    def availability(self) -> Availability:
+        root = self.root()
+        where = root or _DEFAULT
+        make = f"sudo mkdir -p {where} && sudo mount -t hugetlbfs -o mode=1777,pagesize=2M none {where}"
+        if root is None or not _is_usable(mount_under(root)):
+            return Availability(False, f"no hugetlbfs with 2 MiB pages is mounted on {where}", make)
+        may = writable(root)
+        if not may.usable:
+            return may
+        if self.space().free_bytes < 2 * PMD:
+            return Availability(False, "there are no free 2 MiB pages", "sudo sysctl vm.nr_hugepages=N")
+        return Availability(True, f"{self.space().free_bytes // PMD} free 2 MiB pages")
+
+    def space(self) -> Space:
+        def pool(name: str) -> int:
+            return int((_POOL / name).read_text())
+
+        free_pages = pool("free_hugepages") - pool("resv_hugepages")
+        free_pages += max(0, pool("nr_overcommit_hugepages") - pool("surplus_hugepages"))
+        space = Space(free_pages * PMD, "free 2 MiB pages (vm.nr_hugepages)")
+        root = self.root()
+        status = os.statvfs(root) if root else None
+        if status is None or not status.f_blocks:  # mounted without size=
+            return space
+        return min(space, Space(status.f_bavail * status.f_frsize, f"free space of {root}"))
+
+    def populate(self, fd: int, length: int, addr: int, mapped: int, progress: Progress | None) -> None:
+        del addr, mapped
+        reserve(fd, length, progress)
+
+    def write_record(self, fd: int, length: int, page: bytes) -> None:
+        # hugetlbfs reads but does not write: the record goes in through a mapping of the last huge page.
+        addr = libc.mmap_shared(fd, PMD, writable=True, offset=length - PMD)
+        try:
+            ctypes.memmove(addr + PMD - len(page), page, len(page))
+        finally:
+            libc.munmap(addr, PMD)

@@ -1,0 +1,60 @@
+"""Backend `shm`: tmpfs with 4 KiB leaves, the baseline everybody has. May depend on: backend, linux."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..backend import Availability, Capabilities, Progress, Space
+from ..geometry import PAGE
+from ..linux.memory import memory_room
+from ..linux.mounts import mount_under
+from ._files import overridden_root, reserve, writable
+
+
+class Shm:
+    """Files on tmpfs, reserved with `fallocate`."""
+
+    name = "shm"
+    capabilities = Capabilities(
+        leaf_size=PAGE,
+        unit=PAGE,
+        sparse=True,
+        shared_tables="none: 2 MiB per process and GiB",
+        needs="tmpfs on /dev/shm",
+    )
+
+    def root(self) -> Path | None:
+        """/dev/shm itself, so that `shm_open("/NAME")` finds a region: it belongs to root and is sticky, so that
+        nobody can take away or replace another user's files; a directory of our own would belong to whoever came
+        first."""
+        return overridden_root("shm") or Path("/dev/shm")
+
+    def availability(self) -> Availability:
+        root = self.root()
+        mount = mount_under(root) if root else None
+        if root is None or mount is None:
+            return Availability(False, f"there is no {root}", f"sudo mount -t tmpfs -o mode=1777 none {root}")
+        if mount.fs_type != "tmpfs":
+            return Availability(
+                False,
+                f"{root} is {mount.fs_type}, not tmpfs",
+                f"sudo mount -t tmpfs -o mode=1777 none {root}",
+            )
+        return writable(root)
+
+    def space(self) -> Space:
+        root = self.root()
+        assert root is not None
+        memory = Space(*memory_room())
+        status = os.statvfs(root)
+        if not status.f_blocks:  # tmpfs without a size limit
+            return memory
+        return min(memory, Space(status.f_bavail * status.f_frsize, f"free space of {root}"))
+
+    def populate(self, fd: int, length: int, addr: int, mapped: int, progress: Progress | None) -> None:
+        del addr, mapped
+        reserve(fd, length, progress)
+
+    def write_record(self, fd: int, length: int, page: bytes) -> None:
+        os.pwrite(fd, page, length - len(page))

@@ -1,0 +1,77 @@
+"""The two calls of the proposal, same names, same arguments, same meaning. May depend on: region, registry.
+
+Source: "Add support for shared PTEs across processes", RFC, January 2022. What differs, and why: see DESIGN.md.
+"""
+
+from __future__ import annotations
+
+import os
+
+from . import region as _region
+from . import registry
+from .creation import Spec, build
+from .errors import InvalidFlagsError, RegionBusyError, RegionExistsError, RegionNotFoundError
+from .region import Region
+
+_ALLOWED = os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+def mshare(name: str, addr: int | None, length: int, oflags: int, mode: int = 0o600) -> Region:
+    """Create and attach, or attach, the region `name`, and return it.
+
+    - `addr`: where to attach; 0 or None for the region's own address (picked at creation).
+    - `length`: bytes. At creation the region's size; else 0 for all of it, or exactly its size.
+    - `oflags`: `os.O_RDONLY` or `os.O_RDWR`, with `os.O_CREAT` to create what does not exist and `os.O_EXCL` to
+      insist on creating. `O_CREAT | O_RDONLY` makes a region that nobody may ever attach read-write.
+    - `mode`: permission bits of a region that is created.
+
+    Raises what `create` and `attach` raise, `InvalidFlagsError` for other flags, `InvalidSizeError` (EINVAL) for a
+    length that is not the region's.
+    """
+    access = oflags & os.O_ACCMODE
+    if oflags & ~_ALLOWED or access not in (os.O_RDONLY, os.O_RDWR) or (oflags & os.O_EXCL and not oflags & os.O_CREAT):
+        raise InvalidFlagsError(
+            f"open flags {oflags:#o} make no sense",
+            "use O_RDONLY or O_RDWR, with O_CREAT, with O_EXCL beside O_CREAT",
+        )
+    readonly = access == os.O_RDONLY
+    where = addr or None
+    while True:
+        if not oflags & os.O_EXCL:
+            try:
+                return _region.attach_length(name, readonly=readonly, addr=where, owner=None, length=length)
+            except RegionNotFoundError:
+                if not oflags & os.O_CREAT:
+                    raise
+        try:
+            return build(Spec(name, length, mode, where, frozen=readonly))
+        except RegionExistsError:
+            if oflags & os.O_EXCL:
+                raise
+
+
+def mshare_unlink(name: str) -> bool:
+    """End this process's access to the region; the last live process to call it tears the region down.
+
+    Closes every `Region` of that name in this process. Returns True if the region is gone with that, False if others
+    are attached, or if this process may not remove it (it then stays for its owner). A process that dies without the
+    call holds nothing; a forked child counts for itself.
+
+    Of a process that is not attached: tears an orphan down. Raises `RegionBusyError` if others are attached (the
+    forceful call is `unlink`), `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`; `ViewsAliveError` with
+    nothing changed if a view into the region lives.
+    """
+    registry.check_name(name)
+    files = _region.detach_all(name)
+    if not files:
+        registry.remove_if_idle(name)
+        return True
+    for file in dict.fromkeys(files):
+        try:
+            registry.remove_if_idle(name, expected=file)
+            return True
+        except (RegionBusyError, PermissionError):
+            return False
+        except RegionNotFoundError:
+            continue  # its name had been removed before, or just now by another who was last
+    return True

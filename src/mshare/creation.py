@@ -1,0 +1,197 @@
+"""Creating regions: everything happens to a file without a name, and one step gives it one. May depend on: region,
+registry, mapping, backend, backends."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from zlib import crc32
+
+from . import backends, mapping, registry
+from .backend import Backend, Progress, Request, choose, explain
+from .errors import (
+    BackendUnavailableError,
+    InvalidFlagsError,
+    InvalidSizeError,
+    NoSpaceError,
+)
+from .geometry import PAGE, USER_END, attachment_span, round_up
+from .procfs import FileId
+from .record import Record, file_size
+from .region import Region, check_address, free_address, info_of
+from .units import format_size
+
+
+def create(
+    name: str,
+    size: int,
+    *,
+    mode: int = 0o600,
+    backend: str | None = None,
+    addr: int | None = None,
+    reserve: bool = True,
+    progress: Progress | None = None,
+) -> Region:
+    """Create a region of `size` zero bytes and return it attached read-write.
+
+    The name appears in one step when everything is complete; a creator that dies before leaves nothing behind.
+
+    - `size`: bytes, at least 1. One page more is kept for the region's record, and all of it rounded up to the
+      backend's unit.
+    - `mode`: permission bits of the region's file, taken exactly (no umask). Default: the owner only.
+    - `backend`: one backend's name, or None for `$MSHARE_BACKEND`, or the best that this machine offers.
+    - `addr`: where every process attaches it, a multiple of the leaf size; None picks a 1 GiB-aligned address in
+      `geometry.WINDOW` that no region known to this process uses.
+    - `reserve`: take all memory now, so that a region that exists never runs out of it (default); False: on first
+      touch, which on a full machine means SIGBUS.
+    - `progress`: called with (bytes done, bytes in all) while memory is reserved.
+
+    Raises `InvalidNameError`, `InvalidSizeError`, `InvalidAddressError`, `InvalidFlagsError`, `RegionExistsError`,
+    `NoSpaceError`, `AddressTakenError`, `BackendUnavailableError`; nothing is left behind then. Cost: reserving clears
+    the memory, once.
+    """
+    return build(Spec(name, size, mode, addr, reserve, progress), backend)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a new region shall be."""
+
+    name: str
+    size: int
+    mode: int = 0o600
+    addr: int | None = None
+    reserve: bool = True
+    progress: Progress | None = None
+    frozen: bool = False
+    """Nobody may attach it read-write, its creator neither."""
+
+    def check(self) -> None:
+        """Raise the error that fits if this cannot be made anywhere."""
+        registry.check_name(self.name)
+        if not isinstance(self.size, int) or isinstance(self.size, bool):
+            raise TypeError(f"a region's size is an int, in bytes, not {type(self.size).__name__}")
+        if self.size < 1:
+            raise InvalidSizeError(f"a region of {self.size} bytes makes no sense", "ask for at least 1 byte")
+        if self.size > USER_END // 2:
+            raise InvalidSizeError(
+                f"{self.size} bytes are more than a process can address",
+                f"at most {format_size(USER_END // 2)}",
+            )
+        if self.addr is not None:
+            check_address(self.addr, self.size, PAGE)
+        if not isinstance(self.mode, int) or self.mode & ~0o777:
+            raise InvalidFlagsError(f"mode {self.mode!r} is no set of permission bits", "use 0o600 up to 0o777")
+
+
+def build(spec: Spec, forced: str | None = None) -> Region:
+    """Create what `spec` says on the backend `forced`, or on the first candidate that has the memory."""
+    spec.check()
+    registry.refuse_existing(spec.name)
+    forced = forced or os.environ.get("MSHARE_BACKEND") or None
+    choice = choose(backends.ALL, Request(spec.size, spec.reserve, spec.addr), forced)
+    rejected = list(choice.rejected)
+    problem: NoSpaceError | BackendUnavailableError | None = None
+    for backend in choice.candidates:
+        reason = explain(backend, rejected, forced=forced is not None)
+        try:
+            return _build_on(backend, spec, reason)
+        except (NoSpaceError, BackendUnavailableError) as error:
+            problem = error
+            rejected.append((backend.name, error.problem))
+    assert problem is not None
+    raise problem
+
+
+def _build_on(backend: Backend, spec: Spec, reason: str) -> Region:
+    unit = backend.capabilities.unit
+    length = file_size(spec.size, unit)
+    root = backend.root()
+    assert root is not None
+    if spec.reserve and length > backend.space().free_bytes:
+        raise _no_space(spec, length, backend)
+    fd = os.open(root, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    area: mapping.Mapping | None = None
+    try:
+        os.ftruncate(fd, length)
+        registry.lock_as_attached(spec.name, fd)
+        area = _map_new(fd, spec, unit)
+        if spec.reserve:
+            backend.populate(fd, length, area.addr, area.length, spec.progress)
+        record = _record(backend, spec, area.addr, reason)
+        backend.write_record(fd, length, record.encode())
+        if spec.frozen:
+            area = _remap_readonly(fd, area)
+        os.fchmod(fd, spec.mode & 0o555 if spec.frozen else spec.mode)
+        info = info_of(spec.name, root, fd, record)
+        region = Region(info, area, readonly=spec.frozen)
+        registry.publish(fd, root, spec.name)
+        return region
+    except OSError as error:
+        if registry.is_out_of_room(error) and not isinstance(error, NoSpaceError):
+            raise _no_space(spec, length, backend) from error
+        raise
+    finally:
+        if area is not None:
+            area.release()
+        os.close(fd)
+
+
+def _file_id(fd: int) -> FileId:
+    status = os.fstat(fd)
+    return FileId(status.st_dev, status.st_ino)
+
+
+def _map_new(fd: int, spec: Spec, unit: int) -> mapping.Mapping:
+    """Map the new file where the region shall live, clear of all regions this process knows of."""
+    known = [attachment_span(record.size_bytes, record.addr) for _, record, _ in registry.records()]
+
+    def next_addr() -> int:
+        return spec.addr if spec.addr is not None else free_address(crc32(spec.name.encode()), spec.size, known)
+
+    return mapping.map_file(
+        fd,
+        _file_id(fd),
+        round_up(spec.size, unit),
+        writable=True,
+        next_addr=next_addr,
+        fixed=spec.addr is not None,
+    )
+
+
+def _remap_readonly(fd: int, area: mapping.Mapping) -> mapping.Mapping:
+    """Replace the creator's mapping by one the kernel will never let it write through. Uses up `area`'s count."""
+    readonly_fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        registry.lock_as_attached("", readonly_fd)
+        area.release()
+        return mapping.map_file(
+            readonly_fd, area.file, area.length, writable=False, next_addr=lambda: area.addr, fixed=True
+        )
+    finally:
+        os.close(readonly_fd)
+
+
+def _record(backend: Backend, spec: Spec, addr: int, reason: str) -> Record:
+    able = backend.capabilities
+    has_large_leaf = spec.size >= able.leaf_size or able.unit == able.leaf_size
+    return Record(
+        size_bytes=spec.size,
+        addr=addr,
+        leaf_size=able.leaf_size if has_large_leaf else PAGE,
+        unit=able.unit,
+        created_ns=time.time_ns(),
+        backend=backend.name,
+        reason=reason,
+        frozen=spec.frozen,
+    )
+
+
+def _no_space(spec: Spec, length: int, backend: Backend) -> NoSpaceError:
+    space = backend.space()
+    return NoSpaceError(
+        f"region {spec.name!r} needs {format_size(length)} on {backend.name}, but only "
+        f"{format_size(space.free_bytes)} can be had ({space.limit})",
+        "make it smaller, free some (mshare ls, mshare gc), or raise that limit; `mshare doctor` shows them all",
+    )

@@ -1,0 +1,134 @@
+"""Every error mshare raises: one class per cause, each an `OSError` with its `errno`.
+
+class                    errno       also a             cause
+-----------------------  ----------  -----------------  ----------------------------------------------------------
+InvalidNameError         EINVAL      ValueError         a region name that is empty, too long, or could leave the root
+InvalidSizeError         EINVAL      ValueError         a size or length that is no usable number of bytes
+InvalidAddressError      EINVAL      ValueError         an address that is unaligned or outside user space
+InvalidFlagsError        EINVAL      ValueError         open flags, a mode or another argument that makes no sense
+RegionExistsError        EEXIST      FileExistsError    the name is taken
+RegionNotFoundError      ENOENT      FileNotFoundError  no region has that name
+NotARegionError          EINVAL      -                  something else (symlink, FIFO, foreign file) has that name
+AccessDeniedError        EACCES      PermissionError    the region's mode or owner does not let this process in
+ReadOnlyMappingError     EACCES      PermissionError    writing was asked of a mapping this process holds read-only
+AddressTakenError        EADDRINUSE  -                  another mapping of this process lies in the way
+NoSpaceError             ENOSPC      -                  the region does not fit into memory, file system or pool
+RegionBusyError          EBUSY       -                  live processes are attached to it
+BackendUnavailableError  EOPNOTSUPP  -                  a backend asked for by name cannot be used here
+ViewsAliveError          EBUSY       BufferError        a memoryview or array still looks into the region
+RegionClosedError        EBADF       ValueError         the `Region` object was closed before
+
+Every message ends with what the caller can do. May depend on: nothing.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+from typing import ClassVar
+
+
+class MshareError(OSError):
+    """Base of all errors of this library. `errno` is set; `hint` is what the caller can do."""
+
+    code: ClassVar[int] = _errno.EIO
+
+    def __init__(self, problem: str, hint: str) -> None:
+        super().__init__(self.code, f"{problem}: {hint}")
+        self.problem = problem
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.problem}: {self.hint}"
+
+    def __reduce__(self) -> tuple[type[MshareError], tuple[str, str]]:
+        return type(self), (self.problem, self.hint)
+
+
+class InvalidNameError(MshareError, ValueError):
+    """A region name that is not 1 to 255 bytes of UTF-8 without `/`, NUL or a leading dot."""
+
+    code = _errno.EINVAL
+
+
+class InvalidSizeError(MshareError, ValueError):
+    """A size or length that is zero, negative, absurd, or not the region's."""
+
+    code = _errno.EINVAL
+
+
+class InvalidAddressError(MshareError, ValueError):
+    """An address that is not aligned for the backend or not in user space."""
+
+    code = _errno.EINVAL
+
+
+class InvalidFlagsError(MshareError, ValueError):
+    """Open flags, a mode or another argument that has no meaning here."""
+
+    code = _errno.EINVAL
+
+
+class RegionExistsError(MshareError, FileExistsError):
+    """The name is taken, by a region or by something else."""
+
+    code = _errno.EEXIST
+
+
+class RegionNotFoundError(MshareError, FileNotFoundError):
+    """No region of that name under any root."""
+
+    code = _errno.ENOENT
+
+
+class NotARegionError(MshareError):
+    """What has that name is no region: a symlink, FIFO, directory, or a file made by something else."""
+
+    code = _errno.EINVAL
+
+
+class AccessDeniedError(MshareError, PermissionError):
+    """The region's mode, owner or kind does not allow what was asked."""
+
+    code = _errno.EACCES
+
+
+class ReadOnlyMappingError(MshareError, PermissionError):
+    """This process maps the region read-only at that address and asked to write through it."""
+
+    code = _errno.EACCES
+
+
+class AddressTakenError(MshareError):
+    """Another mapping of this process overlaps the region's addresses."""
+
+    code = _errno.EADDRINUSE
+
+
+class NoSpaceError(MshareError):
+    """The region does not fit; the message has the sizes."""
+
+    code = _errno.ENOSPC
+
+
+class RegionBusyError(MshareError):
+    """Live processes are attached, so the region stays."""
+
+    code = _errno.EBUSY
+
+
+class BackendUnavailableError(MshareError):
+    """A backend that was asked for by name cannot be used on this machine, or for this request."""
+
+    code = _errno.EOPNOTSUPP
+
+
+class ViewsAliveError(MshareError, BufferError):
+    """A memoryview, slice or array over the region is still alive, so it stays mapped and open."""
+
+    code = _errno.EBUSY
+
+
+class RegionClosedError(MshareError, ValueError):
+    """The `Region` object has been closed."""
+
+    code = _errno.EBADF

@@ -1,0 +1,64 @@
+"""mmap, munmap, madvise: what Python's own `mmap` module cannot do at a chosen address. May depend on: nothing.
+
+Each raises `OSError` with the kernel's errno; errors get their meaning further up.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+PROT_READ, PROT_WRITE = 1, 2
+MAP_SHARED = 0x01
+MAP_FIXED_NOREPLACE = 0x100000
+"""Linux 4.17 (commit a4ff8e8620d3): fail with EEXIST instead of replacing what lies at the address."""
+MADV_COLLAPSE = 25
+"""Linux 6.1 (commit 7d8faaf15545): make 2 MiB pages of a range now, whatever the THP settings say."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_FAILED = ctypes.c_void_p(-1).value
+
+
+def _raise() -> None:
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number))
+
+
+def mmap_shared(fd: int, length: int, *, writable: bool, addr: int | None = None, offset: int = 0) -> int:
+    """Map `length` bytes of `fd` with MAP_SHARED and return the address.
+
+    With `addr` the mapping lies there or nowhere (`MAP_FIXED_NOREPLACE`, EEXIST). The mapping keeps the open file
+    description alive, and with it every lock taken through `fd`, also after `fd` is closed and in forked children.
+    """
+    flags = MAP_SHARED | (MAP_FIXED_NOREPLACE if addr is not None else 0)
+    prot = PROT_READ | (PROT_WRITE if writable else 0)
+    got = _libc.mmap(addr, length, prot, flags, fd, offset)
+    if got == _FAILED or got is None:
+        _raise()
+    if addr is not None and got != addr:  # kernels before 4.17 take the flag for a hint
+        munmap(got, length)
+        raise OSError(17, os.strerror(17))
+    return int(got)
+
+
+def munmap(addr: int, length: int) -> None:
+    """Unmap `length` bytes at `addr`."""
+    if _libc.munmap(addr, length):
+        _raise()
+
+
+def madvise(addr: int, length: int, advice: int) -> None:
+    """Give the kernel `advice` about `length` bytes at `addr`."""
+    if _libc.madvise(addr, length, advice):
+        _raise()

@@ -1,0 +1,22 @@
+"""Which file system lies under a path. May depend on: procfs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..procfs import Mount, parse_mountinfo
+
+
+def mounts() -> list[Mount]:
+    """Return the mounts this process sees, in order."""
+    return parse_mountinfo(Path("/proc/self/mountinfo").read_bytes())
+
+
+def mount_under(path: Path) -> Mount | None:
+    """Return the mount that holds `path`, or None if the path does not exist or its mount is not visible."""
+    try:
+        dev = os.stat(path).st_dev
+    except OSError:
+        return None
+    return next((mount for mount in reversed(mounts()) if mount.dev == dev), None)

@@ -1,0 +1,58 @@
+"""Reading /proc: the files behind `procfs`'s parsers. May depend on: procfs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..geometry import Span
+from ..procfs import FileId, Vma, parse_fields_kb, parse_maps, parse_stat_faults
+
+
+def process_ids() -> Iterator[int]:
+    """Yield the ids of the processes that exist now; some may be gone when you look."""
+    return (int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def maps(pid: int | str = "self") -> Iterator[Vma]:
+    """Return the mappings of a process. Raises `OSError` if it is gone or not ours to read."""
+    return parse_maps(Path(f"/proc/{pid}/maps").read_bytes())
+
+
+def status_fields(pid: int | str = "self") -> dict[str, int]:
+    """Return the numbers of /proc/PID/status; `VmPTE` (bytes of page tables of this process) among them."""
+    return parse_fields_kb(Path(f"/proc/{pid}/status").read_bytes())
+
+
+def memory_fields() -> dict[str, int]:
+    """Return the numbers of /proc/meminfo in bytes (`HugePages_*` in pages)."""
+    return parse_fields_kb(Path("/proc/meminfo").read_bytes())
+
+
+def minor_faults(pid: int | str = "self") -> int:
+    """Return the minor faults the process has taken."""
+    return parse_stat_faults(Path(f"/proc/{pid}/stat").read_bytes())
+
+
+def processes_mapping(files: set[FileId]) -> dict[FileId, tuple[int, ...]]:
+    """Return, for each of `files`, the processes that map it, in order; those this process may not read are absent.
+
+    Cost: reads every readable /proc/PID/maps once, whatever the number of files.
+    """
+    found: dict[FileId, list[int]] = {file: [] for file in files}
+    if not files:
+        return {}
+    for pid in sorted(process_ids()):
+        try:
+            mapped = {vma.file for vma in maps(pid)}
+        except OSError:  # gone since, or not ours to read
+            continue
+        for file in mapped & files:
+            found[file].append(pid)
+    return {file: tuple(pids) for file, pids in found.items()}
+
+
+def mapping_in_the_way(wanted: Span) -> Vma | None:
+    """Return this process's first mapping that overlaps `wanted`."""
+    return next((vma for vma in maps() if vma.span.overlaps(wanted)), None)

@@ -1,0 +1,129 @@
+"""What this process has mapped: one `Mapping` per region and address, counted. May depend on: errors, geometry, linux.
+
+Facts: a memoryview or numpy array keeps the object it was made from alive, and nothing else; memory under it must not
+be unmapped before. A ctypes array at an address is such an object and can be watched with a weak reference.
+Decision: every `Region` has an exporter of its own, a ctypes array that all its views hang on. Each exporter is one
+count of the mapping, taken back when the exporter dies, by whatever road: `close`, the last view, or the garbage
+collector. At process exit the kernel unmaps; we register nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import threading
+import weakref
+from collections.abc import Callable
+
+from .errors import AddressTakenError, NoSpaceError, ReadOnlyMappingError
+from .geometry import Span
+from .linux import libc, proc
+from .procfs import FileId
+from .units import format_size
+
+Exporter = ctypes.Array[ctypes.c_ubyte]
+
+lock = threading.RLock()
+"""Protects `_table`, every mapping's count, and the exporters of regions. Reentrant, because a garbage collection
+inside may run an exporter's finalizer."""
+
+_table: dict[tuple[FileId, int], Mapping] = {}
+
+
+def _renew_lock() -> None:
+    """In a forked child: the lock may be held by a thread that the child does not have."""
+    global lock  # noqa: PLW0603
+    lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
+class Mapping:
+    """Addresses of this process that show a region. Made by `map_file`, found by `find`."""
+
+    def __init__(self, file: FileId, addr: int, length: int, writable: bool) -> None:
+        self.file = file
+        self.addr = addr
+        self.length = length
+        self.writable = writable
+        self._count = 0
+
+    def export(self, size_bytes: int) -> Exporter:
+        """Return a new exporter over the first `size_bytes`, counted until it dies."""
+        with lock:
+            exporter = (ctypes.c_ubyte * size_bytes).from_address(self.addr)
+            weakref.finalize(exporter, self.release).atexit = False
+            self._count += 1
+            return exporter
+
+    def hold(self) -> None:
+        """Take one count that is no exporter's; give it back with `release`."""
+        with lock:
+            self._count += 1
+
+    def release(self) -> None:
+        """Give one count back; with the last one the memory is unmapped and the kernel drops the attachment's lock."""
+        with lock:
+            self._count -= 1
+            if self._count == 0:
+                del _table[self.file, self.addr]
+                libc.munmap(self.addr, self.length)
+
+
+def find(file: FileId, addr: int, *, writable: bool) -> Mapping | None:
+    """Return this process's mapping of `file` at `addr`, if there is one.
+
+    Raises `ReadOnlyMappingError` if `writable` is asked and it is not.
+    """
+    mapping = _table.get((file, addr))
+    if mapping is not None and writable and not mapping.writable:
+        raise ReadOnlyMappingError(
+            f"this process has the region mapped read-only at {addr:#x}",
+            "close that one first, or attach with addr=mshare.ANYWHERE",
+        )
+    return mapping
+
+
+def map_file(
+    fd: int, file: FileId, length: int, *, writable: bool, next_addr: Callable[[], int], fixed: bool
+) -> Mapping:
+    """Map the first `length` bytes of `fd` and return the mapping, held once (see `Mapping.hold`).
+
+    `next_addr` gives the address; if something lies there and `fixed` is false, it is asked again.
+    Raises `AddressTakenError` naming what lies there, `NoSpaceError`, or `OSError`.
+    """
+    with lock:
+        for _ in range(16):
+            addr = next_addr()
+            try:
+                libc.mmap_shared(fd, length, writable=writable, addr=addr)
+            except FileExistsError as error:
+                if not fixed:
+                    continue
+                raise _taken(Span(addr, addr + length)) from error
+            except OSError as error:
+                if error.errno != errno.ENOMEM:
+                    raise
+                raise NoSpaceError(
+                    f"the kernel refused to map {format_size(length)} at {addr:#x}",
+                    "check `ulimit -v`, free huge pages and free memory",
+                ) from error
+            mapping = Mapping(file, addr, length, writable)
+            mapping.hold()
+            _table[file, addr] = mapping
+            return mapping
+        raise AddressTakenError("no free address was found in 16 tries", "pass addr= yourself")
+
+
+def _taken(wanted: Span) -> AddressTakenError:
+    vma = proc.mapping_in_the_way(wanted)
+    what = "another mapping"
+    if vma is not None:
+        path = vma.path.decode("utf-8", "backslashreplace") or "anonymous memory"
+        what = f"{path} ({vma.span.start:#x}-{vma.span.end:#x} {vma.perms})"
+    return AddressTakenError(
+        f"addresses {wanted.start:#x}-{wanted.end:#x} are taken in this process by {what}",
+        "unmap that, or attach elsewhere with addr=mshare.ANYWHERE",
+    )

@@ -1,0 +1,140 @@
+"""Parsers of /proc text: bytes in, records out. May depend on: geometry.
+
+Every parser accepts what a hostile or dying process can put there: paths with spaces, newlines (the kernel escapes
+them as `\\012`), ` (deleted)`, lines cut short. A line that makes no sense is skipped, never guessed at.
+Source: Documentation/filesystems/proc.rst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .geometry import Span
+
+
+class FileId(NamedTuple):
+    """What /proc calls a file: device number (as `os.makedev`) and inode."""
+
+    dev: int
+    ino: int
+
+
+class Vma(NamedTuple):
+    """One line of /proc/PID/maps: a virtual memory area."""
+
+    span: Span
+    perms: str
+    offset: int
+    """Bytes from the start of the file."""
+    file: FileId
+    """(0, 0) for anonymous memory."""
+    path: bytes
+
+
+class Mount(NamedTuple):
+    """One line of /proc/self/mountinfo."""
+
+    dev: int
+    mount_point: str
+    fs_type: str
+    options: frozenset[str]
+    """Mount and super-block options together."""
+
+
+def make_dev(major: int, minor: int) -> int:
+    """Return the device number the C library makes of `major` and `minor` (so that it equals `st_dev`)."""
+    return (minor & 0xFF) | (major & 0xFFF) << 8 | (minor & ~0xFF) << 12 | (major & ~0xFFF) << 32
+
+
+def parse_maps(text: bytes) -> Iterator[Vma]:
+    """Yield the areas in the text of /proc/PID/maps, in address order as there."""
+    for line in text.split(b"\n"):
+        fields = line.split(None, 5)
+        if len(fields) < 5:
+            continue
+        try:
+            start, _, end = fields[0].partition(b"-")
+            major, _, minor = fields[3].partition(b":")
+            yield Vma(
+                Span(int(start, 16), int(end, 16)),
+                fields[1].decode("ascii"),
+                int(fields[2], 16),
+                FileId(make_dev(int(major, 16), int(minor, 16)), int(fields[4])),
+                fields[5] if len(fields) == 6 else b"",
+            )
+        except ValueError:
+            continue
+
+
+def parse_fields_kb(text: bytes) -> dict[str, int]:
+    """Return the `Name:  123 kB` and `Name:  123` lines of /proc/PID/status, /proc/meminfo or smaps_rollup as
+    bytes (for kB) or plain numbers; lines of other shapes are left out."""
+    found = {}
+    for line in text.split(b"\n"):
+        name, colon, rest = line.partition(b":")
+        words = rest.split()
+        if not colon or not words or not words[0].isdigit() or len(words) > 2:
+            continue
+        factor = 1024 if words[1:] == [b"kB"] else 1
+        found[name.strip().decode("ascii", "replace")] = int(words[0]) * factor
+    return found
+
+
+def parse_stat_faults(text: bytes) -> int:
+    """Return `minflt`, the minor faults so far, from the text of /proc/PID/stat.
+
+    Raises ValueError if the text is cut. The command name may hold spaces and brackets, so count from its end.
+    """
+    fields = text.rpartition(b")")[2].split()
+    if len(fields) < 8:
+        raise ValueError("/proc/PID/stat is cut short")
+    return int(fields[7])
+
+
+def parse_mountinfo(text: bytes) -> list[Mount]:
+    """Return the mounts in the text of /proc/self/mountinfo, in order; later ones cover earlier ones."""
+    mounts = []
+    for line in text.split(b"\n"):
+        left, dash, right = line.partition(b" - ")
+        head, tail = left.split(b" "), right.split(b" ")
+        if not dash or len(head) < 6 or len(tail) < 3:
+            continue
+        major, _, minor = head[2].partition(b":")
+        try:
+            dev = make_dev(int(major), int(minor))
+        except ValueError:
+            continue
+        options = frozenset((head[5] + b"," + tail[2]).decode("utf-8", "replace").split(","))
+        mounts.append(Mount(dev, unescape(head[4]), tail[0].decode("ascii", "replace"), options))
+    return mounts
+
+
+def unescape(text: bytes) -> str:
+    r"""Return a path from /proc with its octal escapes (`\040` for a space) undone."""
+    first, *rest = text.split(b"\\")
+    out = first
+    for part in rest:
+        digits = part[:3]
+        if len(digits) == 3 and all(c in b"01234567" for c in digits) and int(digits, 8) < 256:
+            out += bytes([int(digits, 8)]) + part[3:]
+        else:
+            out += b"\\" + part
+    return out.decode("utf-8", "surrogateescape")
+
+
+class CgroupPath(NamedTuple):
+    """One line of /proc/self/cgroup. `controllers` is empty for the unified (v2) hierarchy."""
+
+    controllers: frozenset[str]
+    path: str
+
+
+def parse_cgroup(text: bytes) -> list[CgroupPath]:
+    """Return the control groups in the text of /proc/PID/cgroup."""
+    groups = []
+    for line in text.decode("utf-8", "surrogateescape").split("\n"):
+        parts = line.split(":", 2)
+        if len(parts) == 3:
+            groups.append(CgroupPath(frozenset(filter(None, parts[1].split(","))), parts[2]))
+    return groups

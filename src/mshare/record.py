@@ -1,0 +1,160 @@
+"""The record a region carries in its own file, and the record `info()` shows people. May depend on: geometry.
+
+A region is one file, so that it appears, moves and goes in one step whatever dies meanwhile::
+
+    0                      size_bytes                         file size - 4096        file size
+    | the region's bytes   | zeros up to the backend's unit   | record (one page)     |
+
+The record lies behind the data, so that C, Rust or Go map the region from offset 0 with no library, and is never
+inside an attachment of a backend with 4 KiB units. Layout (little endian): see `_LAYOUT`.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+from .geometry import PAGE, PMD, USER_END, page_tables, round_up
+
+MAGIC = b"mshare\r\n"
+VERSION = 1
+RECORD_SIZE = PAGE
+FLAG_FROZEN = 1
+"""Made with `O_CREAT | O_RDONLY`: nobody may attach it read-write."""
+
+ATTACHED_BYTE = 1 << 62
+"""Every attachment holds an open-file-description read lock (`F_OFD_SETLK`, `F_RDLCK`) on this byte of the file."""
+NAME_BYTE = ATTACHED_BYTE + 1
+"""Whoever removes the name holds a write lock on this byte while doing so."""
+
+# magic, version, flags, size_bytes, addr, leaf_size, unit, created_ns, backend, length of reason; then reason, then
+# at the end of the page the CRC-32 of all before it.
+_LAYOUT = struct.Struct("<8sIIQQQQQ16sI")
+_CRC = struct.Struct("<I")
+_REASON_LIMIT = RECORD_SIZE - _LAYOUT.size - _CRC.size
+
+
+class RecordError(ValueError):
+    """The page is no valid record: not a region, damaged, or from a newer version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a region's file says about itself; everything else (mode, owner) is the file's own."""
+
+    size_bytes: int
+    addr: int
+    leaf_size: int
+    unit: int
+    """Bytes that the file's size and every mapping of it are multiples of."""
+    created_ns: int
+    backend: str
+    reason: str
+    frozen: bool = False
+
+    def encode(self) -> bytes:
+        """Return the record as one page of bytes. `reason` is cut to what fits, at a character."""
+        reason = self.reason.encode()[:_REASON_LIMIT].decode(errors="ignore").encode()
+        head = _LAYOUT.pack(
+            MAGIC,
+            VERSION,
+            FLAG_FROZEN if self.frozen else 0,
+            self.size_bytes,
+            self.addr,
+            self.leaf_size,
+            self.unit,
+            self.created_ns,
+            self.backend.encode(),
+            len(reason),
+        )
+        body = (head + reason).ljust(RECORD_SIZE - _CRC.size, b"\0")
+        return body + _CRC.pack(zlib.crc32(body))
+
+    @classmethod
+    def decode(cls, page: bytes, file_size: int) -> Record:
+        """Return the record in `page`, the last 4,096 bytes of a file of `file_size` bytes.
+
+        The file may come from an enemy: every number is checked against the others before anybody maps by it.
+        Raises `RecordError` with the reason.
+        """
+        if len(page) != RECORD_SIZE or page[: len(MAGIC)] != MAGIC:
+            raise RecordError("it carries no region record")
+        body = page[: -_CRC.size]
+        if _CRC.unpack(page[-_CRC.size :])[0] != zlib.crc32(body):
+            raise RecordError("its region record is damaged")
+        _, version, flags, size, addr, leaf, unit, created, backend, length = _LAYOUT.unpack_from(page)
+        if version != VERSION or flags & ~FLAG_FROZEN:
+            raise RecordError(f"its region record is of version {version}, this library reads {VERSION}")
+        sane = (
+            0 < size <= file_size - RECORD_SIZE
+            and addr % PAGE == 0
+            and 0 < addr < addr + size <= USER_END
+            and unit in (PAGE, PMD)
+            and leaf in (PAGE, PMD)
+            and file_size % unit == 0
+            and round_up(size, unit) <= file_size
+            and length <= _REASON_LIMIT
+        )
+        if not sane:
+            raise RecordError("its region record contradicts the file")
+        reason = body[_LAYOUT.size : _LAYOUT.size + length]
+        try:
+            return cls(
+                size_bytes=size,
+                addr=addr,
+                leaf_size=leaf,
+                unit=unit,
+                created_ns=created,
+                backend=backend.rstrip(b"\0").decode("ascii"),
+                reason=reason.decode(),
+                frozen=bool(flags & FLAG_FROZEN),
+            )
+        except UnicodeDecodeError:
+            raise RecordError("its region record is not text where it should be") from None
+
+
+def file_size(size_bytes: int, unit: int) -> int:
+    """Return the bytes of the file that holds a region of `size_bytes`, its record included, in whole `unit`s."""
+    return round_up(size_bytes + RECORD_SIZE, unit)
+
+
+@dataclass(frozen=True, slots=True)
+class RegionInfo:
+    """A region as it was at one moment. Immutable; ask again for a fresh one."""
+
+    name: str
+    size: int
+    """Bytes, as asked for at creation."""
+    mode: int
+    """Permission bits of the file."""
+    uid: int
+    """Owner: the uid that created it (or was given it by `chown`)."""
+    backend: str
+    leaf_size: int
+    """Bytes one last-level page-table entry maps: 4,096 or 2,097,152."""
+    unit: int
+    """Bytes its mappings are rounded up to."""
+    addr: int
+    """Where every process attaches it."""
+    pids: tuple[int, ...]
+    """Processes that map it, as far as this one may look (`/proc/PID/maps`); in order."""
+    orphan: bool
+    """True if nobody is attached, other users' processes included: the kernel keeps a lock per attachment."""
+    created: float
+    """Seconds since the epoch."""
+    reason: str
+    """Why this backend was chosen at creation."""
+    frozen: bool
+    """True if nobody may attach it read-write (`O_CREAT | O_RDONLY`)."""
+    linked: bool
+    """False once the name has been removed: the memory goes with the last attachment."""
+    path: str
+    """The file that is the region, for programs that map it without this library."""
+
+    @property
+    def page_table_bytes(self) -> int:
+        """Bytes of page tables one attached process pays that has touched all of it, by arithmetic (see
+        `geometry.page_tables`); `VmPTE` in /proc/PID/status is the measured figure."""
+        mapped_bytes = round_up(self.size, self.unit)
+        return page_tables(mapped_bytes, leaf_size=self.leaf_size, addr=self.addr).bytes

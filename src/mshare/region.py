@@ -1,0 +1,312 @@
+"""Attaching and using regions. May depend on: registry, mapping, linux."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from dataclasses import replace
+from pathlib import Path
+from secrets import randbits
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from . import mapping, registry
+from .errors import (
+    AccessDeniedError,
+    InvalidAddressError,
+    InvalidSizeError,
+    NoSpaceError,
+    RegionClosedError,
+    RegionNotFoundError,
+    ViewsAliveError,
+)
+from .geometry import USER_END, Span, pick_address, round_up
+from .linux import proc
+from .procfs import FileId
+from .record import Record, RegionInfo
+from .units import format_size
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import DTypeLike
+
+
+class _Anywhere:
+    def __repr__(self) -> str:
+        return "mshare.ANYWHERE"
+
+
+ANYWHERE: Final = _Anywhere()
+"""As `addr=` of `attach`: any free address of this process will do."""
+
+
+class Region:
+    """A region as this process has it attached. Made by `create` and `attach`; usable as a context manager.
+
+    The attachment ends with `close`, with the `with` block, with the garbage collection of the object and all its
+    views, or with the process, whatever ends it. None of these removes the name.
+    """
+
+    def __init__(self, info: RegionInfo, mapped: mapping.Mapping, *, readonly: bool) -> None:
+        self._info = info
+        self._mapping = mapped
+        self._readonly = readonly
+        self._exporter: mapping.Exporter | None = mapped.export(info.size)
+        with mapping.lock:
+            _open_regions.add(self)
+
+    @property
+    def name(self) -> str:
+        """The region's name, as it was when attached."""
+        return self._info.name
+
+    @property
+    def size(self) -> int:
+        """Bytes, as asked for at creation."""
+        return self._info.size
+
+    @property
+    def addr(self) -> int:
+        """Address of the first byte in this process: the region's own, unless attached elsewhere."""
+        return self._mapping.addr
+
+    @property
+    def readonly(self) -> bool:
+        """True if this object gives no write access."""
+        return self._readonly
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that holds the region; `info().reason` says why it was chosen."""
+        return self._info.backend
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self._exporter is None
+
+    @property
+    def buf(self) -> memoryview:
+        """The region's bytes, zero copy; read-only if the region is. While it or anything made from it lives, the
+        region cannot be closed. Raises `RegionClosedError`."""
+        with mapping.lock:
+            if self._exporter is None:
+                raise RegionClosedError(f"region {self.name!r} is closed", "attach it again")
+            view = memoryview(self._exporter).cast("B")
+            return view.toreadonly() if self._readonly else view
+
+    def ndarray(
+        self, dtype: DTypeLike, shape: int | tuple[int, ...], offset: int = 0
+    ) -> numpy.ndarray[Any, numpy.dtype[Any]]:
+        """Return a numpy array over the region's memory, zero copy, from byte `offset` on, in C order.
+
+        Needs numpy (`pip install 'mshare[numpy]'`). Raises `InvalidSizeError` if it does not fit, `RegionClosedError`.
+        """
+        import numpy
+
+        if offset < 0:
+            raise InvalidSizeError(f"offset {offset} is negative", "count it from the region's first byte")
+        try:
+            return numpy.ndarray(shape, dtype, buffer=self.buf, offset=offset)
+        except (TypeError, ValueError) as error:
+            if numpy.dtype(dtype).hasobject:
+                raise
+            raise InvalidSizeError(
+                f"an array of {shape} x {numpy.dtype(dtype)} from byte {offset} does not fit into region "
+                f"{self.name!r} of {self.size} bytes ({error})",
+                "make it smaller, or the region larger",
+            ) from error
+
+    def info(self) -> RegionInfo:
+        """Return the region as it is now. Costs one pass over /proc. Raises `RegionClosedError`."""
+        if self.closed:
+            raise RegionClosedError(f"region {self.name!r} is closed", "see mshare.regions()")
+        pids = proc.processes_mapping({self._mapping.file})[self._mapping.file]
+        info = replace(self._info, linked=False)
+        try:
+            with registry.find(self.name) as entry:
+                if entry.file == self._mapping.file:
+                    status = entry.status
+                    info = replace(self._info, mode=status.st_mode & 0o7777, uid=status.st_uid, linked=True)
+        except (RegionNotFoundError, OSError):
+            pass
+        return replace(info, pids=pids, orphan=False)
+
+    def close(self) -> None:
+        """Detach: end this object's use of the region. A second call does nothing. Never removes the name.
+
+        Raises `ViewsAliveError` (a `BufferError`), and changes nothing, while a memoryview, slice or array of this
+        object lives.
+        """
+        with mapping.lock:
+            if not self._drop_exporter():
+                raise _views_alive(self.name)
+            _open_regions.discard(self)
+
+    def _drop_exporter(self) -> bool:
+        """Let go of the exporter; False, with nothing changed, if views keep it alive."""
+        if self._exporter is None:
+            return True
+        watch = weakref.ref(self._exporter)
+        self._exporter = None
+        self._exporter = watch()
+        return self._exporter is None
+
+    def _renew_exporter(self) -> None:
+        if self._exporter is None:
+            self._exporter = self._mapping.export(self.size)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except ViewsAliveError:
+            if error is None:
+                raise
+            # The views belong to frames of the error on its way out: it matters more, and the memory is given back
+            # when they go.
+            with mapping.lock:
+                self._exporter = None
+                _open_regions.discard(self)
+
+    def __reduce__(self) -> str:
+        raise TypeError("a Region cannot be pickled: pass its name and call mshare.attach(name) there")
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{self.addr:#x}{' read-only' if self.readonly else ''}"
+        return f"<mshare.Region {self.name!r} {format_size(self.size)} {self.backend} {state}>"
+
+
+_open_regions: weakref.WeakSet[Region] = weakref.WeakSet()
+"""The open `Region`s of this process. Protected by `mapping.lock`."""
+
+
+def _views_alive(name: str) -> ViewsAliveError:
+    return ViewsAliveError(
+        f"memoryviews or arrays of region {name!r} are still alive", "delete or release() them, then close"
+    )
+
+
+def check_address(addr: int, size: int, unit: int) -> None:
+    if not isinstance(addr, int):
+        raise TypeError(f"an address is an int, not {type(addr).__name__}")
+    if addr <= 0 or addr % unit:
+        raise InvalidAddressError(
+            f"address {addr:#x} is no positive multiple of {format_size(unit)}", "round it, or pass None"
+        )
+    if addr + size > USER_END:
+        raise InvalidAddressError(
+            f"{addr:#x} plus {format_size(size)} ends above user space ({USER_END:#x})",
+            "choose a lower address",
+        )
+
+
+def free_address(seed: int, size: int, known: list[Span]) -> int:
+    """Return an address clear of `known` regions and of what this process has mapped right now."""
+    addr = pick_address(seed, size, [*known, *(vma.span for vma in proc.maps())])
+    if addr is None:
+        raise NoSpaceError(
+            f"no {format_size(size)} of addresses are free in mshare's window",
+            "pass addr= yourself, or remove regions",
+        )
+    return addr
+
+
+def info_of(name: str, root: Path, fd: int, record: Record) -> RegionInfo:
+    return registry.describe(registry.Entry(name, root, fd), record, locked=True, pids=(os.getpid(),))
+
+
+def attach(
+    name: str, *, readonly: bool = False, addr: int | _Anywhere | None = None, owner: int | None = None
+) -> Region:
+    """Attach an existing region and return it, at the same address as in every other process.
+
+    - `readonly`: the kernel will refuse every write through it: stores, `mprotect`, system calls.
+    - `addr`: None for the region's own address, `ANYWHERE`, or an address (a multiple of the leaf size) of your own.
+    - `owner`: refuse a region that does not belong to this uid. Names are first come, first served in a root that
+      all users may write to: say it when you attach what another user made.
+
+    What this process has at that address already gives another `Region` over the same mapping.
+
+    Raises `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`, `AddressTakenError`, `InvalidAddressError`,
+    `ReadOnlyMappingError` (read-write asked where this process has it mapped read-only), `RegionBusyError` (a remover
+    does not finish). Costs about 20 system calls, whatever the region's size.
+    """
+    return attach_length(name, readonly=readonly, addr=addr, owner=owner, length=0)
+
+
+def attach_length(name: str, *, readonly: bool, addr: int | _Anywhere | None, owner: int | None, length: int) -> Region:
+    """`attach`, for a caller who also says how long the region is (0: does not)."""
+    while True:
+        with registry.find(name) as entry, entry.opened(writable=not readonly) as fd:
+            if not registry.lock_as_attached(name, fd):
+                continue  # removed since; there may be a new one
+            record = registry.read_record(name, fd)
+            if length not in (0, record.size_bytes):
+                raise InvalidSizeError(
+                    f"region {name!r} has {record.size_bytes} bytes, not {length}",
+                    "pass that length, or 0 for all of it",
+                )
+            if owner is not None and entry.status.st_uid != owner:
+                raise AccessDeniedError(
+                    f"region {name!r} belongs to uid {entry.status.st_uid}, not {owner}", "check who made it"
+                )
+            if record.frozen and not readonly:
+                raise AccessDeniedError(
+                    f"region {name!r} was created read-only for everybody", "attach it with readonly=True"
+                )
+            area = _map(fd, entry.file, record, writable=not readonly, addr=addr)
+            try:
+                return Region(info_of(name, entry.root, fd, record), area, readonly=readonly)
+            finally:
+                area.release()
+
+
+def _map(fd: int, file: FileId, record: Record, *, writable: bool, addr: int | _Anywhere | None) -> mapping.Mapping:
+    """Return this process's mapping of the region, an old or a new one, held once."""
+    length = round_up(record.size_bytes, record.unit)
+    with mapping.lock:
+        if isinstance(addr, _Anywhere):
+            return mapping.map_file(
+                fd,
+                file,
+                length,
+                writable=writable,
+                next_addr=lambda: free_address(randbits(32), record.size_bytes, []),
+                fixed=False,
+            )
+        if addr is not None:
+            check_address(addr, record.size_bytes, record.leaf_size)
+        wanted = record.addr if addr is None else addr
+        area = mapping.find(file, wanted, writable=writable)
+        if area is not None:
+            area.hold()
+            return area
+        return mapping.map_file(fd, file, length, writable=writable, next_addr=lambda: wanted, fixed=True)
+
+
+def detach_all(name: str) -> list[FileId]:
+    """Close every open `Region` of `name` in this process, or none: returns the files that were attached.
+
+    Raises `ViewsAliveError`, with nothing changed, if a view of one of them is alive.
+    """
+    with mapping.lock:
+        mine = [region for region in _open_regions if region.name == name and not region.closed]
+        areas = [region._mapping for region in mine]
+        for area in areas:
+            area.hold()
+        try:
+            if not all(region._drop_exporter() for region in mine):
+                for region in mine:
+                    region._renew_exporter()
+                raise _views_alive(name)
+            for region in mine:
+                _open_regions.discard(region)
+        finally:
+            for area in areas:
+                area.release()
+        return [area.file for area in areas]

@@ -1,0 +1,385 @@
+"""Names: finding, publishing, listing and removing regions under the roots. May depend on: record, backend*, linux.
+
+A region is one file under a backend's root; its name is the file's name. There is no other list, so there is nothing
+to repair after a crash. Who is attached is told by a lock on `ATTACHED_BYTE` that the kernel ties to each mapping.
+The order that keeps names true:
+
+- publish: the file is complete, locked and mapped before one `linkat` makes it visible (`O_TMPFILE`).
+- attach: open, take the read lock, then look whether the file still has a name; if not, it is not there.
+- remove when idle: take the write lock (nobody is attached, and who wants to waits), look that the name still means
+  this file, unlink. `NAME_BYTE` keeps two removers apart, so that none unlinks a newer region of the same name.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from . import backends
+from .errors import (
+    AccessDeniedError,
+    InvalidNameError,
+    NotARegionError,
+    RegionBusyError,
+    RegionExistsError,
+    RegionNotFoundError,
+)
+from .linux import locks, proc
+from .procfs import FileId
+from .record import ATTACHED_BYTE, NAME_BYTE, RECORD_SIZE, Record, RecordError, RegionInfo
+
+_PATIENCE_S = 1.0
+"""How long to wait for somebody who removes a name: they need microseconds, unless they were stopped."""
+
+
+def check_name(name: str) -> str:
+    """Return `name` if a region may have it. Raises `InvalidNameError` (and TypeError if it is no `str`)."""
+    if not isinstance(name, str):
+        raise TypeError(f"a region's name is a str, not {type(name).__name__}")
+    try:
+        raw = name.encode()
+    except UnicodeEncodeError:
+        raise InvalidNameError(f"region name {name!r} is not UTF-8", "use text") from None
+    if not 1 <= len(raw) <= 255 or name.startswith(".") or "/" in name or "\0" in name:
+        raise InvalidNameError(
+            f"{name[:80]!r} cannot be a region's name", "use 1 to 255 bytes, no '/', no NUL, no leading dot"
+        )
+    return name
+
+
+def roots() -> list[Path]:
+    """Return the directories that hold regions, in the order in which names are looked up."""
+    found: list[Path] = []
+    for backend in backends.ALL:
+        root = backend.root()
+        if root is not None and root not in found and root.is_dir():
+            found.append(root)
+    return found
+
+
+@contextmanager
+def _opened(path: str | Path, flags: int, dir_fd: int | None = None) -> Iterator[int]:
+    fd = os.open(path, flags | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A region found by name: its file, still to be opened. `path_fd` is an `O_PATH` descriptor of it."""
+
+    name: str
+    root: Path
+    path_fd: int
+
+    @property
+    def status(self) -> os.stat_result:
+        return os.fstat(self.path_fd)
+
+    @property
+    def file(self) -> FileId:
+        return FileId(self.status.st_dev, self.status.st_ino)
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.name
+
+    @contextmanager
+    def opened(self, *, writable: bool) -> Iterator[int]:
+        """Open this very file (not whatever has its name now). Raises `AccessDeniedError`."""
+        flags = os.O_RDWR if writable else os.O_RDONLY
+        try:
+            fd = os.open(f"/proc/self/fd/{self.path_fd}", flags | os.O_CLOEXEC | os.O_NONBLOCK)
+        except PermissionError as error:
+            status = self.status
+            raise AccessDeniedError(
+                f"region {self.name!r} has mode {stat.S_IMODE(status.st_mode):04o} and belongs to uid {status.st_uid}"
+                f", so uid {os.geteuid()} may not attach it {'read-write' if writable else 'at all'}",
+                "attach with readonly=True, or have its owner change the mode"
+                if writable
+                else "have its owner change the mode",
+            ) from error
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def still_named(self) -> bool:
+        """Tell whether the name still means this file."""
+        try:
+            now = os.stat(self.path, follow_symlinks=False)
+        except OSError:
+            return False
+        return FileId(now.st_dev, now.st_ino) == self.file
+
+
+def read_record(name: str, fd: int) -> Record:
+    """Return the record of the open file. Raises `NotARegionError`."""
+    size = os.fstat(fd).st_size
+    page = os.pread(fd, RECORD_SIZE, size - RECORD_SIZE) if size > RECORD_SIZE else b""
+    try:
+        return Record.decode(page, size)
+    except RecordError as error:
+        raise NotARegionError(f"{name!r} is no region: {error}", "choose another name, or remove that file") from error
+
+
+@contextmanager
+def find(name: str) -> Iterator[Entry]:
+    """Give the file that has `name`, from the first root that has one.
+
+    Raises `InvalidNameError`, `RegionNotFoundError`, or `NotARegionError` for anything but an ordinary file; a
+    symlink is never followed and a FIFO or device never opened.
+    """
+    check_name(name)
+    for root in roots():
+        try:
+            path_fd = os.open(root / name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            if not stat.S_ISREG(os.fstat(path_fd).st_mode):
+                kind = _kind(os.fstat(path_fd).st_mode)
+                raise NotARegionError(f"{root / name} is {kind}, not a region", "remove it, or choose another name")
+            yield Entry(name, root, path_fd)
+        finally:
+            os.close(path_fd)
+        return
+    raise RegionNotFoundError(
+        f"there is no region {name!r} under {', '.join(map(str, roots())) or 'any root'}",
+        "create it, or see `mshare ls` for those that exist",
+    )
+
+
+def _kind(mode: int) -> str:
+    kinds = ((stat.S_ISLNK, "a symlink"), (stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a FIFO"))
+    return next((kind for test, kind in kinds if test(mode)), "a special file")
+
+
+def _wait(done: Callable[[], bool]) -> bool:
+    """Poll `done` for up to `_PATIENCE_S` seconds."""
+    limit = time.monotonic() + _PATIENCE_S
+    while not done():
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+def lock_as_attached(name: str, fd: int) -> bool:
+    """Take the attachment's lock on an open region file; False if the file has lost its name meanwhile.
+
+    Raises `RegionBusyError` if a remover does not finish.
+    """
+    if not _wait(lambda: locks.try_read_lock(fd, ATTACHED_BYTE)):
+        raise RegionBusyError(f"region {name!r} is being removed by somebody who does not finish", "try again later")
+    return os.fstat(fd).st_nlink > 0
+
+
+def refuse_existing(name: str) -> None:
+    """Raise `RegionExistsError` if anything has `name` under any root."""
+    for root in roots():
+        if os.path.lexists(root / name):
+            raise _exists(name, root)
+
+
+def _exists(name: str, root: Path) -> RegionExistsError:
+    return RegionExistsError(
+        f"{root / name} exists already", f"attach it, choose another name, or remove it (mshare rm {name!r})"
+    )
+
+
+def publish(fd: int, root: Path, name: str) -> None:
+    """Give the complete, unnamed file `fd` its name, in one step, or raise `RegionExistsError`.
+
+    Names are unique over all roots though no step spans two file systems: link, then look in the other roots, and
+    withdraw if the name is there too. Of two that race in different roots at least one sees the other; both may.
+    """
+    with _opened(root, os.O_RDONLY | os.O_DIRECTORY) as root_fd:
+        try:
+            os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=root_fd, follow_symlinks=True)
+        except FileExistsError as error:
+            raise _exists(name, root) from error
+        for other in roots():
+            if other != root and os.path.lexists(other / name):
+                os.unlink(name, dir_fd=root_fd)
+                raise _exists(name, other)
+
+
+def describe(entry: Entry, record: Record, *, locked: bool, pids: tuple[int, ...]) -> RegionInfo:
+    """Put together what `info()` and `regions()` show."""
+    status = entry.status
+    return RegionInfo(
+        name=entry.name,
+        size=record.size_bytes,
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        backend=record.backend,
+        leaf_size=record.leaf_size,
+        unit=record.unit,
+        addr=record.addr,
+        pids=pids,
+        orphan=not locked and not pids,
+        created=record.created_ns / 1e9,
+        reason=record.reason,
+        frozen=record.frozen,
+        linked=True,
+        path=str(entry.path),
+    )
+
+
+def records() -> Iterator[tuple[Entry, Record, bool]]:
+    """Yield every region this process may read, its record, and whether anybody is attached. An entry is good until the
+    next one is asked for. Costs three system calls or so per file in the roots, and nothing per attached process."""
+    for root in roots():
+        for name in sorted(os.listdir(root)):
+            try:
+                check_name(name)
+                path_fd = os.open(root / name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError:  # no region's name, or gone since
+                continue
+            try:
+                entry = Entry(name, root, path_fd)
+                if not stat.S_ISREG(entry.status.st_mode):
+                    continue
+                with entry.opened(writable=False) as fd:
+                    record, locked = read_record(name, fd), locks.is_locked(fd, ATTACHED_BYTE)
+                yield entry, record, locked
+            except (AccessDeniedError, NotARegionError):
+                continue
+            finally:
+                os.close(path_fd)
+
+
+def regions() -> list[RegionInfo]:
+    """Return every region this process may read, in order of name.
+
+    `pids` has the processes whose maps this process may read; `orphan` holds for all processes. Costs one pass over
+    the roots and, if there is any region, one over /proc.
+    """
+    infos = [(describe(entry, record, locked=locked, pids=()), entry.file) for entry, record, locked in records()]
+    mapped = proc.processes_mapping({file for _, file in infos})
+    return sorted((with_pids(info, mapped[file]) for info, file in infos), key=lambda info: info.name)
+
+
+def with_pids(info: RegionInfo, pids: tuple[int, ...]) -> RegionInfo:
+    """Return `info` with the processes found in /proc, which show users of the file that take no lock, too."""
+    return replace(info, pids=pids, orphan=info.orphan and not pids)
+
+
+@contextmanager
+def _opened_to_remove(entry: Entry) -> Iterator[int]:
+    """Open the file for writing, as the removers' locks need, also where its owner has no write permission.
+
+    The owner may always change the mode; it is put back at once. Dying in between leaves the owner `rw` of its file.
+    """
+    status = entry.status
+    mode, link = stat.S_IMODE(status.st_mode), f"/proc/self/fd/{entry.path_fd}"
+    lacking = status.st_uid == os.geteuid() != 0 and mode & 0o600 != 0o600
+    try:
+        if lacking:
+            os.chmod(link, mode | 0o600)
+        fd = os.open(link, os.O_RDWR | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise _not_yours(entry) from error
+    finally:
+        if lacking:
+            os.chmod(link, mode)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _not_yours(entry: Entry) -> AccessDeniedError:
+    return AccessDeniedError(
+        f"uid {os.geteuid()} may not remove region {entry.name!r} of uid {entry.status.st_uid}",
+        "ask its owner or root",
+    )
+
+
+def _unlink(entry: Entry) -> None:
+    try:
+        os.unlink(entry.path)
+    except FileNotFoundError:
+        return
+    except PermissionError as error:
+        raise _not_yours(entry) from error
+
+
+def unlink(name: str) -> None:
+    """Remove the name now. Whoever is attached keeps the memory until they detach; new attaches fail.
+
+    Raises `RegionNotFoundError`, `NotARegionError` (a file that is no region is left alone), `AccessDeniedError`.
+    """
+    with find(name) as entry, _opened_to_remove(entry) as fd:
+        read_record(name, fd)
+        # Forceful: neither a remover that does not finish nor an enemy with write access may stop it, so go on then.
+        _wait(lambda: locks.try_write_lock(fd, NAME_BYTE))
+        if not entry.still_named():
+            raise RegionNotFoundError(f"region {name!r} has just been removed", "nothing is left to do")
+        _unlink(entry)
+
+
+def remove_if_idle(name: str, expected: FileId | None = None) -> None:
+    """Remove the region if nobody is attached, and nobody can come between.
+
+    `expected` is the file the caller has in mind; another one of that name is left alone (`RegionNotFoundError`).
+    Raises `RegionBusyError`, `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`.
+    """
+    with find(name) as entry:
+        if expected is not None and entry.file != expected:
+            raise RegionNotFoundError(f"region {name!r} has been replaced", "look again")
+        with entry.opened(writable=False) as fd:
+            read_record(name, fd)
+            if locks.is_locked(fd, ATTACHED_BYTE):
+                raise _busy(entry)
+        with _opened_to_remove(entry) as fd:
+            if not locks.try_write_lock(fd, ATTACHED_BYTE):
+                raise _busy(entry)
+            _wait(lambda: locks.try_write_lock(fd, NAME_BYTE))
+            if not entry.still_named():
+                raise RegionNotFoundError(f"region {name!r} has just been removed", "nothing is left to do")
+            if proc.processes_mapping({entry.file})[entry.file]:  # mapped without our lock, by a program of its own
+                raise _busy(entry)
+            _unlink(entry)
+
+
+def _busy(entry: Entry) -> RegionBusyError:
+    pids = proc.processes_mapping({entry.file})[entry.file]
+    who = f"processes {', '.join(map(str, pids[:10]))}" if pids else "processes of other users"
+    return RegionBusyError(
+        f"region {entry.name!r} is in use by {who}",
+        "end them first, or remove the name by force with mshare.unlink",
+    )
+
+
+def gc(*, older_than: float = 0.0) -> list[RegionInfo]:
+    """Remove orphans created at least `older_than` seconds ago, and return what was removed.
+
+    A region that waits for its next user, such as one whose service restarts, is an orphan too: say an age that no
+    such wait reaches, or remove by name. Regions of other users are left alone unless you are root.
+    """
+    removed = []
+    newest = time.time() - older_than
+    for info in regions():
+        if not info.orphan or info.created > newest:
+            continue
+        try:
+            remove_if_idle(info.name)
+        except (RegionBusyError, RegionNotFoundError, NotARegionError, AccessDeniedError):
+            continue
+        removed.append(info)
+    return removed
+
+
+def is_out_of_room(error: OSError) -> bool:
+    """Tell whether the kernel had no memory, file-system space or pool pages left."""
+    return error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT, errno.EFBIG)

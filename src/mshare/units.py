@@ -1,0 +1,55 @@
+"""Sizes as people write and read them. May depend on: errors."""
+
+from __future__ import annotations
+
+import re
+
+from .errors import InvalidSizeError
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+TIB = 1 << 40
+
+_BINARY = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": TIB}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?\s*", re.IGNORECASE | re.ASCII)
+
+
+def parse_size(text: str) -> int:
+    """Return the number of bytes `text` stands for.
+
+    `K`, `M`, `G`, `T` and `KiB`, `MiB`, … are powers of 1,024; `KB`, `MB`, … powers of 1,000; a bare
+    number is bytes. A fraction must come out at a whole number of bytes (`1.5G` does, `0.3` does not).
+
+    Raises `InvalidSizeError` for anything else.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise InvalidSizeError(f"{text!r} is no size", "write it like 4096, 64K, 512M, 1.5GiB or 300G")
+    number, prefix, suffix = match[1], match[2].lower(), (match[3] or "").lower()
+    factor: int = 1000 ** " kmgt".index(prefix or " ") if suffix == "b" else _BINARY[prefix]
+    whole, _, fraction = number.partition(".")
+    numerator = int(whole + fraction) * factor
+    size_bytes, rest = divmod(numerator, 10 ** len(fraction))
+    if rest:
+        raise InvalidSizeError(f"{text!r} is not a whole number of bytes", "write it with a smaller unit")
+    return int(size_bytes)
+
+
+def format_size(size_bytes: float) -> str:
+    """Return `size_bytes` in the largest binary unit that fits, three significant digits, rounded **down**
+    (878.9 GiB reads "878 GiB"), so that what is shown is never more than what there is."""
+    if size_bytes < 0:
+        return "-" + format_size(-size_bytes)
+    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+    step = 0
+    value = float(size_bytes)
+    while value >= 1024 and step < len(units) - 1:
+        value /= 1024
+        step += 1
+    digits = 2 if value < 10 else 1 if value < 100 else 0
+    scaled = int(value * 10**digits)
+    text = f"{scaled / 10**digits:.{digits}f}"
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return f"{text} {units[step]}"

@@ -1,0 +1,76 @@
+"""Fixtures every test shares: a world of its own per test, real huge pages, and skips that CI turns into failures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pytest
+
+HUGE_PAGES = 96
+"""2 MiB pages that tests of backend `hugetlb` may use at once: 192 MiB."""
+
+_POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """With MSHARE_NO_SKIPS=1 (CI) a skip is a failure: say in the test's reason what the machine lacks, and fix it."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("MSHARE_NO_SKIPS") == "1":
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and skips are failures here: {report.longrepr}"
+    return report
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty MSHARE_ROOT on tmpfs, for this test alone; checks nothing, removes everything."""
+    root = Path(mkdtemp(prefix="mshare-test-", dir="/dev/shm"))
+    root.chmod(0o755)
+    shm = root / "shm"
+    shm.mkdir()
+    shm.chmod(0o1777)
+    monkeypatch.setenv("MSHARE_ROOT", str(root))
+    monkeypatch.delenv("MSHARE_BACKEND", raising=False)
+    yield root
+    shutil.rmtree(root)
+
+
+@pytest.fixture(scope="session")
+def huge_pages() -> Iterator[int]:
+    """A pool of free 2 MiB pages, given back at the end of the session."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to set vm.nr_hugepages and mount hugetlbfs")
+    before = int(_POOL.read_text())
+    _POOL.write_text(str(before + HUGE_PAGES))
+    try:
+        if int(_POOL.read_text()) < before + HUGE_PAGES:
+            pytest.skip(f"the kernel gave fewer than {HUGE_PAGES} huge pages")
+        yield HUGE_PAGES
+    finally:
+        _POOL.write_text(str(before))
+
+
+@pytest.fixture
+def hugetlb_world(world: Path, huge_pages: int) -> Iterator[Path]:
+    """`world`, with a hugetlbfs in it."""
+    mount_point = world / "hugetlb"
+    mount_point.mkdir()
+    subprocess.run(["mount", "-t", "hugetlbfs", "-o", "mode=1777,pagesize=2M", "none", str(mount_point)], check=True)
+    try:
+        yield world
+    finally:
+        subprocess.run(["umount", "--lazy", str(mount_point)], check=True)
+
+
+@pytest.fixture(params=["shm", "thp", "hugetlb"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend in turn, by name, with a world in which it works."""
+    name = str(request.param)
+    request.getfixturevalue("hugetlb_world" if name == "hugetlb" else "world")
+    return name
