@@ -126,7 +126,11 @@ def _build_on(backend: Backend, spec: Spec, reason: str) -> Region:
         os.fchmod(fd, spec.mode & 0o555 if spec.frozen else spec.mode)
         info = info_of(spec.name, root, fd, record)
         region = Region(info, area, readonly=spec.frozen)
-        registry.publish(fd, root, spec.name)
+        try:
+            registry.publish(fd, root, spec.name)
+        except BaseException:
+            region.close()  # now, not when the error's traceback lets go of it
+            raise
         return region
     except OSError as error:
         if registry.is_out_of_room(error) and not isinstance(error, NoSpaceError):

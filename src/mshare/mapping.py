@@ -31,13 +31,8 @@ inside may run an exporter's finalizer."""
 _table: dict[tuple[FileId, int], Mapping] = {}
 
 
-def _renew_lock() -> None:
-    """In a forked child: the lock may be held by a thread that the child does not have."""
-    global lock  # noqa: PLW0603
-    lock = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_renew_lock)
+# A child forked while another thread is half-way through a change would inherit that half: fork only under the lock.
+os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
 
 
 class Mapping:

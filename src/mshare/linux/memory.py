@@ -65,8 +65,10 @@ def cgroup_room() -> Room | None:
 
 def memory_room() -> Room:
     """Return the memory a region made of ordinary pages can still take: `MemAvailable` and free swap of
-    /proc/meminfo, or the control group's room where that is less."""
+    /proc/meminfo less 1/64 of all memory for everybody else (taking the last page calls the OOM killer, not an
+    error), or the control group's room where that is less."""
     fields = memory_fields()
-    room = Room(fields["MemAvailable"] + fields.get("SwapFree", 0), "memory available on this machine")
+    free_bytes = fields["MemAvailable"] + fields.get("SwapFree", 0) - fields["MemTotal"] // 64
+    room = Room(max(0, free_bytes), "memory available on this machine")
     limited = cgroup_room()
     return min(room, limited) if limited is not None else room

@@ -1,0 +1,104 @@
+"""What may depend on what (the "General layout" comment in `mshare/__init__.py`), read from the imports."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import mshare
+
+PACKAGE = Path(mshare.__file__).parent
+
+PURE = ("errors", "units", "geometry", "record", "procfs", "model", "report")
+OS_LAYER = {"os", "ctypes", "fcntl", "mmap", "socket", "subprocess", "signal", "linux"}
+DEPENDENCIES = {"typer", "rich", "numpy", "pyarrow", "hypothesis", "pytest"}
+
+MAY_IMPORT = {
+    "linux": {"procfs", "geometry"},
+    "backend": {"errors", "units", "geometry", "record"},
+    "backends": {"backend", "errors", "units", "geometry", "procfs", "linux"},
+    "mapping": {"errors", "units", "geometry", "procfs", "linux"},
+    "registry": {"errors", "procfs", "record", "backends", "linux"},
+    "region": {"errors", "units", "geometry", "procfs", "record", "linux", "mapping", "registry"},
+    "creation": {
+        "errors",
+        "units",
+        "geometry",
+        "procfs",
+        "record",
+        "backend",
+        "backends",
+        "mapping",
+        "registry",
+        "region",
+    },
+    "calls": {"errors", "registry", "creation", "region"},
+}
+"""For each part of the core, the parts of mshare it may import."""
+
+
+def imports(path: Path) -> tuple[set[str], set[str]]:
+    """Return what a module imports when it is loaded: (parts of mshare, top-level names from outside)."""
+    inside, outside = set(), set()
+    level_up = len(path.relative_to(PACKAGE).parts) - 1
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            outside |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            outside.add((node.module or "").partition(".")[0])
+        elif isinstance(node, ast.ImportFrom):
+            if node.level - 1 < level_up:
+                inside.add(path.relative_to(PACKAGE).parts[0])
+            elif node.module:
+                inside.add(node.module.partition(".")[0])
+            else:
+                inside |= {alias.name for alias in node.names}
+    return inside, outside
+
+
+def modules(part: str) -> list[Path]:
+    if (PACKAGE / f"{part}.py").exists():
+        return [PACKAGE / f"{part}.py"]
+    return sorted((PACKAGE / part).rglob("*.py"))
+
+
+@pytest.mark.parametrize("part", PURE)
+def test_pure_modules_do_not_touch_the_operating_system(part: str) -> None:
+    for path in modules(part):
+        inside, outside = imports(path)
+        assert not outside & OS_LAYER, path
+        assert inside <= set(PURE), path
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_dependencies_run_one_way(part: str) -> None:
+    assert modules(part)
+    for path in modules(part):
+        inside, outside = imports(path)
+        assert inside <= MAY_IMPORT[part] | {part}, path
+        assert not outside & (DEPENDENCIES - {"numpy"}), path
+
+
+def test_the_core_loads_without_any_dependency() -> None:
+    """`import mshare` must work where only Python is installed: `-S -I` hides site-packages."""
+    import subprocess
+    import sys
+
+    program = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import mshare; print(sorted(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-S", "-I", "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    assert "mshare.region" in loaded
+    assert "resource_tracker" not in loaded
+    assert "multiprocessing" not in loaded
