@@ -11,14 +11,14 @@ b'hello'
 
 # General layout (what may depend on what; tests/unit/test_layering.py holds us to it):
 #
-#   cli/*  ->  calls, creation, region, measure  ->  registry, mapping  ->  backends/*  ->  backend  ->  pure
+#   cli/*  ->  calls, creation, region, measure  ->  registry, removal, mapping  ->  backends/*  ->  backend  ->  pure
 #                                                                       \->  linux/*  ->  the kernel
 #
 #   pure (no operating system): errors units geometry record procfs model report
 #   linux/*      system calls and /proc; knows nothing of regions
 #   backend      what a backend is, and the choice;  backends/*: one file each
 #   mapping      what this process has mapped, counted
-#   registry     names and files: find, publish, list, remove
+#   registry     names and files: find, publish, list;  removal: unlink, gc
 #   region       attach, Region;  creation: create;  calls: mshare(), mshare_unlink()
 #   measure      what processes pay, measured in real processes
 #   testing/*    the conformance suite, strategies and state machine, shipped for others' backends
@@ -45,7 +45,8 @@ from .errors import (
 )
 from .record import RegionInfo
 from .region import ANYWHERE, Region, attach
-from .registry import gc, regions, unlink
+from .registry import regions
+from .removal import gc, unlink
 
 __version__ = "0.1.0"
 

@@ -1,4 +1,4 @@
-"""The two calls of the proposal, same names, same arguments, same meaning. May depend on: region, registry.
+"""The two calls of the proposal, same names, same arguments, same meaning. May depend on: region, creation, removal.
 
 Source: "Add support for shared PTEs across processes", RFC, January 2022. What differs, and why: see DESIGN.md.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from . import region as _region
-from . import registry
+from . import registry, removal
 from .creation import Spec, build
 from .errors import InvalidFlagsError, RegionBusyError, RegionExistsError, RegionNotFoundError
 from .region import Region
@@ -64,11 +64,11 @@ def mshare_unlink(name: str) -> bool:
     registry.check_name(name)
     files = _region.detach_all(name)
     if not files:
-        registry.remove_if_idle(name)
+        removal.remove_if_idle(name)
         return True
     for file in dict.fromkeys(files):
         try:
-            registry.remove_if_idle(name, expected=file)
+            removal.remove_if_idle(name, expected=file)
             return True
         except (RegionBusyError, PermissionError):
             return False

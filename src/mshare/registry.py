@@ -1,4 +1,4 @@
-"""Names: finding, publishing, listing and removing regions under the roots. May depend on: record, backend*, linux.
+"""Names: finding, publishing and listing regions under the roots. May depend on: record, backend*, linux.
 
 A region is one file under a backend's root; its name is the file's name. There is no other list, so there is nothing
 to repair after a crash. Who is attached is told by a lock on `ATTACHED_BYTE` that the kernel ties to each mapping.
@@ -6,8 +6,7 @@ The order that keeps names true:
 
 - publish: the file is complete, locked and mapped before one `linkat` makes it visible (`O_TMPFILE`).
 - attach: open, take the read lock, then look whether the file still has a name; if not, it is not there.
-- remove when idle: take the write lock (nobody is attached, and who wants to waits), look that the name still means
-  this file, unlink. `NAME_BYTE` keeps two removers apart, so that none unlinks a newer region of the same name.
+- remove: see `removal`.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from .errors import (
 )
 from .linux import locks, proc
 from .procfs import FileId
-from .record import ATTACHED_BYTE, NAME_BYTE, RECORD_SIZE, Record, RecordError, RegionInfo
+from .record import ATTACHED_BYTE, RECORD_SIZE, Record, RecordError, RegionInfo
 
 _PATIENCE_S = 1.0
 """How long to wait for somebody who removes a name: they need microseconds, unless they were stopped."""
@@ -103,7 +102,7 @@ class Entry:
             raise AccessDeniedError(
                 f"region {self.name!r} has mode {stat.S_IMODE(status.st_mode):04o} and belongs to uid {status.st_uid}"
                 f", so uid {os.geteuid()} may not attach it {'read-write' if writable else 'at all'}",
-                "attach with readonly=True, or have its owner change the mode"
+                "attach with readonly=True if you may read it, or have its owner change the mode"
                 if writable
                 else "have its owner change the mode",
             ) from error
@@ -163,7 +162,7 @@ def _kind(mode: int) -> str:
     return next((kind for test, kind in kinds if test(mode)), "a special file")
 
 
-def _wait(done: Callable[[], bool]) -> bool:
+def wait(done: Callable[[], bool]) -> bool:
     """Poll `done` for up to `_PATIENCE_S` seconds."""
     limit = time.monotonic() + _PATIENCE_S
     while not done():
@@ -178,7 +177,7 @@ def lock_as_attached(name: str, fd: int) -> bool:
 
     Raises `RegionBusyError` if a remover does not finish.
     """
-    if not _wait(lambda: locks.try_read_lock(fd, ATTACHED_BYTE)):
+    if not wait(lambda: locks.try_read_lock(fd, ATTACHED_BYTE)):
         raise RegionBusyError(f"region {name!r} is being removed by somebody who does not finish", "try again later")
     return os.fstat(fd).st_nlink > 0
 
@@ -272,112 +271,6 @@ def regions() -> list[RegionInfo]:
 def with_pids(info: RegionInfo, pids: tuple[int, ...]) -> RegionInfo:
     """Return `info` with the processes found in /proc, which show users of the file that take no lock, too."""
     return replace(info, pids=pids, orphan=info.orphan and not pids)
-
-
-@contextmanager
-def _opened_to_remove(entry: Entry) -> Iterator[int]:
-    """Open the file for writing, as the removers' locks need, also where its owner has no write permission.
-
-    The owner may always change the mode; it is put back at once. Dying in between leaves the owner `rw` of its file.
-    """
-    status = entry.status
-    mode, link = stat.S_IMODE(status.st_mode), f"/proc/self/fd/{entry.path_fd}"
-    lacking = status.st_uid == os.geteuid() != 0 and mode & 0o600 != 0o600
-    try:
-        if lacking:
-            os.chmod(link, mode | 0o600)
-        fd = os.open(link, os.O_RDWR | os.O_CLOEXEC)
-    except PermissionError as error:
-        raise _not_yours(entry) from error
-    finally:
-        if lacking:
-            os.chmod(link, mode)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _not_yours(entry: Entry) -> AccessDeniedError:
-    return AccessDeniedError(
-        f"uid {os.geteuid()} may not remove region {entry.name!r} of uid {entry.status.st_uid}",
-        "ask its owner or root",
-    )
-
-
-def _unlink(entry: Entry) -> None:
-    try:
-        os.unlink(entry.path)
-    except FileNotFoundError:
-        return
-    except PermissionError as error:
-        raise _not_yours(entry) from error
-
-
-def unlink(name: str) -> None:
-    """Remove the name now. Whoever is attached keeps the memory until they detach; new attaches fail.
-
-    Raises `RegionNotFoundError`, `NotARegionError` (a file that is no region is left alone), `AccessDeniedError`.
-    """
-    with find(name) as entry, _opened_to_remove(entry) as fd:
-        read_record(name, fd)
-        # Forceful: neither a remover that does not finish nor an enemy with write access may stop it, so go on then.
-        _wait(lambda: locks.try_write_lock(fd, NAME_BYTE))
-        if not entry.still_named():
-            raise RegionNotFoundError(f"region {name!r} has just been removed", "nothing is left to do")
-        _unlink(entry)
-
-
-def remove_if_idle(name: str, expected: FileId | None = None) -> None:
-    """Remove the region if nobody is attached, and nobody can come between.
-
-    `expected` is the file the caller has in mind; another one of that name is left alone (`RegionNotFoundError`).
-    Raises `RegionBusyError`, `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`.
-    """
-    with find(name) as entry:
-        if expected is not None and entry.file != expected:
-            raise RegionNotFoundError(f"region {name!r} has been replaced", "look again")
-        with entry.opened(writable=False) as fd:
-            read_record(name, fd)
-            if locks.is_locked(fd, ATTACHED_BYTE):
-                raise _busy(entry)
-        with _opened_to_remove(entry) as fd:
-            if not locks.try_write_lock(fd, ATTACHED_BYTE):
-                raise _busy(entry)
-            _wait(lambda: locks.try_write_lock(fd, NAME_BYTE))
-            if not entry.still_named():
-                raise RegionNotFoundError(f"region {name!r} has just been removed", "nothing is left to do")
-            if proc.processes_mapping({entry.file})[entry.file]:  # mapped without our lock, by a program of its own
-                raise _busy(entry)
-            _unlink(entry)
-
-
-def _busy(entry: Entry) -> RegionBusyError:
-    pids = proc.processes_mapping({entry.file})[entry.file]
-    who = f"processes {', '.join(map(str, pids[:10]))}" if pids else "processes of other users"
-    return RegionBusyError(
-        f"region {entry.name!r} is in use by {who}",
-        "end them first, or remove the name by force with mshare.unlink",
-    )
-
-
-def gc(*, older_than: float = 0.0) -> list[RegionInfo]:
-    """Remove orphans created at least `older_than` seconds ago, and return what was removed.
-
-    A region that waits for its next user, such as one whose service restarts, is an orphan too: say an age that no
-    such wait reaches, or remove by name. Regions of other users are left alone unless you are root.
-    """
-    removed = []
-    newest = time.time() - older_than
-    for info in regions():
-        if not info.orphan or info.created > newest:
-            continue
-        try:
-            remove_if_idle(info.name)
-        except (RegionBusyError, RegionNotFoundError, NotARegionError, AccessDeniedError):
-            continue
-        removed.append(info)
-    return removed
 
 
 def is_out_of_room(error: OSError) -> bool:

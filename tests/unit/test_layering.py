@@ -34,7 +34,8 @@ MAY_IMPORT = {
         "registry",
         "region",
     },
-    "calls": {"errors", "registry", "creation", "region"},
+    "removal": {"errors", "procfs", "record", "linux", "registry"},
+    "calls": {"errors", "registry", "removal", "creation", "region"},
 }
 """For each part of the core, the parts of mshare it may import."""
 

@@ -1,0 +1,132 @@
+"""Taking names away: by force, when idle, and the collection of orphans. May depend on: registry, record, linux.
+
+Remove when idle: take the write lock on `ATTACHED_BYTE` (so nobody is attached, and who wants to be waits), look that
+the name still means this file, unlink. `NAME_BYTE` keeps two removers apart, so that none unlinks a newer region of the
+same name. A remover that dies has changed nothing: the kernel drops its locks.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .errors import AccessDeniedError, NotARegionError, RegionBusyError, RegionNotFoundError
+from .linux import locks, proc
+from .procfs import FileId
+from .record import ATTACHED_BYTE, NAME_BYTE, RegionInfo
+from .registry import Entry, find, read_record, regions, wait
+
+
+@contextmanager
+def _opened_to_remove(entry: Entry) -> Iterator[int]:
+    """Open the file for writing, as the removers' locks need. Raises `AccessDeniedError`."""
+    fd = _open_as_owner(entry)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _open_as_owner(entry: Entry) -> int:
+    """Return a read-write descriptor, also where the file's mode denies that to its owner.
+
+    The owner may always change the mode: it is widened and put back at once. Dying in between leaves the owner `rw`
+    of its own file. Of two owners' processes that do so at once, one may find the mode put back: it tries again.
+    """
+    link = f"/proc/self/fd/{entry.path_fd}"
+    for _ in range(8):
+        mode = stat.S_IMODE(entry.status.st_mode)
+        widen = entry.status.st_uid == os.geteuid() and mode & 0o600 != 0o600
+        try:
+            if widen:
+                os.chmod(link, mode | 0o600)
+            return os.open(link, os.O_RDWR | os.O_CLOEXEC)
+        except PermissionError:
+            if entry.status.st_uid != os.geteuid():
+                break
+        finally:
+            if widen:
+                os.chmod(link, mode)
+    raise _not_yours(entry)
+
+
+def _not_yours(entry: Entry) -> AccessDeniedError:
+    return AccessDeniedError(
+        f"uid {os.geteuid()} may not remove region {entry.name!r} of uid {entry.status.st_uid}",
+        "ask its owner or root",
+    )
+
+
+def _unlink(entry: Entry) -> None:
+    try:
+        os.unlink(entry.path)
+    except FileNotFoundError:
+        return
+    except PermissionError as error:
+        raise _not_yours(entry) from error
+
+
+def unlink(name: str) -> None:
+    """Remove the name now. Whoever is attached keeps the memory until they detach; new attaches fail.
+
+    Raises `RegionNotFoundError`, `NotARegionError` (a file that is no region is left alone), `AccessDeniedError`.
+    """
+    with find(name) as entry, _opened_to_remove(entry) as fd:
+        read_record(name, fd)
+        # Forceful: neither a remover that does not finish nor an enemy with write access may stop it, so go on then.
+        wait(lambda: locks.try_write_lock(fd, NAME_BYTE))
+        if not entry.still_named():
+            raise RegionNotFoundError(f"region {name!r} has just been removed", "nothing is left to do")
+        _unlink(entry)
+
+
+def remove_if_idle(name: str, expected: FileId | None = None) -> None:
+    """Remove the region if nobody is attached, and nobody can come between.
+
+    `expected` is the file the caller has in mind; another one of that name is left alone (`RegionNotFoundError`).
+    Raises `RegionBusyError`, `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`.
+    """
+    with find(name) as entry:
+        if expected is not None and entry.file != expected:
+            raise RegionNotFoundError(f"region {name!r} has been replaced", "look again")
+        with _opened_to_remove(entry) as fd:
+            read_record(name, fd)
+            if not locks.try_write_lock(fd, ATTACHED_BYTE):
+                raise _busy(entry)
+            wait(lambda: locks.try_write_lock(fd, NAME_BYTE))
+            if not entry.still_named():
+                raise RegionNotFoundError(f"region {name!r} has just been removed", "nothing is left to do")
+            if proc.processes_mapping({entry.file})[entry.file]:  # mapped without our lock, by a program of its own
+                raise _busy(entry)
+            _unlink(entry)
+
+
+def _busy(entry: Entry) -> RegionBusyError:
+    pids = proc.processes_mapping({entry.file})[entry.file]
+    who = f"processes {', '.join(map(str, pids[:10]))}" if pids else "processes of other users"
+    return RegionBusyError(
+        f"region {entry.name!r} is in use by {who}",
+        "end them first, or remove the name by force with mshare.unlink",
+    )
+
+
+def gc(*, older_than: float = 0.0) -> list[RegionInfo]:
+    """Remove orphans created at least `older_than` seconds ago, and return what was removed.
+
+    A region that waits for its next user, such as one whose service restarts, is an orphan too: say an age that no
+    such wait reaches, or remove by name. Regions of other users are left alone unless you are root.
+    """
+    removed = []
+    newest = time.time() - older_than
+    for info in regions():
+        if not info.orphan or info.created > newest:
+            continue
+        try:
+            remove_if_idle(info.name)
+        except (RegionBusyError, RegionNotFoundError, NotARegionError, AccessDeniedError):
+            continue
+        removed.append(info)
+    return removed
