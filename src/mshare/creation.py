@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -15,12 +18,16 @@ from .errors import (
     InvalidFlagsError,
     InvalidSizeError,
     NoSpaceError,
+    ViewsAliveError,
 )
 from .geometry import PAGE, USER_END, attachment_span, round_up
 from .procfs import FileId
 from .record import Record, file_size
 from .region import Region, check_address, free_address, info_of
 from .units import format_size
+
+Fill = Callable[[memoryview], None]
+"""Called with the writable bytes of a region that has no name yet. The view is good for the call only."""
 
 
 def create(
@@ -32,8 +39,9 @@ def create(
     addr: int | None = None,
     reserve: bool = True,
     progress: Progress | None = None,
+    fill: Fill | None = None,
 ) -> Region:
-    """Create a region of `size` zero bytes and return it attached read-write.
+    """Create a region of `size` bytes, zeros or what `fill` puts there, and return it attached read-write.
 
     The name appears in one step when everything is complete; a creator that dies before leaves nothing behind.
 
@@ -46,12 +54,15 @@ def create(
     - `reserve`: take all memory now, so that a region that exists never runs out of it (default); False: on first
       touch, which on a full machine means SIGBUS.
     - `progress`: called with (bytes done, bytes in all) while memory is reserved.
+    - `fill`: called once, with the region's writable bytes, when its memory is reserved and before anybody can see
+      the name: nobody ever reads a region half filled. What it raises is raised here, and no region exists then. It
+      must keep no view (`ViewsAliveError`); with `reserve=False`, mind that a full machine means SIGBUS.
 
     Raises `InvalidNameError`, `InvalidSizeError`, `InvalidAddressError`, `InvalidFlagsError`, `RegionExistsError`,
     `NoSpaceError`, `AddressTakenError`, `BackendUnavailableError`; nothing is left behind then. Cost: reserving clears
     the memory, once.
     """
-    return build(Spec(name, size, mode, addr, reserve, progress), backend)
+    return build(Spec(name, size, mode, addr, reserve, progress, fill), backend)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,7 @@ class Spec:
     addr: int | None = None
     reserve: bool = True
     progress: Progress | None = None
+    fill: Fill | None = None
     frozen: bool = False
     """Nobody may attach it read-write, its creator neither."""
 
@@ -96,50 +108,92 @@ def build(spec: Spec, forced: str | None = None) -> Region:
     for backend in choice.candidates:
         reason = explain(backend, rejected, forced=forced is not None)
         try:
-            return _build_on(backend, spec, reason)
+            draft = _Draft(spec, backend)
         except (NoSpaceError, BackendUnavailableError) as error:
             problem = error
             rejected.append((backend.name, error.problem))
+            continue
+        try:
+            if spec.fill is not None:
+                draft.fill(spec.fill)
+            return draft.publish(reason)
+        finally:
+            draft.end()
     assert problem is not None
     raise problem
 
 
-def _build_on(backend: Backend, spec: Spec, reason: str) -> Region:
-    unit = backend.capabilities.unit
-    length = file_size(spec.size, unit)
-    root = backend.root()
-    assert root is not None
-    if spec.reserve and length > backend.space().free_bytes:
-        raise _no_space(spec, length, backend)
-    fd = os.open(root, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-    area: mapping.Mapping | None = None
-    try:
-        os.ftruncate(fd, length)
-        registry.lock_as_attached(spec.name, fd)
-        area = _map_new(fd, spec, unit)
-        if spec.reserve:
-            backend.populate(fd, length, area.addr, area.length, spec.progress)
-        record = _record(backend, spec, area.addr, reason)
-        backend.write_record(fd, length, record.encode())
-        if spec.frozen:
-            area = _remap_readonly(fd, area)
-        os.fchmod(fd, spec.mode & 0o555 if spec.frozen else spec.mode)
-        info = info_of(spec.name, root, fd, record)
-        region = Region(info, area, readonly=spec.frozen)
+class _Draft:
+    """A region that has memory but no name: file and mapping, gone with `end` unless published before."""
+
+    def __init__(self, spec: Spec, backend: Backend) -> None:
+        """Reserve the memory. Raises `NoSpaceError`, `BackendUnavailableError`, `AddressTakenError`."""
+        self.spec, self.backend = spec, backend
+        self.length = file_size(spec.size, backend.capabilities.unit)
+        root = backend.root()
+        assert root is not None
+        self.root = root
+        self.area: mapping.Mapping | None = None
+        if spec.reserve and self.length > backend.space().free_bytes:
+            raise _no_space(spec, self.length, backend)
+        self.fd = os.open(root, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
         try:
-            registry.publish(fd, root, spec.name)
+            with self._out_of_room_named():
+                os.ftruncate(self.fd, self.length)
+                registry.lock_as_attached(spec.name, self.fd)
+                self.area = _map_new(self.fd, spec, backend.capabilities.unit)
+                if spec.reserve:
+                    backend.populate(self.fd, self.length, self.area.addr, self.area.length, spec.progress)
+        except BaseException:
+            self.end()
+            raise
+
+    @contextmanager
+    def _out_of_room_named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if registry.is_out_of_room(error) and not isinstance(error, NoSpaceError):
+                raise _no_space(self.spec, self.length, self.backend) from error
+            raise
+
+    def fill(self, fill: Fill) -> None:
+        """Let the caller write the content. Its errors pass as they are: no other backend is tried then."""
+        assert self.area is not None
+        exporter = self.area.export(self.spec.size)
+        watch = weakref.ref(exporter)
+        with memoryview(exporter).cast("B") as view:
+            del exporter
+            fill(view)
+        del view
+        if watch() is not None:
+            raise ViewsAliveError(
+                f"fill has kept views of region {self.spec.name!r}", "keep none: use the Region that create returns"
+            )
+
+    def publish(self, reason: str) -> Region:
+        """Write the record and give the file its name; return the region attached."""
+        spec = self.spec
+        assert self.area is not None
+        record = _record(self.backend, spec, self.area.addr, reason)
+        with self._out_of_room_named():
+            self.backend.write_record(self.fd, self.length, record.encode())
+        if spec.frozen:
+            self.area = _remap_readonly(self.fd, self.area)
+        os.fchmod(self.fd, spec.mode & 0o555 if spec.frozen else spec.mode)
+        region = Region(info_of(spec.name, self.root, self.fd, record), self.area, readonly=spec.frozen)
+        try:
+            registry.publish(self.fd, self.root, spec.name)
         except BaseException:
             region.close()  # now, not when the error's traceback lets go of it
             raise
         return region
-    except OSError as error:
-        if registry.is_out_of_room(error) and not isinstance(error, NoSpaceError):
-            raise _no_space(spec, length, backend) from error
-        raise
-    finally:
-        if area is not None:
-            area.release()
-        os.close(fd)
+
+    def end(self) -> None:
+        """Let go of the file and of this count of the mapping."""
+        if self.area is not None:
+            self.area.release()
+        os.close(self.fd)
 
 
 def _file_id(fd: int) -> FileId:
