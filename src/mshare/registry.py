@@ -263,9 +263,25 @@ def regions() -> list[RegionInfo]:
     `pids` has the processes whose maps this process may read; `orphan` holds for all processes. Costs one pass over
     the roots and, if there is any region, one over /proc.
     """
-    infos = [(describe(entry, record, locked=locked, pids=()), entry.file) for entry, record, locked in records()]
-    mapped = proc.processes_mapping({file for _, file in infos})
-    return sorted((with_pids(info, mapped[file]) for info, file in infos), key=lambda info: info.name)
+    return [info for info, _ in listed()]
+
+
+def listed() -> list[tuple[RegionInfo, FileId]]:
+    """`regions()`, each with the file it is: a name may mean another one a moment later."""
+    found = [(describe(entry, record, locked=locked, pids=()), entry.file) for entry, record, locked in records()]
+    mapped = proc.processes_mapping({file for _, file in found})
+    return sorted(((with_pids(info, mapped[file]), file) for info, file in found), key=lambda pair: pair[0].name)
+
+
+def region_info(name: str) -> RegionInfo:
+    """Return one region as it is now, without attaching it. Costs one pass over /proc.
+
+    Raises `InvalidNameError`, `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`.
+    """
+    with find(name) as entry, entry.opened(writable=False) as fd:
+        record, locked = read_record(name, fd), locks.is_locked(fd, ATTACHED_BYTE)
+        info = describe(entry, record, locked=locked, pids=())
+        return with_pids(info, proc.processes_mapping({entry.file})[entry.file])
 
 
 def with_pids(info: RegionInfo, pids: tuple[int, ...]) -> RegionInfo:

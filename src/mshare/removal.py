@@ -17,7 +17,7 @@ from .errors import AccessDeniedError, NotARegionError, RegionBusyError, RegionN
 from .linux import locks, proc
 from .procfs import FileId
 from .record import ATTACHED_BYTE, NAME_BYTE, RegionInfo
-from .registry import Entry, find, read_record, regions, wait
+from .registry import Entry, find, listed, read_record, wait
 
 
 @contextmanager
@@ -113,6 +113,12 @@ def _busy(entry: Entry) -> RegionBusyError:
     )
 
 
+def orphans(*, older_than: float = 0.0) -> list[tuple[RegionInfo, FileId]]:
+    """Return what `gc` would remove: each region with the file it is."""
+    newest, uid = time.time() - older_than, os.geteuid()
+    return [(info, file) for info, file in listed() if info.orphan and info.created <= newest and uid in (0, info.uid)]
+
+
 def gc(*, older_than: float = 0.0) -> list[RegionInfo]:
     """Remove orphans created at least `older_than` seconds ago, and return what was removed.
 
@@ -120,12 +126,9 @@ def gc(*, older_than: float = 0.0) -> list[RegionInfo]:
     such wait reaches, or remove by name. Regions of other users are left alone unless you are root.
     """
     removed = []
-    newest = time.time() - older_than
-    for info in regions():
-        if not info.orphan or info.created > newest:
-            continue
+    for info, file in orphans(older_than=older_than):
         try:
-            remove_if_idle(info.name)
+            remove_if_idle(info.name, expected=file)  # a newer region of that name is not ours to judge
         except (RegionBusyError, RegionNotFoundError, NotARegionError, AccessDeniedError):
             continue
         removed.append(info)
