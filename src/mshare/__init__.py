@@ -14,12 +14,13 @@ b'hello'
 #   cli/*  ->  calls, creation, region, measure  ->  registry, removal, mapping  ->  backends/*  ->  backend  ->  pure
 #                                                                       \->  linux/*  ->  the kernel
 #
-#   pure (no operating system): errors units geometry record procfs model report
+#   pure (no operating system): errors units geometry record procfs model report plan findings
 #   linux/*      system calls and /proc; knows nothing of regions
 #   backend      what a backend is, and the choice;  backends/*: one file each
 #   mapping      what this process has mapped, counted
 #   registry     names and files: find, publish, list;  removal: unlink, gc
 #   region       attach, Region;  creation: create;  calls: mshare(), mshare_unlink()
+#   machine      what this machine offers (`findings` judges it, `report` and `plan` make text)
 #   measure      what processes pay, measured in real processes
 #   testing/*    the conformance suite, strategies and state machine, shipped for others' backends
 

@@ -1,10 +1,10 @@
-"""Sizes as people write and read them. May depend on: errors."""
+"""Sizes and ages as people write and read them. May depend on: errors."""
 
 from __future__ import annotations
 
 import re
 
-from .errors import InvalidSizeError
+from .errors import InvalidFlagsError, InvalidSizeError
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -13,6 +13,8 @@ TIB = 1 << 40
 
 _BINARY = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": TIB}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?\s*", re.IGNORECASE | re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_AGE = re.compile(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*([smhdw]?)\s*", re.IGNORECASE | re.ASCII)
 
 
 def parse_size(text: str) -> int:
@@ -53,3 +55,22 @@ def format_size(size_bytes: float) -> str:
     if "." in text:
         text = text.rstrip("0").rstrip(".")
     return f"{text} {units[step]}"
+
+
+def parse_age(text: str) -> float:
+    """Return the seconds `text` stands for: a number and `s`, `m`, `h`, `d` or `w`; a bare number is seconds.
+
+    Raises `InvalidFlagsError` for anything else.
+    """
+    match = _AGE.fullmatch(text)
+    if match is None:
+        raise InvalidFlagsError(f"{text!r} is no age", "write it like 90s, 30m, 12h, 7d or 2w")
+    return float(match[1]) * _SECONDS[match[2].lower() or "s"]
+
+
+def format_age(seconds: float) -> str:
+    """Return `seconds` in the largest unit that fits, rounded down to a whole number ("26h" reads "1d"). What seems to
+    come from the future, because a clock was set, is 0s old."""
+    whole = max(0, int(seconds))
+    unit = next((unit for unit in "wdhms" if whole >= _SECONDS[unit]), "s")
+    return f"{whole // _SECONDS[unit]}{unit}"

@@ -1,0 +1,79 @@
+"""The command line: one file per command, each with a `command` function, its help, and `EXAMPLES`.
+
+To add a command: write `cli/NAME.py` and add it to `COMMANDS`. A command prints its result (`_console`), returns its
+exit code or None for 0, and lets errors pass: `run` turns them into a message and the code that fits (`_exits`).
+May depend on: everything below; nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+import typer
+
+from . import _exits, cp, create, doctor, gc, ls, plan, rm, stat
+
+COMMANDS: tuple[ModuleType, ...] = (create, ls, stat, cp, rm, gc, plan, doctor)
+"""In the order in which `mshare --help` lists them."""
+
+_COMPLETION = "_MSHARE_COMPLETE"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        print(f"mshare {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print it and exit."),
+) -> None:
+    """Named shared-memory regions that outlive their creator."""
+
+
+def make_app() -> typer.Typer:
+    """Return the whole command line."""
+    app = typer.Typer(
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    )
+    app.callback(epilog=_exits.epilog())(_root)
+    for module in COMMANDS:
+        name = module.__name__.rpartition(".")[2]
+        examples = "\n".join(f"  {line}" for line in module.EXAMPLES.strip().splitlines())
+        app.command(name, epilog=f"\b\nExamples:\n{examples}")(module.command)
+    return app
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command and return its exit code. Errors go to stderr, as JSON if `--json` was given."""
+    app = make_app()
+    if _COMPLETION in os.environ:  # the shell asks; it ends the process itself
+        app(prog_name="mshare")
+    command = typer.main.get_command(app)
+    as_json = "--json" in argv
+    try:
+        with command.make_context("mshare", list(argv) or ["--help"]) as context:
+            code = command.invoke(context)
+        sys.stdout.flush()
+        return code or 0
+    except typer.Exit as end:
+        return end.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _exits.INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads on. Python would complain when it flushes stdout at the end: give it something to flush to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _exits.BROKEN_PIPE
+    except _exits.UsageError as error:
+        return _exits.fail(error, as_json=as_json)
+    except (OSError, ValueError) as error:
+        if not _exits.is_expected(error):
+            raise
+        return _exits.fail(error, as_json=as_json)

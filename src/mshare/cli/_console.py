@@ -1,0 +1,108 @@
+"""What every command prints with: tables and lines for people, JSON for programs. May depend on: report.
+
+Rich's markup, emoji codes and highlighting are off everywhere: names are data. Lines are folded on a terminal only, so
+that `mshare ls | grep` sees one region per line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import sys
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ..errors import InvalidAddressError, InvalidFlagsError
+from ..report import Table
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: exact bytes, one document on stdout.")]
+BackendName = Annotated[
+    str | None,
+    typer.Option("--backend", metavar="NAME", help="hugetlb, thp or shm. Default: $MSHARE_BACKEND, or the best."),
+]
+
+_UNFOLDED = 4096
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that prints what it is given and nothing else."""
+    stream = sys.stderr if stderr else sys.stdout
+    folded = stream.isatty() or "COLUMNS" in os.environ
+    return Console(
+        file=stream, markup=False, emoji=False, highlight=False, width=None if folded else _UNFOLDED, soft_wrap=False
+    )
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document, ASCII only, so that no name can reach the terminal raw."""
+    print(json.dumps(document, indent=2))
+
+
+def print_table(table: Table) -> None:
+    """Print a table, without lines around it. Only the first column is ever folded."""
+    rich = RichTable(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for index, header in enumerate(table.headers):
+        first = index == 0
+        rich.add_column(
+            Text(header),
+            justify="right" if index in table.right else "left",
+            overflow="fold",
+            no_wrap=not first,
+            min_width=8 if first else None,
+        )
+    for row in table.rows:
+        rich.add_row(*(Text(cell) for cell in row))
+    print_trimmed(rich)
+
+
+def print_fields(fields: Iterable[tuple[str, str]]) -> None:
+    """Print pairs of label and text, one below the other."""
+    rich = RichTable.grid(padding=(0, 2, 0, 0))
+    rich.add_column(no_wrap=True)
+    rich.add_column(overflow="fold")
+    for label, text in fields:
+        rich.add_row(Text(label, style="bold"), Text(text))
+    print_trimmed(rich)
+
+
+def print_line(text: str, *, style: str = "") -> None:
+    """Print one line, folded between words on a terminal."""
+    print_trimmed(Text(text, style=style))
+
+
+def print_trimmed(what: RichTable | Text) -> None:
+    """Print without the blanks that rich fills lines up with."""
+    out = console()
+    with out.capture() as captured:
+        out.print(what)
+    sys.stdout.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
+
+
+def owner_name(uid: int) -> str:
+    """Return the user's name, or the number of one that has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def parse_mode(text: str) -> int:
+    """Return the permission bits that `text` has in octal. Raises `InvalidFlagsError`."""
+    try:
+        return int(text, 8)
+    except ValueError:
+        raise InvalidFlagsError(f"{text!r} is no mode", "write it in octal, like 0600 or 644") from None
+
+
+def parse_address(text: str) -> int:
+    """Return the address `text` stands for, decimal or 0x…. Raises `InvalidAddressError`."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise InvalidAddressError(f"{text!r} is no address", "write it like 0x200000000000") from None

@@ -1,0 +1,116 @@
+"""What page tables will cost, by arithmetic: size and processes in, bytes out. May depend on: geometry, record, units.
+
+Nothing here is measured. The numbers hold for processes that have touched the whole region, attached at its
+1 GiB-aligned address, on x86-64 with four levels. A process's topmost table (one page) exists anyway: not counted.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .errors import InvalidSizeError
+from .geometry import PAGE, PMD, PUD, USER_END, page_tables, round_up
+from .record import file_size
+from .report import Table
+from .units import format_size
+
+
+class Cost(NamedTuple):
+    """Page-table bytes of one backend."""
+
+    backend: str
+    leaf_size: int
+    """Bytes one last-level entry maps."""
+    leaf_process: int
+    """Bytes of last-level tables one process maps the region with, shared ones included (as `VmPTE` counts them)."""
+    leaf_total: int
+    """Bytes of last-level tables of all processes together, shared ones counted once."""
+    all_process: int
+    """As `leaf_process`, tables of all levels."""
+    all_total: int
+    """As `leaf_total`, tables of all levels."""
+
+
+class Plan(NamedTuple):
+    """Page-table costs of `processes` processes that map a region of `size` bytes."""
+
+    size: int
+    processes: int
+    costs: tuple[Cost, ...]
+    huge_pages: int
+    """2 MiB pages that `hugetlb` takes for the region and its record."""
+
+
+def plan(size: int, processes: int) -> Plan:
+    """Return the costs of each backend. Raises `InvalidSizeError` for less than 1 byte or process, or more bytes than a
+    process can map."""
+    if not 1 <= size <= USER_END // 2:
+        raise InvalidSizeError(f"a region of {size} bytes makes no sense", f"1 byte to {format_size(USER_END // 2)}")
+    if processes < 1:
+        raise InvalidSizeError(f"{processes} processes make no sense", "count at least one")
+    return Plan(
+        size,
+        processes,
+        (_private("shm", size, PAGE, processes), _private("thp", size, PMD, processes), _hugetlb(size, processes)),
+        file_size(size, PMD) // PMD,
+    )
+
+
+def _private(backend: str, size: int, leaf_size: int, processes: int) -> Cost:
+    tables = page_tables(size, leaf_size=leaf_size)
+    leaf_pages = tables.pte_pages
+    if leaf_size == PMD and size >= PMD:
+        leaf_pages += tables.pmd_pages
+    leaf = leaf_pages * PAGE
+    return Cost(backend, leaf_size, leaf, leaf * processes, tables.bytes, tables.bytes * processes)
+
+
+def _hugetlb(size: int, processes: int) -> Cost:
+    mapped = round_up(size, PMD)
+    tables = page_tables(mapped, leaf_size=PMD)
+    shared = mapped // PUD * PAGE  # one table per whole GiB, the same one in every process
+    leaf = tables.pmd_pages * PAGE
+    return Cost(
+        "hugetlb",
+        PMD,
+        leaf,
+        shared + (leaf - shared) * processes,
+        tables.bytes,
+        shared + (tables.bytes - shared) * processes,
+    )
+
+
+def plan_table(costs: Plan) -> Table:
+    """Return one line per backend: last-level tables and tables of all levels, per process and in total."""
+    headers = ("BACKEND", "LEAF", "LAST LEVEL\nPER PROCESS", "LAST LEVEL\nIN TOTAL", "ALL LEVELS\nPER PROCESS")
+    rows = tuple(
+        (
+            cost.backend,
+            format_size(cost.leaf_size),
+            *(format_size(number) for number in (cost.leaf_process, cost.leaf_total, cost.all_process, cost.all_total)),
+        )
+        for cost in costs.costs
+    )
+    return Table((*headers, "ALL LEVELS\nIN TOTAL"), rows, right=frozenset({2, 3, 4, 5}))
+
+
+def plan_notes(costs: Plan) -> list[str]:
+    """Return the sentences that belong under the table."""
+    return [
+        "Arithmetic, not a measurement: every process has touched the whole region.",
+        "hugetlb: the kernel shares the last-level tables of whole GiB between processes, so in total they count once.",
+        f"hugetlb needs {costs.huge_pages} huge pages of 2 MiB for this region, its record included: "
+        f"sudo sysctl vm.nr_hugepages={costs.huge_pages} (add what others use).",
+    ]
+
+
+def plan_json(costs: Plan) -> dict[str, Any]:
+    """Return the plan as JSON has it: everything in bytes."""
+    return {
+        "measured": False,
+        "size": costs.size,
+        "processes": costs.processes,
+        "backends": [cost._asdict() for cost in costs.costs],
+        "huge_pages": costs.huge_pages,
+        "command": f"sudo sysctl vm.nr_hugepages={costs.huge_pages}",
+    }
