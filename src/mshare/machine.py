@@ -9,12 +9,13 @@ from pathlib import Path
 
 from . import backends
 from .backend import Request, choose, explain
-from .errors import MshareError
+from .errors import InvalidSizeError, MshareError
 from .findings import BackendFacts, HugePool, Machine, Place, RemoveIpc, parse_remove_ipc
-from .geometry import WINDOW, Span
+from .geometry import USER_END, WINDOW, Span
 from .linux import proc
 from .linux.memory import cgroup_room, memory_room
 from .linux.mounts import mount_under
+from .units import format_size
 
 _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 _THP = Path("/sys/kernel/mm/transparent_hugepage")
@@ -26,6 +27,8 @@ _LOGIND_DIRS = ("/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/
 
 def inspect(size: int) -> Machine:
     """Look at this machine as a process that wants a region of `size` bytes. Changes nothing; costs milliseconds."""
+    if not 1 <= size <= USER_END // 2:
+        raise InvalidSizeError(f"a region of {size} bytes makes no sense", f"1 byte to {format_size(USER_END // 2)}")
     kernel = os.uname()
     chosen, why = _chosen(size)
     room, group = memory_room(), cgroup_room()

@@ -14,6 +14,9 @@ from .record import file_size
 from .report import Table
 from .units import format_size
 
+MOST_PROCESSES = 1 << 22
+"""As many as Linux has process ids (`PID_MAX_LIMIT`)."""
+
 
 class Cost(NamedTuple):
     """Page-table bytes of one backend."""
@@ -46,8 +49,8 @@ def plan(size: int, processes: int) -> Plan:
     process can map."""
     if not 1 <= size <= USER_END // 2:
         raise InvalidSizeError(f"a region of {size} bytes makes no sense", f"1 byte to {format_size(USER_END // 2)}")
-    if processes < 1:
-        raise InvalidSizeError(f"{processes} processes make no sense", "count at least one")
+    if not 1 <= processes <= MOST_PROCESSES:
+        raise InvalidSizeError("that number of processes makes no sense", f"1 to {MOST_PROCESSES}")
     return Plan(
         size,
         processes,
@@ -59,8 +62,8 @@ def plan(size: int, processes: int) -> Plan:
 def _private(backend: str, size: int, leaf_size: int, processes: int) -> Cost:
     tables = page_tables(size, leaf_size=leaf_size)
     leaf_pages = tables.pte_pages
-    if leaf_size == PMD and size >= PMD:
-        leaf_pages += tables.pmd_pages
+    if leaf_size == PMD:  # the tables that have a 2 MiB leaf in them
+        leaf_pages += page_tables(size - size % PMD, leaf_size=PMD).pmd_pages
     leaf = leaf_pages * PAGE
     return Cost(backend, leaf_size, leaf, leaf * processes, tables.bytes, tables.bytes * processes)
 

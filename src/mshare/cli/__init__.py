@@ -73,7 +73,5 @@ def run(argv: Sequence[str]) -> int:
         return _exits.BROKEN_PIPE
     except _exits.UsageError as error:
         return _exits.fail(error, as_json=as_json)
-    except (OSError, ValueError) as error:
-        if not _exits.is_expected(error):
-            raise
+    except OSError as error:  # the world's fault; anything else is a bug of ours and shows a traceback
         return _exits.fail(error, as_json=as_json)

@@ -22,6 +22,7 @@ from ..errors import InvalidAddressError, InvalidFlagsError
 from ..report import Table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: exact bytes, one document on stdout.")]
+RegionName = Annotated[str, typer.Argument(metavar="NAME", help="The region's name.", show_default=False)]
 BackendName = Annotated[
     str | None,
     typer.Option("--backend", metavar="NAME", help="hugetlb, thp or shm. Default: $MSHARE_BACKEND, or the best."),

@@ -62,11 +62,6 @@ def code_of(error: Exception) -> int:
     return _NUMBERS.get(getattr(error, "errno", None) or 0, FAILED)
 
 
-def is_expected(error: Exception) -> bool:
-    """Tell whether `error` is the world's fault, and not a bug of ours that needs a traceback."""
-    return isinstance(error, OSError)
-
-
 def message_of(error: Exception) -> str:
     """Return what to tell the user, on one line."""
     if isinstance(error, UsageError):

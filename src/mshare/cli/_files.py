@@ -76,10 +76,14 @@ def sized_source(source: str, size: int | None, spooling: Step) -> Iterator[tupl
         os.close(fd)
 
 
+def shown(source: str) -> str:
+    """Return what to call a source in a message."""
+    return "stdin" if source == "-" else printable(source)
+
+
 def _not_empty(size: int, source: str) -> int:
     if size <= 0:
-        what = "stdin" if source == "-" else printable(source)
-        raise InvalidSizeError(f"{what} is empty", "a region has at least 1 byte")
+        raise InvalidSizeError(f"{shown(source)} is empty", "a region has at least 1 byte")
     return size
 
 
@@ -142,8 +146,12 @@ def _replacing(path: Path, mode: int) -> Iterator[int]:
         yield fd
         os.fsync(fd)
         if not named:
-            os.link(f"/proc/self/fd/{fd}", temporary, follow_symlinks=True)
-            named = True
+            directory = os.open(path.parent, os.O_PATH | os.O_CLOEXEC)
+            try:  # without dst_dir_fd Python calls link(2), which does not follow the symlink in /proc
+                os.link(f"/proc/self/fd/{fd}", temporary.name, dst_dir_fd=directory, follow_symlinks=True)
+                named = True
+            finally:
+                os.close(directory)
         temporary.rename(path)
         named = False
     finally:

@@ -36,7 +36,7 @@ def command(
     target: Annotated[str, typer.Argument(metavar="DST", help="FILE, - or region:NAME.", show_default=False)],
     *,
     mode: Annotated[
-        str | None, typer.Option(metavar="MODE", help="Permission bits of the new region, octal.  [default: 0600]")
+        str | None, typer.Option(metavar="MODE", help="Permission bits of the new region.  [default: 0600]")
     ] = None,
     readonly: Annotated[bool, typer.Option("--readonly", help="The same as --mode 0444.")] = False,
     backend: BackendName = None,
@@ -95,7 +95,7 @@ def _copy_in(source: str, name: str, mode: int, backend: str | None, size: int |
             read = _files.reader_of_fd(fd)
 
         def fill(view: memoryview) -> None:
-            _files.fill_exactly(view, read, printable(source), copying)
+            _files.fill_exactly(view, read, _files.shown(source), copying)
 
         with create(name, size, mode=mode, backend=backend, progress=reserving, fill=fill) as made:
             return without(made.info(), os.getpid())

@@ -43,7 +43,8 @@ def command(
 ) -> int:
     """Say what this machine can do, and what to change.
 
-    Looks at backends, huge pages, /dev/shm, limits, and changes nothing. Commands that would are printed, never run. Exit code 8 if no backend can be used, else 0.
+    Looks at backends, huge pages, /dev/shm and limits, and changes nothing: commands are printed, never run. Exit
+    code 8 if no backend can be used, else 0.
     """
     facts = machine.inspect(parse_size(size))
     found = findings(facts)

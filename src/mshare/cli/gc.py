@@ -30,8 +30,8 @@ def command(
 ) -> None:
     """Remove orphans: regions that nobody is attached to.
 
-    Only your own, unless you are root. A region that waits for its first or next user is an orphan too, so say an age that no such wait reaches, or
-    --all. The age counts from the creation, not from the last use.
+    Only your own, unless you are root. A region that waits for its first or next user is an orphan too, so say an age
+    that no such wait reaches, or --all. The age counts from the creation, not from the last use.
     """
     if (older_than is None) is not every:
         raise UsageError("say how old an orphan must be (--older-than AGE), or --all")

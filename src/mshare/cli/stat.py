@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
-
-import typer
 
 from .. import registry
 from ..report import region_fields, region_json
-from ._console import AsJson, owner_name, print_fields, print_json
+from ._console import AsJson, RegionName, owner_name, print_fields, print_json
 
 EXAMPLES = """
 mshare stat sga
@@ -17,10 +14,7 @@ mshare stat sga --json | jq .page_table_bytes
 """
 
 
-def command(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The region's name.", show_default=False)],
-    as_json: AsJson = False,
-) -> None:
+def command(name: RegionName, as_json: AsJson = False) -> None:
     """Show everything about one region.
 
     Rights, backend and why, what its page tables cost a process, who is attached, and its file.

@@ -1,0 +1,67 @@
+"""Page tables by arithmetic, against counting table by table."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mshare.errors import InvalidSizeError
+from mshare.geometry import PAGE, PGD, PMD, PUD, WINDOW
+from mshare.plan import MOST_PROCESSES, plan, plan_json, plan_notes, plan_table
+from mshare.units import GIB
+
+sizes = st.builds(lambda blocks, more: max(1, blocks * PMD + more), st.integers(0, 1100), st.integers(-5000, 5000))
+
+
+def count_tables(backend: str, size: int, processes: int) -> tuple[int, int]:
+    """Return (last-level, all) table pages of all processes: walk the 2 MiB blocks and note each table that is used."""
+    mapped = -(-size // PMD) * PMD if backend == "hugetlb" else size
+    start, end = WINDOW[0], WINDOW[0] + mapped
+    leaf, upper = set(), set()
+    for process in range(processes):
+        for addr in range(start, end, PMD):
+            whole_block = addr + PMD <= end
+            whole_unit = addr // PUD * PUD + PUD <= end
+            owner = -1 if backend == "hugetlb" and whole_unit else process
+            middle = ("pmd", owner, addr // PUD)
+            if backend == "shm" or not whole_block:
+                leaf.add(("pte", process, addr // PMD))
+                upper.add(middle)
+            else:
+                leaf.add(middle)
+            upper.add(("pud", process, addr // PGD))
+    return len(leaf), len(leaf | upper)
+
+
+@given(sizes, st.integers(1, 3))
+def test_the_formula_counts_what_counting_counts(size: int, processes: int) -> None:
+    for cost in plan(size, processes).costs:
+        leaf, everything = count_tables(cost.backend, size, processes)
+        assert cost.leaf_total == leaf * PAGE, cost
+        assert cost.all_total == everything * PAGE, cost
+
+
+@given(sizes)
+def test_hugetlb_needs_room_for_the_record(size: int) -> None:
+    pages = plan(size, 1).huge_pages
+    assert (pages - 1) * PMD < size + PAGE <= pages * PMD
+
+
+def test_the_database_of_the_proposal() -> None:
+    costs = plan(300 * GIB, 1500)
+    shm, thp, hugetlb = costs.costs
+    assert shm.leaf_total == 300 * GIB // 4096 * 8 * 1500
+    assert "878 GiB" in plan_table(costs).rows[0]
+    assert thp.leaf_process == hugetlb.leaf_process == hugetlb.leaf_total == 300 * PAGE
+    assert costs.huge_pages == 153_601
+    assert any("sysctl vm.nr_hugepages=153601" in note for note in plan_notes(costs))
+    assert plan_json(costs)["backends"][0]["leaf_total"] == 943_718_400_000
+
+
+@pytest.mark.parametrize(
+    ("size", "processes"), [(0, 1), (-1, 1), (1, 0), (1, -1), (1 << 47, 1), (1, MOST_PROCESSES + 1)]
+)
+def test_what_makes_no_sense(size: int, processes: int) -> None:
+    with pytest.raises(InvalidSizeError):
+        plan(size, processes)

@@ -1,0 +1,77 @@
+"""Whatever a name holds, what reaches the terminal is one harmless line."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mshare.record import RegionInfo
+from mshare.report import printable, region_fields, region_json, regions_table, without
+
+texts = st.text(st.characters(exclude_categories=[]), max_size=40)
+
+
+def info(name: str, *, pids: tuple[int, ...] = (), orphan: bool = True) -> RegionInfo:
+    return RegionInfo(
+        name=name,
+        size=5000,
+        mode=0o640,
+        uid=7,
+        backend="shm",
+        leaf_size=4096,
+        unit=4096,
+        addr=0x2000_0000_0000,
+        pids=pids,
+        orphan=orphan,
+        created=1000.0,
+        reason=name,
+        frozen=False,
+        linked=True,
+        path=f"/x/{name}",
+    )
+
+
+@given(texts)
+def test_no_control_character_survives(text: str) -> None:
+    shown = printable(text)
+    for char in shown:
+        assert unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+    shown.encode()
+
+
+@given(st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=20))
+def test_ordinary_text_stays(text: str) -> None:
+    assert printable(text) == text
+
+
+@given(texts)
+def test_tables_and_fields_are_one_line_each(name: str) -> None:
+    table = regions_table([info(name)], 1000.0, lambda _: name)
+    cells = [*table.rows[0], *(text for _, text in region_fields(info(name), 1000.0, lambda _: name))]
+    assert all(cell.isprintable() for cell in cells)
+    assert len(table.rows[0]) == len(table.headers)
+
+
+@given(st.text(max_size=40))
+def test_json_has_the_name_itself(name: str) -> None:
+    text = json.dumps(region_json(info(name)))
+    assert text.isprintable()
+    assert json.loads(text)["name"] == name
+    assert json.loads(text)["mode"] == "0640"
+
+
+def test_who_is_attached() -> None:
+    def users(region: RegionInfo) -> str:
+        return regions_table([region], 1000.0, str).rows[0][7]
+
+    assert users(info("a")) == "orphan"
+    assert users(info("a", pids=(3, 5), orphan=False)) == "2"
+    assert users(info("a", orphan=False)) == "others"
+
+
+def test_a_region_without_its_maker() -> None:
+    assert without(info("a", pids=(3,), orphan=False), 3) == info("a")
+    assert without(info("a", pids=(3, 5), orphan=False), 3).pids == (5,)
