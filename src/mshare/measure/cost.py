@@ -91,7 +91,8 @@ class Probe:
         if kind is not None:
             self._process.kill()
         process = self._process
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         with suppress(BrokenPipeError):
             process.stdin.close()
         process.stdout.close()
@@ -180,8 +181,9 @@ def measure(
 ) -> Cost:
     """Create `size_bytes` of `peer` under `name`, measure what a further process pays for it, and remove it.
 
-    - `processes`: how many attach at once for `PageTables`; its error per process is that of the machine by this number.
-    - `runs`: fresh processes for everything else.  - `creates`: how often it is created.
+    - `processes`: how many attach at once for `PageTables`, whose noise is divided by them.
+    - `runs`: fresh processes for everything else.
+    - `creates`: how often it is created.
     - `cycles`: how often each process attaches and detaches untouched.
 
     Takes memory for one region of that size, and touches all of it about `5 * runs + processes` times.

@@ -135,6 +135,7 @@ class Nothing:
         return name
 
     def attach(self, token: str) -> Attachment:
+        del token
         return _Page()
 
     def leave(self, token: str) -> None:

@@ -1,7 +1,7 @@
 """The process that pays: a fresh interpreter that attaches, scans, forks and detaches when told, and says what it cost.
 May depend on: peers, linux.
 
-It reads one JSON request a line and answers with one JSON line; at the end of its input it exits, so it outlives nobody.
+It reads one JSON request a line and answers with one JSON line; at the end of its input it exits: it outlives nobody.
 The interpreter's own costs stay out: everything is done once on something small before it counts, the garbage collector
 is off, and the faults of a second scan (the region's pages are mapped by then) are taken from those of the first.
 """
