@@ -79,8 +79,8 @@ _remembered: tuple[str | None, tuple[_Root, ...]] = (None, ())
 def _places() -> Iterator[_Root]:
     """Yield the roots to look into for a name: those remembered, and then, if the caller still asks, the present ones.
 
-    Facts: a root can come or go at any time (a mount, MSHARE_ROOT), and asking for all means reading the mount table: four
-    times as long as all the rest of an attach. Names are unique over all roots. Consequence: a file found in a
+    Facts: a root can come or go at any time (a mount, MSHARE_ROOT), and asking for all means reading the mount table:
+    four times as long as all the rest of an attach. Names are unique over all roots. Consequence: a file found in a
     remembered root is the one, if that still has the file system it had; a name not found may be in a new root.
     Decision: look where roots were; before saying "there is none", look where they are.
     """

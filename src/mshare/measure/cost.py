@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Self
 
 from ..linux import proc
+from .child import Child, ask_all
 from .peers import Peer
 from .probe import ProcessCost
 
 Step = Callable[[str], None]
 """Called with what is being done, before it is done."""
 
+_PROBE = "from mshare.measure.probe import main; main()"
 _REFRESH = Path("/proc/sys/vm/stat_refresh")
 _INTERVAL = Path("/proc/sys/vm/stat_interval")
 
@@ -36,7 +33,7 @@ class Cost:
     processes: int
     """Processes attached at once when `PageTables` was read."""
     create_ns: int
-    """Creating it with all its memory, once; median of `creates`."""
+    """Creating it with all its memory, once; median of several times."""
     page_tables_bytes: int
     """`PageTables` in /proc/meminfo: its growth when `processes` processes attached and touched everything, by their
     number. Counts shared tables once, and is the whole machine's: other programs' changes are in it."""
@@ -53,68 +50,14 @@ class Cost:
         return self.process.minor_faults
 
 
-class Probe:
-    """A process that attaches when told. It ends when this object is closed, or its creator dies."""
-
-    def __init__(self, peer: Peer, token: str) -> None:
-        call = f"from mshare.measure.probe import main; main({peer.spec!r}, {token!r})"
-        # One thread, so that forking is what it costs and not what numpy's thread pool makes of it.
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", call],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            process_group=0,  # Ctrl-C is for whoever measures, who then ends us
-        )
-        self.pid = self._process.pid
-
-    def ask(self, **request: Any) -> None:
-        """Send a request; `answer` gives the answer."""
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # its death is told by `answer`
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
-
-    def answer(self) -> Any:
-        """Wait for the next answer. Raises `ChildProcessError` if the process has died instead."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise ChildProcessError(f"a measuring process ended with status {self._process.wait()}")
-        return json.loads(line)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            self._process.kill()
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with suppress(BrokenPipeError):
-            process.stdin.close()
-        process.stdout.close()
-        process.wait()
-
-
 @contextmanager
-def probes(peer: Peer, token: str, count: int) -> Iterator[Sequence[Probe]]:
+def probes(peer: Peer, token: str, count: int) -> Iterator[Sequence[Child]]:
     """Give `count` processes that are warmed up and have attached nothing yet."""
     with ExitStack() as stack:
-        started = [stack.enter_context(Probe(peer, token)) for _ in range(count)]
+        started = [stack.enter_context(Child(_PROBE, peer.spec, token)) for _ in range(count)]
         for probe in started:
-            if probe.answer() != "ready":
-                raise ChildProcessError("a measuring process said something else than that it is ready")
+            probe.answer()
         yield started
-
-
-def ask_all(group: Sequence[Probe], **request: Any) -> list[Any]:
-    """Let all do the same at once, and return their answers when the last one is done."""
-    for probe in group:
-        probe.ask(**request)
-    return [probe.answer() for probe in group]
 
 
 def page_tables_bytes() -> int:
@@ -160,7 +103,14 @@ def middle(costs: Sequence[ProcessCost]) -> ProcessCost:
 def existing(peer: Peer, name: str, size_bytes: int) -> Iterator[tuple[str, int]]:
     """Give the token of a newly created peer and the nanoseconds creating took; remove it at the end, come what may."""
     start = time.perf_counter_ns()
-    token = peer.create(name, size_bytes)
+    try:
+        token = peer.create(name, size_bytes)
+    except FileExistsError:
+        raise
+    except BaseException:  # Ctrl-C among them, when it may exist already
+        with suppress(OSError):
+            peer.destroy(name)
+        raise
     took_ns = time.perf_counter_ns() - start
     try:
         yield token, took_ns

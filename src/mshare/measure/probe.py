@@ -1,7 +1,6 @@
 """The process that pays: a fresh interpreter that attaches, scans, forks and detaches when told, and says what it cost.
-May depend on: peers, linux.
+May depend on: peers, child, linux.
 
-It reads one JSON request a line and answers with one JSON line; at the end of its input it exits: it outlives nobody.
 The interpreter's own costs stay out: everything is done once on something small before it counts, the garbage collector
 is off, and the faults of a second scan (the region's pages are mapped by then) are taken from those of the first.
 """
@@ -9,18 +8,17 @@ is off, and the faults of a second scan (the region's pages are mapped by then) 
 from __future__ import annotations
 
 import gc
-import json
 import os
 import resource
-import signal
 import struct
 import sys
 import zlib
 from statistics import median
 from time import perf_counter_ns
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..linux import proc
+from .child import requests, say
 from .peers import Attachment, Nothing, Peer, load
 
 _PAGE = 4096
@@ -162,36 +160,30 @@ def pay(peer: Peer, token: str, cycles: int) -> ProcessCost:
     )
 
 
-def _answer(answer: Any) -> None:
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
-
-
-def main(spec: str, token: str) -> None:
-    """Serve requests on standard input: `pay`, `attach`, `touch`, `detach`; each answers when it is done."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us ends us
+def main() -> None:
+    """Serve requests: `pay`, `attach`, `touch`, `detach`; each answers when it is done. `sys.argv`: spec and token."""
+    spec, token = sys.argv[1:]
     gc.disable()
     peer = load(spec)
     _warm_up()
     attachment: Attachment | None = None
-    _answer("ready")
-    for line in sys.stdin:
-        request = json.loads(line)
+    say("ready")
+    for request in requests():
         match request["do"]:
             case "pay":
-                _answer(pay(peer, token, request["cycles"])._asdict())
+                say(pay(peer, token, request["cycles"])._asdict())
             case "attach":
                 attachment = peer.attach(token)
-                _answer(_vmpte())
+                say(_vmpte())
             case "touch":
                 assert attachment is not None
                 touch(_buf(attachment), request["start"], request["end"])
-                _answer(_vmpte())
+                say(_vmpte())
             case "detach":
                 assert attachment is not None
                 attachment.close()
                 attachment = None
-                _answer(_vmpte())
+                say(_vmpte())
     if attachment is not None:
         attachment.close()
     peer.leave(token)

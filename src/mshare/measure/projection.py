@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..geometry import PUD
-from .cost import Step, ask_all, existing, page_tables_bytes, probes
+from .child import ask_all
+from .cost import Step, existing, page_tables_bytes, probes
 from .peers import Peer
 
 SLOPE_BYTES = 2 * PUD
