@@ -23,7 +23,7 @@ from .errors import (
 from .geometry import PAGE, USER_END, attachment_span, round_up
 from .procfs import FileId
 from .record import Record, file_size
-from .region import Region, check_address, free_address, info_of
+from .region import Region, check_address, free_address
 from .units import format_size
 
 Fill = Callable[[memoryview], None]
@@ -181,7 +181,7 @@ class _Draft:
         if spec.frozen:
             self.area = _remap_readonly(self.fd, self.area)
         os.fchmod(self.fd, spec.mode & 0o555 if spec.frozen else spec.mode)
-        region = Region(info_of(spec.name, self.root, self.fd, record), self.area, readonly=spec.frozen)
+        region = Region(spec.name, self.root, os.fstat(self.fd), record, self.area, readonly=spec.frozen)
         try:
             registry.publish(self.fd, self.root, spec.name)
         except BaseException:

@@ -92,10 +92,18 @@ def parse_stat_faults(text: bytes) -> int:
     return int(fields[7])
 
 
-def parse_mountinfo(text: bytes) -> list[Mount]:
-    """Return the mounts in the text of /proc/self/mountinfo, in order; later ones cover earlier ones."""
+def parse_mountinfo(text: bytes, fs_type: str | None = None) -> list[Mount]:
+    """Return the mounts in the text of /proc/self/mountinfo, in order; later ones cover earlier ones.
+
+    With `fs_type` only those of that type, at next to no cost if there is none.
+    """
+    wanted = b" - " + (fs_type or "").encode()
+    if wanted not in text:
+        return []
     mounts = []
     for line in text.split(b"\n"):
+        if wanted not in line:
+            continue
         left, dash, right = line.partition(b" - ")
         head, tail = left.split(b" "), right.split(b" ")
         if not dash or len(head) < 6 or len(tail) < 3:
@@ -104,6 +112,8 @@ def parse_mountinfo(text: bytes) -> list[Mount]:
         try:
             dev = make_dev(int(major), int(minor))
         except ValueError:
+            continue
+        if fs_type is not None and tail[0] != fs_type.encode():
             continue
         options = frozenset((head[5] + b"," + tail[2]).decode("utf-8", "replace").split(","))
         mounts.append(Mount(dev, unescape(head[4]), tail[0].decode("ascii", "replace"), options))

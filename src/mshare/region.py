@@ -47,23 +47,36 @@ class Region:
     views, or with the process, whatever ends it. None of these removes the name.
     """
 
-    def __init__(self, info: RegionInfo, mapped: mapping.Mapping, *, readonly: bool) -> None:
-        self._info = info
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        status: os.stat_result,
+        record: Record,
+        mapped: mapping.Mapping,
+        *,
+        readonly: bool,
+    ) -> None:
+        """`root`, `status` and `record`: the file as it is at this moment."""
+        self._name = name
+        self._root = root
+        self._status = status
+        self._record = record
         self._mapping = mapped
         self._readonly = readonly
-        self._exporter: mapping.Exporter | None = mapped.export(info.size)
+        self._exporter: mapping.Exporter | None = mapped.export(record.size_bytes)
         with mapping.lock:
             _open_regions.add(self)
 
     @property
     def name(self) -> str:
         """The region's name, as it was when attached."""
-        return self._info.name
+        return self._name
 
     @property
     def size(self) -> int:
         """Bytes, as asked for at creation."""
-        return self._info.size
+        return self._record.size_bytes
 
     @property
     def addr(self) -> int:
@@ -78,7 +91,7 @@ class Region:
     @property
     def backend(self) -> str:
         """Name of the backend that holds the region; `info().reason` says why it was chosen."""
-        return self._info.backend
+        return self._record.backend
 
     @property
     def closed(self) -> bool:
@@ -122,15 +135,15 @@ class Region:
         if self.closed:
             raise RegionClosedError(f"region {self.name!r} is closed", "see mshare.regions()")
         pids = proc.processes_mapping({self._mapping.file})[self._mapping.file]
-        info = replace(self._info, linked=False)
+        status, linked = self._status, False
         try:
             with registry.find(self.name) as entry:
                 if entry.file == self._mapping.file:
-                    status = entry.status
-                    info = replace(self._info, mode=status.st_mode & 0o7777, uid=status.st_uid, linked=True)
+                    status, linked = entry.status, True
         except (RegionNotFoundError, OSError):
             pass
-        return replace(info, pids=pids, orphan=False)
+        info = registry.describe(self.name, self._root, status, self._record, locked=True, pids=pids)
+        return replace(info, linked=linked)
 
     def close(self) -> None:
         """Detach: end this object's use of the region. A second call does nothing. Never removes the name.
@@ -216,10 +229,6 @@ def free_address(seed: int, size: int, known: list[Span]) -> int:
     return addr
 
 
-def info_of(name: str, root: Path, fd: int, record: Record) -> RegionInfo:
-    return registry.describe(registry.Entry(name, root, fd), record, locked=True, pids=(os.getpid(),))
-
-
 def attach(
     name: str, *, readonly: bool = False, addr: int | _Anywhere | None = None, owner: int | None = None
 ) -> Region:
@@ -243,17 +252,18 @@ def attach_length(name: str, *, readonly: bool, addr: int | _Anywhere | None, ow
     """`attach`, for a caller who also says how long the region is (0: does not)."""
     while True:
         with registry.find(name) as entry, entry.opened(writable=not readonly) as fd:
-            if not registry.lock_as_attached(name, fd):
+            status = registry.lock_as_attached(name, fd)
+            if status is None:
                 continue  # removed since; there may be a new one
-            record = registry.read_record(name, fd)
+            record = registry.read_record(name, fd, status)
             if length not in (0, record.size_bytes):
                 raise InvalidSizeError(
                     f"region {name!r} has {record.size_bytes} bytes, not {length}",
                     "pass that length, or 0 for all of it",
                 )
-            if owner is not None and entry.status.st_uid != owner:
+            if owner is not None and status.st_uid != owner:
                 raise AccessDeniedError(
-                    f"region {name!r} belongs to uid {entry.status.st_uid}, not {owner}", "check who made it"
+                    f"region {name!r} belongs to uid {status.st_uid}, not {owner}", "check who made it"
                 )
             if record.frozen and not readonly:
                 raise AccessDeniedError(
@@ -261,7 +271,7 @@ def attach_length(name: str, *, readonly: bool, addr: int | _Anywhere | None, ow
                 )
             area = _map(fd, entry.file, record, writable=not readonly, addr=addr)
             try:
-                return Region(info_of(name, entry.root, fd, record), area, readonly=readonly)
+                return Region(name, entry.root, status, record, area, readonly=readonly)
             finally:
                 area.release()
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from . import backends
 from .errors import (
@@ -62,6 +63,36 @@ def roots() -> list[Path]:
     return found
 
 
+class _Root(NamedTuple):
+    """A root, and the file system that lay there when it was looked at."""
+
+    path: Path
+    dev: int
+    fresh: bool
+    """Looked at just now."""
+
+
+_remembered: tuple[str | None, tuple[_Root, ...]] = (None, ())
+"""$MSHARE_ROOT and the roots that `_places` saw last. Replaced as a whole, so it needs no lock."""
+
+
+def _places() -> Iterator[_Root]:
+    """Yield the roots to look into for a name: those remembered, and then, if the caller still asks, the present ones.
+
+    Facts: a root can come or go at any time (a mount, MSHARE_ROOT), and asking for all means reading the mount table:
+    four times as long as all the rest of an attach. Names are unique over all roots. Consequence: a file found in a
+    remembered root is the one, if that still has the file system it had; a name not found may be in a new root.
+    Decision: look where roots were; before saying "there is none", look where they are.
+    """
+    global _remembered  # noqa: PLW0603
+    base = os.environ.get("MSHARE_ROOT")
+    if _remembered[0] == base:
+        yield from _remembered[1]
+    now = [_Root(root, os.stat(root).st_dev, False) for root in roots()]
+    _remembered = base, tuple(now)
+    yield from (root._replace(fresh=True) for root in now)
+
+
 @contextmanager
 def _opened(path: str | Path, flags: int, dir_fd: int | None = None) -> Iterator[int]:
     fd = os.open(path, flags | os.O_CLOEXEC, dir_fd=dir_fd)
@@ -78,14 +109,12 @@ class Entry:
     name: str
     root: Path
     path_fd: int
+    file: FileId
 
     @property
     def status(self) -> os.stat_result:
+        """The file's mode, owner and so on as they are now."""
         return os.fstat(self.path_fd)
-
-    @property
-    def file(self) -> FileId:
-        return FileId(self.status.st_dev, self.status.st_ino)
 
     @property
     def path(self) -> Path:
@@ -120,9 +149,9 @@ class Entry:
         return FileId(now.st_dev, now.st_ino) == self.file
 
 
-def read_record(name: str, fd: int) -> Record:
-    """Return the record of the open file. Raises `NotARegionError`."""
-    size = os.fstat(fd).st_size
+def read_record(name: str, fd: int, status: os.stat_result | None = None) -> Record:
+    """Return the record of the open file, whose `status` the caller may know. Raises `NotARegionError`."""
+    size = (status or os.fstat(fd)).st_size
     page = os.pread(fd, RECORD_SIZE, size - RECORD_SIZE) if size > RECORD_SIZE else b""
     try:
         return Record.decode(page, size)
@@ -138,16 +167,20 @@ def find(name: str) -> Iterator[Entry]:
     symlink is never followed and a FIFO or device never opened.
     """
     check_name(name)
-    for root in roots():
+    for place in _places():
         try:
-            path_fd = os.open(root / name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
+            path_fd = os.open(f"{place.path}/{name}", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
             continue
         try:
-            if not stat.S_ISREG(os.fstat(path_fd).st_mode):
-                kind = _kind(os.fstat(path_fd).st_mode)
-                raise NotARegionError(f"{root / name} is {kind}, not a region", "remove it, or choose another name")
-            yield Entry(name, root, path_fd)
+            status = os.fstat(path_fd)
+            if status.st_dev != place.dev and not place.fresh:
+                continue
+            if not stat.S_ISREG(status.st_mode):
+                raise NotARegionError(
+                    f"{place.path / name} is {_kind(status.st_mode)}, not a region", "remove it, or choose another name"
+                )
+            yield Entry(name, place.path, path_fd, FileId(status.st_dev, status.st_ino))
         finally:
             os.close(path_fd)
         return
@@ -172,14 +205,15 @@ def wait(done: Callable[[], bool]) -> bool:
     return True
 
 
-def lock_as_attached(name: str, fd: int) -> bool:
-    """Take the attachment's lock on an open region file; False if the file has lost its name meanwhile.
+def lock_as_attached(name: str, fd: int) -> os.stat_result | None:
+    """Take the attachment's lock on an open region file and return its status; None if it has lost its name meanwhile.
 
     Raises `RegionBusyError` if a remover does not finish.
     """
-    if not wait(lambda: locks.try_read_lock(fd, ATTACHED_BYTE)):
+    if not locks.try_read_lock(fd, ATTACHED_BYTE) and not wait(lambda: locks.try_read_lock(fd, ATTACHED_BYTE)):
         raise RegionBusyError(f"region {name!r} is being removed by somebody who does not finish", "try again later")
-    return os.fstat(fd).st_nlink > 0
+    status = os.fstat(fd)
+    return status if status.st_nlink else None
 
 
 def refuse_existing(name: str) -> None:
@@ -212,11 +246,12 @@ def publish(fd: int, root: Path, name: str) -> None:
                 raise _exists(name, other)
 
 
-def describe(entry: Entry, record: Record, *, locked: bool, pids: tuple[int, ...]) -> RegionInfo:
+def describe(
+    name: str, root: Path, status: os.stat_result, record: Record, *, locked: bool, pids: tuple[int, ...]
+) -> RegionInfo:
     """Put together what `info()` and `regions()` show."""
-    status = entry.status
     return RegionInfo(
-        name=entry.name,
+        name=name,
         size=record.size_bytes,
         mode=stat.S_IMODE(status.st_mode),
         uid=status.st_uid,
@@ -230,7 +265,7 @@ def describe(entry: Entry, record: Record, *, locked: bool, pids: tuple[int, ...
         reason=record.reason,
         frozen=record.frozen,
         linked=True,
-        path=str(entry.path),
+        path=str(root / name),
     )
 
 
@@ -245,9 +280,10 @@ def records() -> Iterator[tuple[Entry, Record, bool]]:
             except OSError:  # no region's name, or gone since
                 continue
             try:
-                entry = Entry(name, root, path_fd)
-                if not stat.S_ISREG(entry.status.st_mode):
+                status = os.fstat(path_fd)
+                if not stat.S_ISREG(status.st_mode):
                     continue
+                entry = Entry(name, root, path_fd, FileId(status.st_dev, status.st_ino))
                 with entry.opened(writable=False) as fd:
                     record, locked = read_record(name, fd), locks.is_locked(fd, ATTACHED_BYTE)
                 yield entry, record, locked
@@ -268,7 +304,10 @@ def regions() -> list[RegionInfo]:
 
 def listed() -> list[tuple[RegionInfo, FileId]]:
     """`regions()`, each with the file it is: a name may mean another one a moment later."""
-    found = [(describe(entry, record, locked=locked, pids=()), entry.file) for entry, record, locked in records()]
+    found = [
+        (describe(entry.name, entry.root, entry.status, record, locked=locked, pids=()), entry.file)
+        for entry, record, locked in records()
+    ]
     mapped = proc.processes_mapping({file for _, file in found})
     return sorted(((with_pids(info, mapped[file]), file) for info, file in found), key=lambda pair: pair[0].name)
 
@@ -280,7 +319,7 @@ def region_info(name: str) -> RegionInfo:
     """
     with find(name) as entry, entry.opened(writable=False) as fd:
         record, locked = read_record(name, fd), locks.is_locked(fd, ATTACHED_BYTE)
-        info = describe(entry, record, locked=locked, pids=())
+        info = describe(name, entry.root, entry.status, record, locked=locked, pids=())
         return with_pids(info, proc.processes_mapping({entry.file})[entry.file])
 
 

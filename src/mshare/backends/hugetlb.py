@@ -44,9 +44,10 @@ class Hugetlb:
         forced = overridden_root("hugetlb")
         if forced is not None:
             return forced
-        if _is_usable(mount_under(_DEFAULT)):
-            return _DEFAULT
-        return next((Path(mount.mount_point) for mount in mounts() if _is_usable(mount)), None)
+        found = [mount for mount in mounts("hugetlbfs") if _is_usable(mount)]
+        if not found:
+            return None
+        return _DEFAULT if _is_usable(mount_under(_DEFAULT)) else Path(found[0].mount_point)
 
     def availability(self) -> Availability:
         root = self.root()

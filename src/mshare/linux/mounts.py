@@ -8,9 +8,9 @@ from pathlib import Path
 from ..procfs import Mount, parse_mountinfo
 
 
-def mounts() -> list[Mount]:
-    """Return the mounts this process sees, in order."""
-    return parse_mountinfo(Path("/proc/self/mountinfo").read_bytes())
+def mounts(fs_type: str | None = None) -> list[Mount]:
+    """Return the mounts this process sees, in order, or those of one file-system type."""
+    return parse_mountinfo(Path("/proc/self/mountinfo").read_bytes(), fs_type)
 
 
 def mount_under(path: Path) -> Mount | None:

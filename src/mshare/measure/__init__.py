@@ -1,0 +1,16 @@
+"""What processes pay for shared memory, measured in real processes. What the numbers mean: docs/measuring.md.
+
+>>> from mshare.measure import Mshare, measure
+>>> cost = measure(Mshare("shm"), 4 << 20, name="docs-measure", processes=2, runs=1)
+>>> cost.minor_faults > 0 and cost.vmpte_bytes > 0
+True
+"""
+
+# General layout: peers (what is measured: ours and others', one protocol)  ->  probe (the process that pays, and its
+# instruments)  ->  cost (starts probes, takes medians)  ->  projection (arithmetic from what was measured).
+
+from .cost import Cost, measure
+from .peers import Mshare, Nothing, Peer, SharedMemory
+from .projection import Slope, measure_slope
+
+__all__ = ["Cost", "Mshare", "Nothing", "Peer", "SharedMemory", "Slope", "measure", "measure_slope"]

@@ -1,0 +1,83 @@
+"""A process of ours that does what it is told, one JSON line each way. May depend on: nothing.
+
+It is a fresh interpreter, as a further process of a real service is: a fork would inherit mappings, faults taken and
+page tables. It ends when its creator closes it, or dies (its input ends), and never gets the terminal's Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Self
+
+
+class Child:
+    """A child process that runs `code` with `arguments` in `sys.argv`. Use it in a `with` block."""
+
+    def __init__(self, code: str, *arguments: str) -> None:
+        # One thread each: N processes are the point, and forking must cost what it costs without a thread pool.
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            process_group=0,
+        )
+        self.pid = self._process.pid
+
+    def ask(self, **request: Any) -> None:
+        """Send a request; `answer` gives the answer."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # its death is told by `answer`
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def answer(self) -> Any:
+        """Wait for the next answer. Raises `ChildProcessError` if the process has ended instead."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise ChildProcessError(f"process {self.pid} ended with status {self._process.wait()}; see its message")
+        return json.loads(line)
+
+    def kill(self) -> int:
+        """Kill it with SIGKILL, wait until it is gone, and return its status (-9 if that was what ended it)."""
+        self._process.kill()
+        return self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self._process.kill()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+
+def ask_all(group: Sequence[Child], **request: Any) -> list[Any]:
+    """Let all do the same at once, and return their answers when the last one is done."""
+    for child in group:
+        child.ask(**request)
+    return [child.answer() for child in group]
+
+
+def requests() -> Iterator[dict[str, Any]]:
+    """In the child: yield what the creator asks, until it closes or dies."""
+    for line in sys.stdin:
+        yield json.loads(line)
+
+
+def say(answer: Any) -> None:
+    """In the child: send an answer."""
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,153 @@
+"""Starts probes, lets them pay, and takes medians. May depend on: peers, probe, linux."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from ..linux import proc
+from .child import Child, ask_all
+from .peers import Peer
+from .probe import ProcessCost
+
+Step = Callable[[str], None]
+"""Called with what is being done, before it is done."""
+
+_PROBE = "from mshare.measure.probe import main; main()"
+_REFRESH = Path("/proc/sys/vm/stat_refresh")
+_INTERVAL = Path("/proc/sys/vm/stat_interval")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a further process pays for `size_bytes` of shared memory that exists and is in memory. Medians."""
+
+    peer: str
+    size_bytes: int
+    runs: int
+    """Fresh processes, one after the other, that `process` is the median of, field by field."""
+    processes: int
+    """Processes attached at once when `PageTables` was read."""
+    create_ns: int
+    """Creating it with all its memory, once; median of several times."""
+    page_tables_bytes: int
+    """`PageTables` in /proc/meminfo: its growth when `processes` processes attached and touched everything, by their
+    number. Counts shared tables once, and is the whole machine's: other programs' changes are in it."""
+    process: ProcessCost
+
+    @property
+    def vmpte_bytes(self) -> int:
+        """Growth of `VmPTE` per process. Counts tables that hugetlbfs shares in every process that uses them."""
+        return self.process.vmpte_bytes
+
+    @property
+    def minor_faults(self) -> int:
+        """Minor faults (`ru_minflt`) of the first scan in a process."""
+        return self.process.minor_faults
+
+
+@contextmanager
+def probes(peer: Peer, token: str, count: int) -> Iterator[Sequence[Child]]:
+    """Give `count` processes that are warmed up and have attached nothing yet."""
+    with ExitStack() as stack:
+        started = [stack.enter_context(Child(_PROBE, peer.spec, token)) for _ in range(count)]
+        for probe in started:
+            probe.answer()
+        yield started
+
+
+def page_tables_bytes() -> int:
+    """Return `PageTables` of /proc/meminfo: bytes of page tables on this machine, shared ones counted once.
+
+    Fact: each CPU counts for itself and adds up once per `vm.stat_interval` (1 s), or when root reads vm.stat_refresh
+    (mm/vmstat.c). Consequence: the figure lags by up to half a megabyte per CPU. Decision: refresh it, or wait.
+    """
+    try:
+        _REFRESH.read_bytes()
+    except OSError:
+        time.sleep(2.2 * int(_INTERVAL.read_text()))
+    return proc.memory_fields()["PageTables"]
+
+
+def page_tables_growth(peer: Peer, token: str, size_bytes: int, processes: int) -> int:
+    """Return the bytes of `PageTables` that each of `processes` processes costs which have touched all of it."""
+    with probes(peer, token, processes) as group:
+        before = page_tables_bytes()
+        ask_all(group, do="attach")
+        ask_all(group, do="touch", start=0, end=size_bytes)
+        growth = page_tables_bytes() - before  # not the fall at the end: tables are freed some RCU grace period later
+        ask_all(group, do="detach")
+        return growth // processes
+
+
+def process_costs(peer: Peer, token: str, runs: int, cycles: int) -> list[ProcessCost]:
+    """Return what each of `runs` fresh processes paid, one after the other."""
+    costs = []
+    for _ in range(runs):
+        with probes(peer, token, 1) as (probe,):
+            probe.ask(do="pay", cycles=cycles)
+            costs.append(ProcessCost(**probe.answer()))
+    return costs
+
+
+def middle(costs: Sequence[ProcessCost]) -> ProcessCost:
+    """Return the median of every field for itself."""
+    return ProcessCost(*(int(median(values)) for values in zip(*costs, strict=True)))
+
+
+@contextmanager
+def existing(peer: Peer, name: str, size_bytes: int) -> Iterator[tuple[str, int]]:
+    """Give the token of a newly created peer and the nanoseconds creating took; remove it at the end, come what may."""
+    start = time.perf_counter_ns()
+    try:
+        token = peer.create(name, size_bytes)
+    except FileExistsError:
+        raise
+    except BaseException:  # Ctrl-C among them, when it may exist already
+        with suppress(OSError):
+            peer.destroy(name)
+        raise
+    took_ns = time.perf_counter_ns() - start
+    try:
+        yield token, took_ns
+    finally:
+        peer.destroy(token)
+
+
+def measure(
+    peer: Peer,
+    size_bytes: int,
+    *,
+    name: str,
+    processes: int = 8,
+    runs: int = 5,
+    creates: int = 1,
+    cycles: int = 51,
+    step: Step = lambda _: None,
+) -> Cost:
+    """Create `size_bytes` of `peer` under `name`, measure what a further process pays for it, and remove it.
+
+    - `processes`: how many attach at once for `PageTables`, whose noise is divided by them.
+    - `runs`: fresh processes for everything else.
+    - `creates`: how often it is created.
+    - `cycles`: how often each process attaches and detaches untouched.
+
+    Takes memory for one region of that size, and touches all of it about `5 * runs + processes` times.
+    """
+    created = []
+    for _ in range(creates - 1):
+        step(f"{peer.label}: create")
+        with existing(peer, name, size_bytes) as (_token, took_ns):
+            created.append(took_ns)
+    step(f"{peer.label}: create")
+    with existing(peer, name, size_bytes) as (token, took_ns):
+        created.append(took_ns)
+        step(f"{peer.label}: attach, scan, fork")
+        process = middle(process_costs(peer, token, runs, cycles))
+        step(f"{peer.label}: {processes} processes at once")
+        tables = page_tables_growth(peer, token, size_bytes, processes)
+    return Cost(peer.label, size_bytes, runs, processes, int(median(created)), tables, process)
