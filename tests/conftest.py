@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -18,7 +18,7 @@ _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """With MSHARE_NO_SKIPS=1 (CI) a skip is a failure: say in the test's reason what the machine lacks, and fix it."""
     report = yield
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("MSHARE_NO_SKIPS") == "1":
