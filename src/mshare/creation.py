@@ -175,7 +175,7 @@ def _remap_readonly(fd: int, area: mapping.Mapping) -> mapping.Mapping:
 
 def _record(backend: Backend, spec: Spec, addr: int, reason: str) -> Record:
     able = backend.capabilities
-    has_large_leaf = spec.size >= able.leaf_size or able.unit == able.leaf_size
+    has_large_leaf = round_up(spec.size, able.unit) >= able.leaf_size
     return Record(
         size_bytes=spec.size,
         addr=addr,
