@@ -161,13 +161,13 @@ class RegionMachine(RuleBasedStateMachine):
     # helpers
 
     def _compare(self, reply: Reply, in_model: Callable[[], Any], *, value: bool = True) -> None:
+        expected = error = None
         try:
             expected = in_model()
-        except Exception as error:
-            assert reply.error == type(error).__name__, f"model: {type(error).__name__}, real: {reply}"
-            return
-        assert reply.error is None, f"model: success, real: {reply}"
-        assert not value or reply.value == expected, f"model: {expected}, real: {reply}"
+        except Exception as raised:
+            error = type(raised).__name__
+        assert reply.error == error, f"model: {error or expected}, real: {reply}"
+        assert error or not value or reply.value == expected, f"model: {expected}, real: {reply}"
 
     def _worker(self, which: int) -> Worker:
         return list(self.workers.values())[which % len(self.workers)]

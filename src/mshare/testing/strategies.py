@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -63,6 +64,18 @@ _numbers = st.one_of(
 )
 
 
+_short = st.one_of(st.sampled_from((0, 1, 2, RECORD_SIZE, (1 << 32) - 1)), st.integers(0, (1 << 32) - 1))
+_lies: dict[str, st.SearchStrategy[Any]] = {
+    "version": _short,
+    "flags": _short,
+    "length": _short,
+    "addr": st.one_of(_pages, _pages, _numbers),
+    "leaf": st.one_of(st.sampled_from((PAGE, PMD)), _numbers),
+    "unit": st.one_of(st.sampled_from((PAGE, PMD)), _numbers),
+    "backend": st.binary(max_size=16),
+}
+
+
 @st.composite
 def hostile_pages(draw: st.DrawFn) -> tuple[bytes, int]:
     """(page, file size): from noise to records that are well formed, with a right checksum, and lie."""
@@ -77,19 +90,24 @@ def hostile_pages(draw: st.DrawFn) -> tuple[bytes, int]:
         page = bytearray(good.encode())
         page[draw(st.integers(0, RECORD_SIZE - 1))] ^= draw(st.integers(1, 255))
         return bytes(page), length
-    honest = (good.size_bytes, good.addr, good.leaf_size, good.unit, good.created_ns)
-    lies = [draw(st.one_of(st.just(number), _numbers)) for number in honest]
-    head = struct.pack(
-        "<8sIIQQQQQ16sI",
-        MAGIC,
-        draw(st.sampled_from((VERSION, VERSION, VERSION + 1, 0))),
-        draw(st.sampled_from((0, 1, 2, 1 << 31))),
-        *lies,
-        draw(st.one_of(st.just(b"shm"), st.binary(max_size=16))),
-        draw(st.sampled_from((0, 1, 7, RECORD_SIZE, (1 << 32) - 1))),
-    )
-    body = (head + draw(st.binary(max_size=16))).ljust(RECORD_SIZE - 4, b"\0")
-    return body + struct.pack("<I", zlib.crc32(body)), draw(st.one_of(st.just(length), _numbers))
+    fields: dict[str, Any] = {
+        "version": VERSION,
+        "flags": int(good.frozen),
+        "size": good.size_bytes,
+        "addr": good.addr,
+        "leaf": good.leaf_size,
+        "unit": good.unit,
+        "created": good.created_ns,
+        "backend": b"shm",
+        "length": 3,
+        "file": length,
+    }
+    for field in draw(st.sets(st.sampled_from(sorted(fields)), max_size=2)):
+        fields[field] = draw(_lies.get(field, _numbers))
+    length = fields.pop("file")
+    head = struct.pack("<8sIIQQQQQ16sI", MAGIC, *fields.values())
+    body = (head + draw(st.sampled_from((b"why", b"\xff\xfe\xfd", b"\0\0\0")))).ljust(RECORD_SIZE - 4, b"\0")
+    return body + struct.pack("<I", zlib.crc32(body)), length
 
 
 proc_text = st.one_of(
