@@ -17,6 +17,7 @@ from .errors import (
     NoSpaceError,
 )
 from .geometry import PAGE, USER_END, attachment_span, round_up
+from .linux.descriptors import opened
 from .procfs import FileId
 from .record import Record, file_size
 from .region import Region, check_address, free_address, info_of
@@ -105,13 +106,24 @@ def build(spec: Spec, forced: str | None = None) -> Region:
 
 
 def _build_on(backend: Backend, spec: Spec, reason: str) -> Region:
-    unit = backend.capabilities.unit
-    length = file_size(spec.size, unit)
+    length = file_size(spec.size, backend.capabilities.unit)
     root = backend.root()
     assert root is not None
     if spec.reserve and length > backend.space().free_bytes:
         raise _no_space(spec, length, backend)
-    fd = os.open(root, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    try:
+        with opened(root, os.O_RDWR | os.O_TMPFILE) as fd:
+            return _fill(backend, spec, reason, fd, length)
+    except OSError as error:
+        if registry.is_out_of_room(error) and not isinstance(error, NoSpaceError):
+            raise _no_space(spec, length, backend) from error
+        raise
+
+
+def _fill(backend: Backend, spec: Spec, reason: str, fd: int, length: int) -> Region:
+    """Make a region of the new, empty, unnamed file `fd`."""
+    unit, root = backend.capabilities.unit, backend.root()
+    assert root is not None
     area: mapping.Mapping | None = None
     try:
         os.ftruncate(fd, length)
@@ -126,16 +138,15 @@ def _build_on(backend: Backend, spec: Spec, reason: str) -> Region:
         os.fchmod(fd, spec.mode & 0o555 if spec.frozen else spec.mode)
         info = info_of(spec.name, root, fd, record)
         region = Region(info, area, readonly=spec.frozen)
-        registry.publish(fd, root, spec.name)
+        try:
+            registry.publish(fd, root, spec.name)
+        except BaseException:
+            region.close()  # the error's traceback would keep it, and with it the memory
+            raise
         return region
-    except OSError as error:
-        if registry.is_out_of_room(error) and not isinstance(error, NoSpaceError):
-            raise _no_space(spec, length, backend) from error
-        raise
     finally:
         if area is not None:
             area.release()
-        os.close(fd)
 
 
 def _file_id(fd: int) -> FileId:
@@ -162,15 +173,13 @@ def _map_new(fd: int, spec: Spec, unit: int) -> mapping.Mapping:
 
 def _remap_readonly(fd: int, area: mapping.Mapping) -> mapping.Mapping:
     """Replace the creator's mapping by one the kernel will never let it write through. Uses up `area`'s count."""
-    readonly_fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with opened(f"/proc/self/fd/{fd}", os.O_RDONLY) as readonly_fd:
         registry.lock_as_attached("", readonly_fd)
-        area.release()
-        return mapping.map_file(
-            readonly_fd, area.file, area.length, writable=False, next_addr=lambda: area.addr, fixed=True
-        )
-    finally:
-        os.close(readonly_fd)
+        with mapping.lock:  # so that no other thread's region takes the address
+            area.release()
+            return mapping.map_file(
+                readonly_fd, area.file, area.length, writable=False, next_addr=lambda: area.addr, fixed=True
+            )
 
 
 def _record(backend: Backend, spec: Spec, addr: int, reason: str) -> Record:

@@ -31,6 +31,7 @@ from .errors import (
     RegionNotFoundError,
 )
 from .linux import locks, proc
+from .linux.descriptors import close_fd, open_fd, opened
 from .procfs import FileId
 from .record import ATTACHED_BYTE, NAME_BYTE, RECORD_SIZE, Record, RecordError, RegionInfo
 
@@ -63,15 +64,6 @@ def roots() -> list[Path]:
     return found
 
 
-@contextmanager
-def _opened(path: str | Path, flags: int, dir_fd: int | None = None) -> Iterator[int]:
-    fd = os.open(path, flags | os.O_CLOEXEC, dir_fd=dir_fd)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
 @dataclass(frozen=True)
 class Entry:
     """A region found by name: its file, still to be opened. `path_fd` is an `O_PATH` descriptor of it."""
@@ -97,7 +89,7 @@ class Entry:
         """Open this very file (not whatever has its name now). Raises `AccessDeniedError`."""
         flags = os.O_RDWR if writable else os.O_RDONLY
         try:
-            fd = os.open(f"/proc/self/fd/{self.path_fd}", flags | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = open_fd(f"/proc/self/fd/{self.path_fd}", flags | os.O_NONBLOCK)
         except PermissionError as error:
             status = self.status
             raise AccessDeniedError(
@@ -110,7 +102,7 @@ class Entry:
         try:
             yield fd
         finally:
-            os.close(fd)
+            close_fd(fd)
 
     def still_named(self) -> bool:
         """Tell whether the name still means this file."""
@@ -141,7 +133,7 @@ def find(name: str) -> Iterator[Entry]:
     check_name(name)
     for root in roots():
         try:
-            path_fd = os.open(root / name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            path_fd = open_fd(root / name, os.O_PATH | os.O_NOFOLLOW)
         except FileNotFoundError:
             continue
         try:
@@ -150,7 +142,7 @@ def find(name: str) -> Iterator[Entry]:
                 raise NotARegionError(f"{root / name} is {kind}, not a region", "remove it, or choose another name")
             yield Entry(name, root, path_fd)
         finally:
-            os.close(path_fd)
+            close_fd(path_fd)
         return
     raise RegionNotFoundError(
         f"there is no region {name!r} under {', '.join(map(str, roots())) or 'any root'}",
@@ -202,7 +194,7 @@ def publish(fd: int, root: Path, name: str) -> None:
     Names are unique over all roots though no step spans two file systems: link, then look in the other roots, and
     withdraw if the name is there too. Of two that race in different roots at least one sees the other; both may.
     """
-    with _opened(root, os.O_RDONLY | os.O_DIRECTORY) as root_fd:
+    with opened(root, os.O_RDONLY | os.O_DIRECTORY) as root_fd:
         try:
             os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=root_fd, follow_symlinks=True)
         except FileExistsError as error:
@@ -242,7 +234,7 @@ def records() -> Iterator[tuple[Entry, Record, bool]]:
         for name in sorted(os.listdir(root)):
             try:
                 check_name(name)
-                path_fd = os.open(root / name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+                path_fd = open_fd(root / name, os.O_PATH | os.O_NOFOLLOW)
             except OSError:  # no region's name, or gone since
                 continue
             try:
@@ -255,7 +247,7 @@ def records() -> Iterator[tuple[Entry, Record, bool]]:
             except (AccessDeniedError, NotARegionError):
                 continue
             finally:
-                os.close(path_fd)
+                close_fd(path_fd)
 
 
 def regions() -> list[RegionInfo]:
@@ -286,7 +278,7 @@ def _opened_to_remove(entry: Entry) -> Iterator[int]:
     try:
         if lacking:
             os.chmod(link, mode | 0o600)
-        fd = os.open(link, os.O_RDWR | os.O_CLOEXEC)
+        fd = open_fd(link, os.O_RDWR)
     except PermissionError as error:
         raise _not_yours(entry) from error
     finally:
@@ -295,7 +287,7 @@ def _opened_to_remove(entry: Entry) -> Iterator[int]:
     try:
         yield fd
     finally:
-        os.close(fd)
+        close_fd(fd)
 
 
 def _not_yours(entry: Entry) -> AccessDeniedError:

@@ -18,6 +18,7 @@ from ..backend import Availability, Capabilities, Progress
 from ..errors import BackendUnavailableError
 from ..geometry import PAGE, PMD, pick_address
 from ..linux import libc, proc
+from ..linux.descriptors import close_fd, open_fd
 from ..units import MIB
 from ._files import reserve
 from .shm import Shm
@@ -81,7 +82,7 @@ def _collapse(fd: int, addr: int, start: int, end: int) -> None:
 @cache
 def _collapse_problem(root: Path) -> str | None:
     """Return why `MADV_COLLAPSE` does not work on files in `root`, by trying it once on one block; None if it does."""
-    fd = os.open(root, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    fd = open_fd(root, os.O_RDWR | os.O_TMPFILE)
     try:
         os.ftruncate(fd, PMD)
         os.pwrite(fd, b"\0", 0)
@@ -94,5 +95,5 @@ def _collapse_problem(root: Path) -> str | None:
     except OSError as error:
         return f"MADV_COLLAPSE failed: {error.strerror}"
     finally:
-        os.close(fd)
+        close_fd(fd)
     return None

@@ -193,7 +193,7 @@ class BackendConformance:
     def test_nobody_sees_a_region_before_it_is_complete(self, backend: str) -> None:
         seen: list[object] = []
 
-        def look(done: int, total: int) -> None:
+        def look(*_: int) -> None:
             seen.extend([files(), mshare.regions()])
             with pytest.raises(mshare.RegionNotFoundError):
                 mshare.attach("r")
