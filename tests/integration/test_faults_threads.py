@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 
 import mshare
-from mshare import creation, mapping, region, registry
+from mshare import mapping, region, registry
 from mshare.geometry import PMD, WINDOW
+from mshare.linux import locks
 from mshare.testing.conformance import files
 from mshare.testing.processes import LIMIT_S, in_child
 
@@ -109,9 +111,9 @@ def test_a_fork_in_the_middle_of_another_threads_call_inherits_no_descriptor(
         return paused
 
     monkeypatch.setattr(registry, "read_record", pause(registry.read_record))
-    monkeypatch.setattr(registry.locks, "try_write_lock", pause(registry.locks.try_write_lock))
-    monkeypatch.setattr(creation.time, "time_ns", pause(creation.time.time_ns))
-    calls = {
+    monkeypatch.setattr(locks, "try_write_lock", pause(locks.try_write_lock))
+    monkeypatch.setattr(time, "time_ns", pause(time.time_ns))
+    calls: dict[str, Callable[[], Any]] = {
         "attach": lambda: mshare.attach("r").close(),
         "create": lambda: mshare.create("new", SIZE).close(),
         "gc": mshare.gc,
@@ -121,13 +123,13 @@ def test_a_fork_in_the_middle_of_another_threads_call_inherits_no_descriptor(
     }
     join = in_thread(calls[operation])
     assert inside.wait(LIMIT_S)
-    before = {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if int(fd) < 3}
+    before = {str(Path(f"/proc/self/fd/{fd}").readlink()) for fd in os.listdir("/proc/self/fd") if int(fd) < 3}
 
     def inherited() -> list[str]:
         found = []
         for fd in os.listdir("/proc/self/fd"):
             try:
-                target = os.readlink(f"/proc/self/fd/{fd}")
+                target = str(Path(f"/proc/self/fd/{fd}").readlink())
             except FileNotFoundError:
                 continue
             if str(world) in target and target not in before:
@@ -194,7 +196,7 @@ def test_a_create_that_loses_at_the_last_moment_keeps_nothing(
     world: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     mshare.create("r", SIZE).close()
-    monkeypatch.setattr(registry, "refuse_existing", lambda name: None)
+    monkeypatch.setattr(registry, "refuse_existing", lambda _: None)
     with pytest.raises(mshare.RegionExistsError) as held:
         mshare.create("r", size)
     assert mapped_names() == []  # while the error, and all its frames, are still there
