@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-from functools import cache
 from pathlib import Path
 
 from ..backend import Availability, Capabilities, Progress
@@ -79,9 +78,18 @@ def _collapse(fd: int, addr: int, start: int, end: int) -> None:
             ) from error
 
 
-@cache
+_able: set[Path] = set()
+"""Roots where `MADV_COLLAPSE` was seen to work. A failure is not kept: memory may be fragmented only now."""
+
+
 def _collapse_problem(root: Path) -> str | None:
-    """Return why `MADV_COLLAPSE` does not work on files in `root`, by trying it once on one block; None if it does."""
+    """Return why `MADV_COLLAPSE` does not work on files in `root`, by trying it on one block; None if it does, or if
+    the file system is too full to tell (whoever reserves memory there will be told so)."""
+    if root in _able:
+        return None
+    status = os.statvfs(root)
+    if status.f_blocks and status.f_bavail * status.f_frsize < 2 * PMD:
+        return None
     fd = open_fd(root, os.O_RDWR | os.O_TMPFILE)
     try:
         os.ftruncate(fd, PMD)
@@ -96,4 +104,5 @@ def _collapse_problem(root: Path) -> str | None:
         return f"MADV_COLLAPSE failed: {error.strerror}"
     finally:
         close_fd(fd)
+    _able.add(root)
     return None
