@@ -17,7 +17,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,7 +59,8 @@ def roots() -> list[Path]:
     found: list[Path] = []
     for backend in backends.ALL:
         root = backend.root()
-        if root is not None and root not in found and root.is_dir():
+        # A root that is not ours to search (a pool kept for one group, say) holds nothing for us.
+        if root is not None and root not in found and os.access(root, os.X_OK, effective_ids=True) and root.is_dir():
             found.append(root)
     return found
 
@@ -191,18 +192,20 @@ def _exists(name: str, root: Path) -> RegionExistsError:
 def publish(fd: int, root: Path, name: str) -> None:
     """Give the complete, unnamed file `fd` its name, in one step, or raise `RegionExistsError`.
 
-    Names are unique over all roots though no step spans two file systems: link, then look in the other roots, and
-    withdraw if the name is there too. Of two that race in different roots at least one sees the other; both may.
+    Names are unique over all roots though no step spans two file systems: who looks and links holds the first root's
+    directory by flock(2), which dies with its holder. Linking first and withdrawing later would take a region away
+    from whoever attached meanwhile. A holder who does not let go costs us a second and the guarantee, no more.
     """
-    with opened(root, os.O_RDONLY | os.O_DIRECTORY) as root_fd:
+    with ExitStack() as held:
+        if len(roots()) > 1:
+            turn = held.enter_context(opened(roots()[0], os.O_RDONLY | os.O_DIRECTORY))
+            _wait(lambda: locks.try_flock(turn))
+        root_fd = held.enter_context(opened(root, os.O_RDONLY | os.O_DIRECTORY))
+        refuse_existing(name)
         try:
             os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=root_fd, follow_symlinks=True)
         except FileExistsError as error:
             raise _exists(name, root) from error
-        for other in roots():
-            if other != root and os.path.lexists(other / name):
-                os.unlink(name, dir_fd=root_fd)
-                raise _exists(name, other)
 
 
 def describe(entry: Entry, record: Record, *, locked: bool, pids: tuple[int, ...]) -> RegionInfo:
@@ -231,6 +234,8 @@ def records() -> Iterator[tuple[Entry, Record, bool]]:
     """Yield every region this process may read, its record, and whether anybody is attached. An entry is good until the
     next one is asked for. Costs three system calls or so per file in the roots, and nothing per attached process."""
     for root in roots():
+        if not os.access(root, os.R_OK, effective_ids=True):
+            continue
         for name in sorted(os.listdir(root)):
             try:
                 check_name(name)
@@ -256,9 +261,13 @@ def regions() -> list[RegionInfo]:
     `pids` has the processes whose maps this process may read; `orphan` holds for all processes. Costs one pass over
     the roots and, if there is any region, one over /proc.
     """
+    return [info for info, _ in _regions()]
+
+
+def _regions() -> list[tuple[RegionInfo, FileId]]:
     infos = [(describe(entry, record, locked=locked, pids=()), entry.file) for entry, record, locked in records()]
     mapped = proc.processes_mapping({file for _, file in infos})
-    return sorted((with_pids(info, mapped[file]) for info, file in infos), key=lambda info: info.name)
+    return sorted(((with_pids(info, mapped[file]), file) for info, file in infos), key=lambda pair: pair[0].name)
 
 
 def with_pids(info: RegionInfo, pids: tuple[int, ...]) -> RegionInfo:
@@ -329,11 +338,17 @@ def remove_if_idle(name: str, expected: FileId | None = None) -> None:
     with find(name) as entry:
         if expected is not None and entry.file != expected:
             raise RegionNotFoundError(f"region {name!r} has been replaced", "look again")
-        with entry.opened(writable=False) as fd:
-            read_record(name, fd)
-            if locks.is_locked(fd, ATTACHED_BYTE):
-                raise _busy(entry)
+        try:
+            with entry.opened(writable=False) as fd:
+                read_record(name, fd)
+                if locks.is_locked(fd, ATTACHED_BYTE):
+                    raise _busy(entry)
+        except AccessDeniedError:
+            if entry.status.st_uid != os.geteuid():
+                raise
+            # Its owner took even their own rights away, and may take the name away all the same.
         with _opened_to_remove(entry) as fd:
+            read_record(name, fd)
             if not locks.try_write_lock(fd, ATTACHED_BYTE):
                 raise _busy(entry)
             _wait(lambda: locks.try_write_lock(fd, NAME_BYTE))
@@ -361,11 +376,11 @@ def gc(*, older_than: float = 0.0) -> list[RegionInfo]:
     """
     removed = []
     newest = time.time() - older_than
-    for info in regions():
+    for info, file in _regions():
         if not info.orphan or info.created > newest:
             continue
         try:
-            remove_if_idle(info.name)
+            remove_if_idle(info.name, expected=file)  # not a new one that has got the name meanwhile
         except (RegionBusyError, RegionNotFoundError, NotARegionError, AccessDeniedError):
             continue
         removed.append(info)
