@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Generator, Iterator
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -46,14 +47,23 @@ def huge_pages() -> Iterator[int]:
     """A pool of free 2 MiB pages, given back at the end of the session."""
     if os.geteuid() != 0:
         pytest.skip("needs root to set vm.nr_hugepages and mount hugetlbfs")
-    before = int(_POOL.read_text())
-    _POOL.write_text(str(before + HUGE_PAGES))
+    gained = _resize_pool(HUGE_PAGES)
     try:
-        if int(_POOL.read_text()) < before + HUGE_PAGES:
-            pytest.skip(f"the kernel gave fewer than {HUGE_PAGES} huge pages")
+        if gained < HUGE_PAGES:
+            pytest.skip(f"the kernel gave {gained} huge pages, not {HUGE_PAGES}")
         yield HUGE_PAGES
     finally:
-        _POOL.write_text(str(before))
+        _resize_pool(-gained)
+
+
+def _resize_pool(by: int) -> int:
+    """Change the pool by so many pages and return how many it changed by. Sessions that run at the same time take
+    turns, and add and take away instead of setting, so that none takes another's pages."""
+    with _POOL.open() as turn:
+        flock(turn, LOCK_EX)
+        before = int(_POOL.read_text())
+        _POOL.write_text(str(max(0, before + by)))
+        return int(_POOL.read_text()) - before
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 """Creating regions: everything happens to a file without a name, and one step gives it one. May depend on: region,
-registry, mapping, backend, backends."""
+registry, mapping, backend, backends, linux.descriptors."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from .errors import (
     ViewsAliveError,
 )
 from .geometry import PAGE, USER_END, attachment_span, round_up
+from .linux.descriptors import close_fd, open_fd, opened
 from .procfs import FileId
 from .record import Record, file_size
 from .region import Region, check_address, free_address
@@ -136,7 +137,7 @@ class _Draft:
         self.area: mapping.Mapping | None = None
         if spec.reserve and self.length > backend.space().free_bytes:
             raise _no_space(spec, self.length, backend)
-        self.fd = os.open(root, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        self.fd = open_fd(root, os.O_RDWR | os.O_TMPFILE)
         try:
             with self._out_of_room_named():
                 os.ftruncate(self.fd, self.length)
@@ -193,7 +194,7 @@ class _Draft:
         """Let go of the file and of this count of the mapping."""
         if self.area is not None:
             self.area.release()
-        os.close(self.fd)
+        close_fd(self.fd)
 
 
 def _file_id(fd: int) -> FileId:
@@ -220,20 +221,18 @@ def _map_new(fd: int, spec: Spec, unit: int) -> mapping.Mapping:
 
 def _remap_readonly(fd: int, area: mapping.Mapping) -> mapping.Mapping:
     """Replace the creator's mapping by one the kernel will never let it write through. Uses up `area`'s count."""
-    readonly_fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with opened(f"/proc/self/fd/{fd}", os.O_RDONLY) as readonly_fd:
         registry.lock_as_attached("", readonly_fd)
-        area.release()
-        return mapping.map_file(
-            readonly_fd, area.file, area.length, writable=False, next_addr=lambda: area.addr, fixed=True
-        )
-    finally:
-        os.close(readonly_fd)
+        with mapping.lock:  # so that no other thread's region takes the address
+            area.release()
+            return mapping.map_file(
+                readonly_fd, area.file, area.length, writable=False, next_addr=lambda: area.addr, fixed=True
+            )
 
 
 def _record(backend: Backend, spec: Spec, addr: int, reason: str) -> Record:
     able = backend.capabilities
-    has_large_leaf = spec.size >= able.leaf_size or able.unit == able.leaf_size
+    has_large_leaf = round_up(spec.size, able.unit) >= able.leaf_size
     return Record(
         size_bytes=spec.size,
         addr=addr,

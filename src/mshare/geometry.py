@@ -27,8 +27,8 @@ of randomisation), small programs and Go heaps under 1 TiB, AddressSanitizer's s
 Nothing usual lies between, so one address is free in every process.
 """
 
-USER_END = 1 << 47
-"""First address above user space (four-level tables)."""
+USER_END = (1 << 47) - PAGE
+"""First address above user space: `TASK_SIZE_MAX` with four-level tables, which leaves a guard page."""
 
 
 class Span(NamedTuple):

@@ -11,52 +11,49 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
-import threading
 import weakref
 from collections.abc import Callable
 
-from .errors import AddressTakenError, NoSpaceError, ReadOnlyMappingError
-from .geometry import Span
-from .linux import libc, proc
+from .errors import AddressTakenError, InvalidAddressError, NoSpaceError, ReadOnlyMappingError
+from .geometry import USER_END, Span
+from .linux import descriptors, libc, proc
 from .procfs import FileId
 from .units import format_size
 
 Exporter = ctypes.Array[ctypes.c_ubyte]
 
-lock = threading.RLock()
-"""Protects `_table`, every mapping's count, and the exporters of regions. Reentrant, because a garbage collection
-inside may run an exporter's finalizer."""
+lock = descriptors.lock
+"""Protects `_table`, every mapping's count, and the exporters of regions, over forks, too."""
 
 _table: dict[tuple[FileId, int], Mapping] = {}
 
 
-# A child forked while another thread is half-way through a change would inherit that half: fork only under the lock.
-os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
-
-
 class Mapping:
-    """Addresses of this process that show a region. Made by `map_file`, found by `find`."""
+    """Addresses of this process that show a region. Made by `map_file`, held once; found by `find`."""
 
     def __init__(self, file: FileId, addr: int, length: int, writable: bool) -> None:
         self.file = file
         self.addr = addr
         self.length = length
         self.writable = writable
-        self._count = 0
+        self._count = 1
 
     def export(self, size_bytes: int) -> Exporter:
         """Return a new exporter over the first `size_bytes`, counted until it dies."""
         with lock:
+            self._count += 1
             exporter = (ctypes.c_ubyte * size_bytes).from_address(self.addr)
             weakref.finalize(exporter, self.release).atexit = False
-            self._count += 1
             return exporter
 
-    def hold(self) -> None:
-        """Take one count that is no exporter's; give it back with `release`."""
+    def hold(self) -> bool:
+        """Take one count that is no exporter's; give it back with `release`. False, and no count, if the mapping is
+        gone: a garbage collection can run anywhere, also between finding a mapping and holding it."""
         with lock:
+            if self._count <= 0:
+                return False
             self._count += 1
+            return True
 
     def release(self) -> None:
         """Give one count back; with the last one the memory is unmapped and the kernel drops the attachment's lock."""
@@ -68,7 +65,7 @@ class Mapping:
 
 
 def find(file: FileId, addr: int, *, writable: bool) -> Mapping | None:
-    """Return this process's mapping of `file` at `addr`, if there is one.
+    """Return this process's mapping of `file` at `addr`, held once more, if there is one.
 
     Raises `ReadOnlyMappingError` if `writable` is asked and it is not.
     """
@@ -78,7 +75,7 @@ def find(file: FileId, addr: int, *, writable: bool) -> Mapping | None:
             f"this process has the region mapped read-only at {addr:#x}",
             "close that one first, or attach with addr=mshare.ANYWHERE",
         )
-    return mapping
+    return mapping if mapping is not None and mapping.hold() else None
 
 
 def map_file(
@@ -87,11 +84,13 @@ def map_file(
     """Map the first `length` bytes of `fd` and return the mapping, held once (see `Mapping.hold`).
 
     `next_addr` gives the address; if something lies there and `fixed` is false, it is asked again.
-    Raises `AddressTakenError` naming what lies there, `NoSpaceError`, or `OSError`.
+    Raises `AddressTakenError` naming what lies there, `InvalidAddressError`, `NoSpaceError`, or `OSError`.
     """
     with lock:
         for _ in range(16):
             addr = next_addr()
+            if addr + length > USER_END:
+                raise _not_allowed(addr, length)
             try:
                 libc.mmap_shared(fd, length, writable=writable, addr=addr)
             except FileExistsError as error:
@@ -99,6 +98,8 @@ def map_file(
                     continue
                 raise _taken(Span(addr, addr + length)) from error
             except OSError as error:
+                if error.errno in (errno.EPERM, errno.EINVAL):  # below vm.mmap_min_addr; not whole huge pages
+                    raise _not_allowed(addr, length) from error
                 if error.errno != errno.ENOMEM:
                     raise
                 raise NoSpaceError(
@@ -106,10 +107,16 @@ def map_file(
                     "check `ulimit -v`, free huge pages and free memory",
                 ) from error
             mapping = Mapping(file, addr, length, writable)
-            mapping.hold()
             _table[file, addr] = mapping
             return mapping
         raise AddressTakenError("no free address was found in 16 tries", "pass addr= yourself")
+
+
+def _not_allowed(addr: int, length: int) -> InvalidAddressError:
+    return InvalidAddressError(
+        f"the kernel lets no process map {format_size(length)} of this region at {addr:#x}",
+        "choose another address, a multiple of 1 GiB say, or addr=mshare.ANYWHERE",
+    )
 
 
 def _taken(wanted: Span) -> AddressTakenError:

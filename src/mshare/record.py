@@ -88,10 +88,9 @@ class Record:
             raise RecordError(f"its region record is of version {version}, this library reads {VERSION}")
         sane = (
             0 < size <= file_size - RECORD_SIZE
-            and addr % PAGE == 0
-            and 0 < addr < addr + size <= USER_END
-            and unit in (PAGE, PMD)
-            and leaf in (PAGE, PMD)
+            and (leaf, unit) in ((PAGE, PAGE), (PMD, PAGE), (PMD, PMD))
+            and addr % leaf == 0
+            and 0 < addr < addr + round_up(size, unit) <= USER_END
             and file_size % unit == 0
             and round_up(size, unit) <= file_size
             and length <= _REASON_LIMIT
@@ -99,6 +98,9 @@ class Record:
         if not sane:
             raise RecordError("its region record contradicts the file")
         reason = body[_LAYOUT.size : _LAYOUT.size + length]
+        name = backend.rstrip(b"\0")
+        if not name or not all(0x20 < byte < 0x7F for byte in name):
+            raise RecordError("its region record names no backend")
         try:
             return cls(
                 size_bytes=size,
@@ -106,7 +108,7 @@ class Record:
                 leaf_size=leaf,
                 unit=unit,
                 created_ns=created,
-                backend=backend.rstrip(b"\0").decode("ascii"),
+                backend=name.decode("ascii"),
                 reason=reason.decode(),
                 frozen=bool(flags & FLAG_FROZEN),
             )

@@ -294,7 +294,6 @@ def _map(fd: int, file: FileId, record: Record, *, writable: bool, addr: int | _
         wanted = record.addr if addr is None else addr
         area = mapping.find(file, wanted, writable=writable)
         if area is not None:
-            area.hold()
             return area
         return mapping.map_file(fd, file, length, writable=writable, next_addr=lambda: wanted, fixed=True)
 

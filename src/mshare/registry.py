@@ -16,7 +16,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +31,7 @@ from .errors import (
     RegionNotFoundError,
 )
 from .linux import locks, proc
+from .linux.descriptors import close_fd, open_fd, opened
 from .procfs import FileId
 from .record import ATTACHED_BYTE, RECORD_SIZE, Record, RecordError, RegionInfo
 
@@ -58,7 +59,8 @@ def roots() -> list[Path]:
     found: list[Path] = []
     for backend in backends.ALL:
         root = backend.root()
-        if root is not None and root not in found and root.is_dir():
+        # A root that is not ours to search (a pool kept for one group, say) holds nothing for us.
+        if root is not None and root not in found and os.access(root, os.X_OK, effective_ids=True) and root.is_dir():
             found.append(root)
     return found
 
@@ -93,15 +95,6 @@ def _places() -> Iterator[_Root]:
     yield from (root._replace(fresh=True) for root in now)
 
 
-@contextmanager
-def _opened(path: str | Path, flags: int, dir_fd: int | None = None) -> Iterator[int]:
-    fd = os.open(path, flags | os.O_CLOEXEC, dir_fd=dir_fd)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
 @dataclass(frozen=True)
 class Entry:
     """A region found by name: its file, still to be opened. `path_fd` is an `O_PATH` descriptor of it."""
@@ -125,7 +118,7 @@ class Entry:
         """Open this very file (not whatever has its name now). Raises `AccessDeniedError`."""
         flags = os.O_RDWR if writable else os.O_RDONLY
         try:
-            fd = os.open(f"/proc/self/fd/{self.path_fd}", flags | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = open_fd(f"/proc/self/fd/{self.path_fd}", flags | os.O_NONBLOCK)
         except PermissionError as error:
             status = self.status
             raise AccessDeniedError(
@@ -138,7 +131,7 @@ class Entry:
         try:
             yield fd
         finally:
-            os.close(fd)
+            close_fd(fd)
 
     def still_named(self) -> bool:
         """Tell whether the name still means this file."""
@@ -169,7 +162,7 @@ def find(name: str) -> Iterator[Entry]:
     check_name(name)
     for place in _places():
         try:
-            path_fd = os.open(f"{place.path}/{name}", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            path_fd = open_fd(f"{place.path}/{name}", os.O_PATH | os.O_NOFOLLOW)
         except (FileNotFoundError, NotADirectoryError):
             continue
         try:
@@ -182,7 +175,7 @@ def find(name: str) -> Iterator[Entry]:
                 )
             yield Entry(name, place.path, path_fd, FileId(status.st_dev, status.st_ino))
         finally:
-            os.close(path_fd)
+            close_fd(path_fd)
         return
     raise RegionNotFoundError(
         f"there is no region {name!r} under {', '.join(map(str, roots())) or 'any root'}",
@@ -232,18 +225,20 @@ def _exists(name: str, root: Path) -> RegionExistsError:
 def publish(fd: int, root: Path, name: str) -> None:
     """Give the complete, unnamed file `fd` its name, in one step, or raise `RegionExistsError`.
 
-    Names are unique over all roots though no step spans two file systems: link, then look in the other roots, and
-    withdraw if the name is there too. Of two that race in different roots at least one sees the other; both may.
+    Names are unique over all roots though no step spans two file systems: who looks and links holds the first root's
+    directory by flock(2), which dies with its holder. Linking first and withdrawing later would take a region away
+    from whoever attached meanwhile. A holder who does not let go costs us a second and the guarantee, no more.
     """
-    with _opened(root, os.O_RDONLY | os.O_DIRECTORY) as root_fd:
+    with ExitStack() as held:
+        if len(roots()) > 1:
+            turn = held.enter_context(opened(roots()[0], os.O_RDONLY | os.O_DIRECTORY))
+            wait(lambda: locks.try_flock(turn))
+        root_fd = held.enter_context(opened(root, os.O_RDONLY | os.O_DIRECTORY))
+        refuse_existing(name)
         try:
             os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=root_fd, follow_symlinks=True)
         except FileExistsError as error:
             raise _exists(name, root) from error
-        for other in roots():
-            if other != root and os.path.lexists(other / name):
-                os.unlink(name, dir_fd=root_fd)
-                raise _exists(name, other)
 
 
 def describe(
@@ -273,10 +268,12 @@ def records() -> Iterator[tuple[Entry, Record, bool]]:
     """Yield every region this process may read, its record, and whether anybody is attached. An entry is good until the
     next one is asked for. Costs three system calls or so per file in the roots, and nothing per attached process."""
     for root in roots():
+        if not os.access(root, os.R_OK, effective_ids=True):
+            continue
         for name in sorted(os.listdir(root)):
             try:
                 check_name(name)
-                path_fd = os.open(root / name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+                path_fd = open_fd(root / name, os.O_PATH | os.O_NOFOLLOW)
             except OSError:  # no region's name, or gone since
                 continue
             try:
@@ -290,7 +287,7 @@ def records() -> Iterator[tuple[Entry, Record, bool]]:
             except (AccessDeniedError, NotARegionError):
                 continue
             finally:
-                os.close(path_fd)
+                close_fd(path_fd)
 
 
 def regions() -> list[RegionInfo]:

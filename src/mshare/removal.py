@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from .errors import AccessDeniedError, NotARegionError, RegionBusyError, RegionNotFoundError
 from .linux import locks, proc
+from .linux.descriptors import close_fd, open_fd
 from .procfs import FileId
 from .record import ATTACHED_BYTE, NAME_BYTE, RegionInfo
 from .registry import Entry, find, listed, read_record, wait
@@ -27,7 +28,7 @@ def _opened_to_remove(entry: Entry) -> Iterator[int]:
     try:
         yield fd
     finally:
-        os.close(fd)
+        close_fd(fd)
 
 
 def _open_as_owner(entry: Entry) -> int:
@@ -43,7 +44,7 @@ def _open_as_owner(entry: Entry) -> int:
         try:
             if widen:
                 os.chmod(link, mode | 0o600)
-            return os.open(link, os.O_RDWR | os.O_CLOEXEC)
+            return open_fd(link, os.O_RDWR)
         except PermissionError:
             if entry.status.st_uid != os.geteuid():
                 break

@@ -28,6 +28,7 @@ MAY_IMPORT = {
         "geometry",
         "procfs",
         "record",
+        "linux",
         "backend",
         "backends",
         "mapping",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..backend import Availability, Capabilities, Progress, Space
 from ..geometry import PMD
-from ..linux import libc
+from ..linux import descriptors, libc
 from ..linux.mounts import mount_under, mounts
 from ..procfs import Mount
 from ._files import overridden_root, reserve, writable
@@ -81,8 +81,9 @@ class Hugetlb:
 
     def write_record(self, fd: int, length: int, page: bytes) -> None:
         # hugetlbfs reads but does not write: the record goes in through a mapping of the last huge page.
-        addr = libc.mmap_shared(fd, PMD, writable=True, offset=length - PMD)
-        try:
-            ctypes.memmove(addr + PMD - len(page), page, len(page))
-        finally:
-            libc.munmap(addr, PMD)
+        with descriptors.lock:  # a child forked by another thread must not inherit it
+            addr = libc.mmap_shared(fd, PMD, writable=True, offset=length - PMD)
+            try:
+                ctypes.memmove(addr + PMD - len(page), page, len(page))
+            finally:
+                libc.munmap(addr, PMD)

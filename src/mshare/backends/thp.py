@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import errno
 import os
-from functools import cache
 from pathlib import Path
 
 from ..backend import Availability, Capabilities, Progress
 from ..errors import BackendUnavailableError
 from ..geometry import PAGE, PMD, pick_address
 from ..linux import libc, proc
+from ..linux.descriptors import close_fd, open_fd
 from ..units import MIB
 from ._files import reserve
 from .shm import Shm
@@ -78,10 +78,19 @@ def _collapse(fd: int, addr: int, start: int, end: int) -> None:
             ) from error
 
 
-@cache
+_able: set[Path] = set()
+"""Roots where `MADV_COLLAPSE` was seen to work. A failure is not kept: memory may be fragmented only now."""
+
+
 def _collapse_problem(root: Path) -> str | None:
-    """Return why `MADV_COLLAPSE` does not work on files in `root`, by trying it once on one block; None if it does."""
-    fd = os.open(root, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    """Return why `MADV_COLLAPSE` does not work on files in `root`, by trying it on one block; None if it does, or if
+    the file system is too full to tell (whoever reserves memory there will be told so)."""
+    if root in _able:
+        return None
+    status = os.statvfs(root)
+    if status.f_blocks and status.f_bavail * status.f_frsize < 2 * PMD:
+        return None
+    fd = open_fd(root, os.O_RDWR | os.O_TMPFILE)
     try:
         os.ftruncate(fd, PMD)
         os.pwrite(fd, b"\0", 0)
@@ -94,5 +103,6 @@ def _collapse_problem(root: Path) -> str | None:
     except OSError as error:
         return f"MADV_COLLAPSE failed: {error.strerror}"
     finally:
-        os.close(fd)
+        close_fd(fd)
+    _able.add(root)
     return None

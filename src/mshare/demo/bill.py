@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .. import backends
+from ..backend import Backend
 from ..errors import MshareError
 from ..geometry import PMD
 from ..linux.memory import memory_room
@@ -43,7 +44,7 @@ class Bill:
     notes: tuple[str, ...]
 
 
-def _room(backend: backends.Backend) -> int:
+def _room(backend: Backend) -> int:
     return min(backend.space().free_bytes, memory_room().free_bytes if backend.name != "hugetlb" else 1 << 62)
 
 

@@ -37,7 +37,9 @@ class Result:
         """Return everything, bytes and nanoseconds exact."""
         document = asdict(self)
         document["story"]["delays"] = {c: d._asdict() for c, d in self.story.delays.items()}
-        for line, plain in zip(self.bill.lines if self.bill else (), (document["bill"] or {}).get("lines", ()), strict=True):
+        for line, plain in zip(
+            self.bill.lines if self.bill else (), (document["bill"] or {}).get("lines", ()), strict=True
+        ):
             plain["cost"]["process"] = line.cost.process._asdict()
             plain["slope"] = line.slope._asdict() if line.slope else None
         document["projection"] = {"size_bytes": PROJECTED_BYTES, "processes": PROJECTED_PROCESSES}

@@ -1,4 +1,6 @@
-"""The result for people: what was shown, the table, its footnotes. Pure: a result in, rich's renderables and text out."""
+"""The result for people: what was shown, the table, its footnotes.
+
+Pure: a result in, rich's renderables and text out."""
 
 from __future__ import annotations
 
@@ -74,7 +76,7 @@ def footnotes(bill: Bill) -> Iterator[str]:
     if bill.lines:
         cost = bill.lines[0].cost
         yield (
-            f"Medians of {cost.runs} fresh processes each; PageTables is the whole machine's growth by {cost.processes} "
+            f"Medians of {cost.runs} fresh processes each; PageTables is the machine's growth by {cost.processes} "
             "processes at once, divided by them: other programs' changes are in it. Attach: nothing touched yet. "
             "Scan: the first, with its faults. Detach: after the scan."
         )

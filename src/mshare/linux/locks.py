@@ -45,6 +45,16 @@ def try_write_lock(fd: int, offset: int) -> bool:
     return _try_lock(fd, fcntl.F_WRLCK, offset)
 
 
+def try_flock(fd: int) -> bool:
+    """Take the whole file or directory for this open file description, by flock(2); False if somebody else has it.
+    The only lock a directory can have."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def is_locked(fd: int, offset: int) -> bool:
     """Tell whether another open file description holds a lock on the byte at `offset`. Takes none itself."""
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _request(fcntl.F_WRLCK, offset))

@@ -1,0 +1,197 @@
+"""The reference model: what every call must do, by plain dictionaries and no operating system. May depend on: errors,
+geometry, record.
+
+Tests run each operation here and for real, and compare. The model is naive on purpose: it has no locks, files or
+mappings that could go wrong, only regions, processes and what each process has attached. A method returns what the
+real call must return, or raises the error class it must raise (the text is the model's own).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import count
+
+from .errors import (
+    AccessDeniedError,
+    AddressTakenError,
+    ReadOnlyMappingError,
+    RegionBusyError,
+    RegionClosedError,
+    RegionExistsError,
+    RegionNotFoundError,
+)
+from .geometry import Span
+
+_HINT = "the model says so"
+
+
+@dataclass(eq=False)
+class ModelRegion:
+    """Named memory. Lives while it has its name or an attachment; two of the same name are two regions."""
+
+    name: str
+    size: int
+    addr: int
+    frozen: bool
+    data: dict[int, int] = field(default_factory=dict)
+    """Bytes that were stored, by offset; all others are zero."""
+
+    @property
+    def span(self) -> Span:
+        return Span(self.addr, self.addr + self.size)
+
+    def load(self, offset: int) -> int:
+        return self.data.get(offset, 0)
+
+
+@dataclass(eq=False)
+class Attached:
+    """One `Region` object of one process."""
+
+    region: ModelRegion
+    readonly: bool
+
+
+@dataclass
+class ModelProcess:
+    """What one process has attached, by handle; `writable` has the rights of its mapping of each region."""
+
+    attached: dict[int, Attached] = field(default_factory=dict)
+    writable: dict[int, bool] = field(default_factory=dict)
+
+    def mapped(self) -> list[ModelRegion]:
+        return list({id(a.region): a.region for a in self.attached.values()}.values())
+
+
+class Seen(tuple[int, bool, tuple[int, ...], bool]):
+    """What `regions()` must show of one region: (size, frozen, pids, orphan)."""
+
+    __slots__ = ()
+
+
+class Model:
+    """All regions and processes of one world."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, ModelRegion] = {}
+        self.processes: dict[int, ModelProcess] = {}
+        self._handles = count(1)
+
+    # processes
+
+    def start(self, pid: int) -> None:
+        """A process that has nothing attached appears."""
+        self.processes[pid] = ModelProcess()
+
+    def fork(self, parent: int, child: int) -> None:
+        """A child appears that has attached what its parent has, by the same handles."""
+        source = self.processes[parent]
+        copies = {handle: Attached(a.region, a.readonly) for handle, a in source.attached.items()}
+        self.processes[child] = ModelProcess(copies, dict(source.writable))
+
+    def kill(self, pid: int) -> None:
+        """A process disappears, and its attachments with it; no name changes."""
+        del self.processes[pid]
+
+    # operations
+
+    def new_handle(self) -> int:
+        """Return a number that no attachment has had."""
+        return next(self._handles)
+
+    def create(self, pid: int, handle: int, name: str, size: int, addr: int, *, frozen: bool = False) -> None:
+        """`addr` is where the real region went, or 0 if it was not made."""
+        if name in self.names:
+            raise RegionExistsError(name, _HINT)
+        region = ModelRegion(name, size, addr, frozen)
+        self.names[name] = region
+        self._map(pid, handle, region, readonly=frozen)
+
+    def attach(self, pid: int, handle: int, name: str, *, readonly: bool) -> int:
+        """Return the address it is attached at."""
+        region = self._named(name)
+        if region.frozen and not readonly:
+            raise AccessDeniedError(name, _HINT)
+        process = self.processes[pid]
+        if region in process.mapped():
+            if not readonly and not process.writable[id(region)]:
+                raise ReadOnlyMappingError(name, _HINT)
+        elif any(region.span.overlaps(other.span) for other in process.mapped()):
+            raise AddressTakenError(name, _HINT)
+        self._map(pid, handle, region, readonly=readonly)
+        return region.addr
+
+    def store(self, pid: int, handle: int, offset: int, value: int) -> None:
+        attached = self._attached(pid, handle)
+        if attached.readonly:
+            raise TypeError("cannot modify read-only memory")
+        attached.region.data[offset] = value
+
+    def load(self, pid: int, handle: int, offset: int) -> int:
+        return self._attached(pid, handle).region.load(offset)
+
+    def close(self, pid: int, handle: int) -> None:
+        """A handle closed before is closed again: nothing happens."""
+        process = self.processes[pid]
+        attached = process.attached.pop(handle, None)
+        if attached is not None and attached.region not in process.mapped():
+            del process.writable[id(attached.region)]
+
+    def unlink(self, name: str) -> None:
+        self._named(name)
+        del self.names[name]
+
+    def mshare_unlink(self, pid: int, name: str) -> bool:
+        process = self.processes[pid]
+        mine = [handle for handle, a in process.attached.items() if a.region.name == name]
+        regions = [process.attached[handle].region for handle in mine]
+        for handle in mine:
+            self.close(pid, handle)
+        region = self.names.get(name)
+        if not mine and region is None:
+            raise RegionNotFoundError(name, _HINT)
+        if region is None or (mine and region not in regions):
+            return True
+        if self.pids(region):
+            if mine:
+                return False
+            raise RegionBusyError(name, _HINT)
+        del self.names[name]
+        return True
+
+    def gc(self) -> set[str]:
+        """Remove orphans; return their names."""
+        orphans = {name for name, region in self.names.items() if not self.pids(region)}
+        for name in orphans:
+            del self.names[name]
+        return orphans
+
+    # what can be seen
+
+    def pids(self, region: ModelRegion) -> tuple[int, ...]:
+        """Return the processes that have it attached, in order."""
+        return tuple(sorted(pid for pid, process in self.processes.items() if region in process.mapped()))
+
+    def regions(self) -> dict[str, Seen]:
+        """Return what `regions()` must show, by name."""
+        shown = {}
+        for name, region in self.names.items():
+            pids = self.pids(region)
+            shown[name] = Seen((region.size, region.frozen, pids, not pids))
+        return shown
+
+    def _named(self, name: str) -> ModelRegion:
+        if name not in self.names:
+            raise RegionNotFoundError(name, _HINT)
+        return self.names[name]
+
+    def _attached(self, pid: int, handle: int) -> Attached:
+        attached = self.processes[pid].attached.get(handle)
+        if attached is None:
+            raise RegionClosedError(str(handle), _HINT)
+        return attached
+
+    def _map(self, pid: int, handle: int, region: ModelRegion, *, readonly: bool) -> None:
+        process = self.processes[pid]
+        process.writable.setdefault(id(region), not readonly)
+        process.attached[handle] = Attached(region, readonly)

@@ -1,0 +1,9 @@
+"""Tools that test a backend or a program that uses regions; needs `pip install 'mshare[testing]'`.
+
+- `processes`: real processes that do as they are told, fork, and die by SIGKILL.
+- `strategies`: hypothesis strategies for names, sizes, records and /proc text.
+- `conformance`: `BackendConformance`, the promises every backend keeps, as a pytest class to inherit.
+- `statemachine`: a hypothesis state machine that compares real processes with `mshare.model`.
+
+May depend on: everything in mshare; nothing else in mshare may depend on it.
+"""

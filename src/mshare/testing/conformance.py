@@ -1,0 +1,248 @@
+"""What every backend promises, as a pytest class to inherit.
+
+    class TestMine(BackendConformance):
+        @pytest.fixture
+        def backend(self, ...): return "mine"     # by name, in a world (MSHARE_ROOT) that has no region
+
+Oracles are independent of what they check: `stat`, /proc/self/smaps, /proc/self/status, other processes.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+import mshare
+from mshare import backends
+from mshare.backend import Backend
+from mshare.geometry import PAGE, PMD, PUD, WINDOW, round_up
+from mshare.record import RECORD_SIZE, file_size
+from mshare.registry import roots
+
+from .processes import in_child
+from .strategies import edge_sizes
+
+
+def backend_of(name: str) -> Backend:
+    """Return the backend called `name`."""
+    return next(backend for backend in backends.ALL if backend.name == name)
+
+
+def smaps_of(addr: int) -> dict[str, int]:
+    """Return the fields of /proc/self/smaps, in bytes, of the mapping at `addr`."""
+    fields: dict[str, int] = {}
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if "-" in words[0] and not words[0].endswith(":"):
+            inside = int(words[0].partition("-")[0], 16) == addr
+        elif inside and len(words) == 3 and words[2] == "kB":
+            fields[words[0].rstrip(":")] = int(words[1]) * 1024
+    return fields
+
+
+def table_bytes() -> int:
+    """Return `VmPTE` of this process in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmPTE")) * 1024
+
+
+def files() -> list[Path]:
+    """Return every file under the roots, as a directory listing shows it."""
+    return sorted(path for root in roots() for path in root.iterdir() if path.name != "hugetlb")
+
+
+class BackendConformance:
+    """Tests that take `backend`, the name of a backend that can be used."""
+
+    def test_it_says_what_it_is(self, backend: str) -> None:
+        tested = backend_of(backend)
+        able = tested.capabilities
+        assert able.leaf_size in (PAGE, PMD)
+        assert able.unit in (PAGE, PMD)
+        assert able.unit <= able.leaf_size
+        assert able.needs
+        assert able.shared_tables
+        assert tested.availability().usable
+        assert tested.availability().reason
+        root = tested.root()
+        assert root is not None
+        assert root.is_dir()
+        assert tested.space().free_bytes > 0
+
+    @pytest.mark.parametrize("size", edge_sizes)
+    def test_it_has_exactly_the_size_asked_for_and_is_zero(self, backend: str, size: int) -> None:
+        with mshare.create("r", size, backend=backend) as region:
+            assert (region.size, len(region.buf), region.info().size) == (size, size, size)
+            assert not any(region.buf)
+            region.buf[-1] = 251
+            assert Path(region.info().path).stat().st_size == file_size(size, backend_of(backend).capabilities.unit)
+        with mshare.attach("r") as region:
+            assert (len(region.buf), region.buf[-1]) == (size, 251)
+
+    @pytest.mark.parametrize("size", edge_sizes)
+    def test_its_memory_is_reserved_at_creation(self, backend: str, size: int) -> None:
+        with mshare.create("r", size, backend=backend) as region:
+            allocated = Path(region.info().path).stat().st_blocks * 512
+            assert allocated >= round_up(size + RECORD_SIZE, PAGE)
+
+    @pytest.mark.parametrize("size", edge_sizes)
+    def test_leaves_and_tables_are_as_stated(self, backend: str, size: int) -> None:
+        def measure() -> tuple[int, int, dict[str, int]]:
+            with mshare.attach("r") as region:
+                before = table_bytes()
+                for offset in range(0, size, PAGE):
+                    region.buf[offset] = 1
+                return region.addr, table_bytes() - before, smaps_of(region.addr)
+
+        def measure_warm() -> tuple[int, int, dict[str, int]]:
+            measure()  # so that the interpreter has all the memory it wants
+            return measure()
+
+        with mshare.create("r", size, backend=backend) as region:
+            info = region.info()
+        addr, grown, seen = in_child(measure_warm).value
+        assert addr == info.addr
+        assert seen["Size"] == round_up(size, info.unit)
+        assert (seen["KernelPageSize"] == PMD or seen["ShmemPmdMapped"] > 0) == (info.leaf_size == PMD)
+        assert grown == info.page_table_bytes
+
+    def test_every_process_has_it_at_one_aligned_address(self, backend: str) -> None:
+        with mshare.create("r", PMD + 1, backend=backend) as region:
+            assert region.addr % PUD == 0
+            assert WINDOW[0] <= region.addr < WINDOW[1]
+            addr = region.addr
+        assert in_child(lambda: mshare.attach("r").addr).value == addr
+        with mshare.attach("r") as region:
+            assert region.addr == addr
+            assert smaps_of(addr)["Size"] == round_up(PMD + 1, region.info().unit)
+
+    def test_an_address_of_ones_own(self, backend: str) -> None:
+        addr = WINDOW[0] + 7919 * PUD
+        with mshare.create("r", PMD, backend=backend, addr=addr) as region:
+            assert region.addr == addr
+        with mshare.attach("r", addr=addr + 2 * PUD) as other, mshare.attach("r") as region:
+            assert (region.addr, other.addr) == (addr, addr + 2 * PUD)
+            other.buf[PMD - 1] = 7
+            assert region.buf[PMD - 1] == 7
+
+    def test_anywhere_is_elsewhere_when_it_must_be(self, backend: str) -> None:
+        with mshare.create("r", PMD, backend=backend) as region, mshare.attach("r", addr=mshare.ANYWHERE) as other:
+            assert other.addr != region.addr
+            other.buf[0] = 3
+            assert region.buf[0] == 3
+
+    def test_what_one_process_stores_another_loads(self, backend: str) -> None:
+        with mshare.create("r", 3 * PMD, backend=backend) as region:
+            places = range(0, 3 * PMD, PMD // 4 + 1)
+            for place in places:
+                region.buf[place] = place % 251 + 1
+
+            def read() -> list[int]:
+                seen = mshare.attach("r", readonly=True, addr=mshare.ANYWHERE)
+                return [seen.buf[place] for place in places]
+
+            assert in_child(read).value == [place % 251 + 1 for place in places]
+
+    def test_the_record_is_out_of_reach(self, backend: str) -> None:
+        for size in edge_sizes:
+            with mshare.create("r", size, backend=backend) as region:
+                region.buf[:] = b"\xff" * size
+                assert mshare.regions()[0].size == size
+            mshare.unlink("r")
+
+    def test_a_read_only_attachment_is_read_only_to_the_kernel(self, backend: str) -> None:
+        mshare.create("r", PMD, backend=backend).close()
+        with mshare.attach("r", readonly=True) as region:
+            assert region.readonly
+            assert region.buf.readonly
+            line = next(
+                line
+                for line in Path("/proc/self/maps").read_text().splitlines()
+                if int(line.partition("-")[0], 16) == region.addr
+            )
+            assert line.split()[1] == "r--s"
+
+    @pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o400, 0o777])
+    def test_the_mode_is_taken_exactly(self, backend: str, mode: int) -> None:
+        before = os.umask(0o077)
+        try:
+            with mshare.create("r", 1, backend=backend, mode=mode) as region:
+                info = region.info()
+        finally:
+            os.umask(before)
+        status = Path(info.path).stat()
+        assert stat.S_IMODE(status.st_mode) == info.mode == mode
+        assert status.st_uid == info.uid == os.geteuid()
+
+    def test_removing_the_name_leaves_the_memory(self, backend: str) -> None:
+        with mshare.create("r", PMD, backend=backend) as region:
+            region.buf[0] = 1
+            mshare.unlink("r")
+            assert files() == []
+            assert region.buf[0] == 1
+            assert not region.info().linked
+            with pytest.raises(mshare.RegionNotFoundError):
+                mshare.attach("r", addr=mshare.ANYWHERE)
+            with mshare.create("r", PMD, backend=backend) as second:
+                assert (second.buf[0], region.buf[0]) == (0, 1)
+
+    def test_nobody_sees_a_region_before_it_is_complete(self, backend: str) -> None:
+        seen: list[object] = []
+
+        def look(*_: int) -> None:
+            seen.extend([files(), mshare.regions()])
+            with pytest.raises(mshare.RegionNotFoundError):
+                mshare.attach("r")
+
+        mshare.create("r", 2 * PMD, backend=backend, progress=look).close()
+        assert all(found == [] for found in seen)
+        assert len(files()) == 1
+
+    def test_a_name_is_given_once(self, backend: str) -> None:
+        with mshare.create("r", 1, backend=backend) as region:
+            region.buf[0] = 5
+            for other in backends.ALL:
+                if other.availability().usable:
+                    with pytest.raises(mshare.RegionExistsError):
+                        mshare.create("r", PMD, backend=other.name)
+            assert region.buf[0] == 5
+
+    def test_what_does_not_fit_is_refused_and_leaves_nothing(self, backend: str) -> None:
+        free = backend_of(backend).space().free_bytes
+        with pytest.raises(mshare.NoSpaceError, match=r"needs .*GiB.* but only .* can be had"):
+            mshare.create("r", free + (64 << 30), backend=backend)
+        assert files() == []
+        assert not any(smaps_of(addr) for addr in range(*WINDOW, 1 << 44))
+
+    def test_sparse_only_where_stated(self, backend: str) -> None:
+        if backend_of(backend).capabilities.sparse:
+            with mshare.create("r", 64 * PMD, backend=backend, reserve=False) as region:
+                region.buf[63 * PMD] = 1
+                assert Path(region.info().path).stat().st_blocks * 512 < PMD
+        else:
+            with pytest.raises(mshare.BackendUnavailableError):
+                mshare.create("r", 64 * PMD, backend=backend, reserve=False)
+
+    def test_a_fork_keeps_it_and_counts_for_itself(self, backend: str) -> None:
+        with mshare.create("r", PMD, backend=backend) as region:
+
+            def child() -> list[int]:
+                region.buf[0] = 11
+                return [os.getpid(), *mshare.regions()[0].pids]
+
+            pid, *pids = in_child(child).value
+            assert pids == sorted([os.getpid(), pid])
+            assert region.buf[0] == 11
+            assert region.info().pids == (os.getpid(),)
+
+    def test_an_orphan_is_one_and_is_collected(self, backend: str) -> None:
+        with mshare.create("r", PMD, backend=backend):
+            assert not mshare.regions()[0].orphan
+            assert mshare.gc() == []
+        assert mshare.regions()[0].orphan
+        assert [info.name for info in mshare.gc()] == ["r"]
+        assert files() == []

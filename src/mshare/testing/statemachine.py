@@ -1,0 +1,193 @@
+"""A hypothesis state machine: real processes and `mshare.model` do the same, and must come to the same.
+
+Up to four processes over three names create, attach, store, close, unlink, call `mshare_unlink`, fork and are killed.
+After every step three things are compared: the outcome (value or error class), the contents every attachment sees,
+and what `regions()` shows (pids and orphans included) in a process that has nothing attached.
+
+    class Machine(RegionMachine):
+        backend, nursery = "shm", Nursery()
+
+    run_state_machine_as_test(Machine)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+import mshare
+from mshare.geometry import Span
+from mshare.model import Model, Seen
+from mshare.registry import roots
+
+from .processes import LIMIT_S, Nursery, Reply, Worker
+from .strategies import byte_at, names, offsets, small_sizes
+
+MAX_PROCESSES = 4
+MAX_ATTACHED = 12
+"""Attachments at once: bounds what the machine takes of a pool of huge pages."""
+
+picks = st.integers(0, 11)
+"""Which of the processes or attachments there are; taken modulo their number."""
+
+
+class RegionMachine(RuleBasedStateMachine):
+    """One world, seen twice. Subclasses say which backend, and where workers come from."""
+
+    backend: ClassVar[str]
+    nursery: ClassVar[Nursery]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.workers: dict[int, Worker] = {}
+
+    # the world
+
+    @initialize()
+    def first(self) -> None:
+        self.start()
+
+    @precondition(lambda self: len(self.workers) < MAX_PROCESSES)
+    @rule()
+    def start(self) -> None:
+        worker = self.nursery.start()
+        self.workers[worker.pid] = worker
+        self.model.start(worker.pid)
+
+    @precondition(lambda self: 0 < len(self.workers) < MAX_PROCESSES)
+    @rule(which=picks)
+    def fork(self, which: int) -> None:
+        parent = self._worker(which)
+        child = parent.fork()
+        self.workers[child.pid] = child
+        self.model.fork(parent.pid, child.pid)
+
+    @precondition(lambda self: len(self.workers) > 1)
+    @rule(which=picks, softly=st.booleans())
+    def die(self, which: int, softly: bool) -> None:
+        worker = self._worker(which)
+        assert (worker.exit() if softly else worker.kill()) == (0 if softly else -9)
+        del self.workers[worker.pid]
+        self.model.kill(worker.pid)
+
+    # operations
+
+    @precondition(lambda self: self._attached() < MAX_ATTACHED)
+    @rule(which=picks, name=names, size=small_sizes, frozen=st.booleans())
+    def create(self, which: int, name: str, size: int, frozen: bool) -> None:
+        worker, handle = self._worker(which), self.model.new_handle()
+        options = {"frozen": True} if frozen else {"backend": self.backend}
+        reply = worker.do("create", handle=handle, name=name, size=size, **options)
+        addr = 0 if reply.error else int(reply.value)
+        if addr:
+            span = Span(addr, addr + size)
+            assert not any(span.overlaps(other.span) for other in self.model.names.values()), "two at one address"
+        self._compare(
+            reply, lambda: self.model.create(worker.pid, handle, name, size, addr, frozen=frozen), value=False
+        )
+
+    @precondition(lambda self: self._attached() < MAX_ATTACHED)
+    @rule(which=picks, name=names, readonly=st.booleans())
+    def attach(self, which: int, name: str, readonly: bool) -> None:
+        worker, handle = self._worker(which), self.model.new_handle()
+        reply = worker.do("attach", handle=handle, name=name, readonly=readonly)
+        self._compare(reply, lambda: self.model.attach(worker.pid, handle, name, readonly=readonly))
+
+    @precondition(lambda self: self._attached() > 0)
+    @rule(which=picks, offset=offsets, value=st.integers(0, 255))
+    def store(self, which: int, offset: int, value: int) -> None:
+        worker, handle = self._attachment(which)
+        at = byte_at(offset, self.model.processes[worker.pid].attached[handle].region.size)
+        reply = worker.do("store", handle=handle, offset=at, value=value)
+        self._compare(reply, lambda: self.model.store(worker.pid, handle, at, value))
+
+    @precondition(lambda self: self._attached() > 0)
+    @rule(which=picks, twice=st.booleans())
+    def close(self, which: int, twice: bool) -> None:
+        worker, handle = self._attachment(which)
+        for _ in range(1 + twice):
+            self._compare(worker.do("close", handle=handle), lambda: self.model.close(worker.pid, handle))
+        self._compare(
+            worker.do("load", handle=handle, offset=0), lambda: self.model.load(worker.pid, handle, 0), value=False
+        )
+
+    @rule(which=picks, name=names)
+    def unlink(self, which: int, name: str) -> None:
+        self._compare(self._worker(which).do("unlink", name=name), lambda: self.model.unlink(name))
+
+    @rule(which=picks, name=names)
+    def mshare_unlink(self, which: int, name: str) -> None:
+        worker = self._worker(which)
+        self._compare(worker.do("mshare_unlink", name=name), lambda: self.model.mshare_unlink(worker.pid, name))
+
+    @rule(which=picks)
+    def gc(self, which: int) -> None:
+        self._compare(self._worker(which).do("gc"), lambda: sorted(self.model.gc()))
+
+    # what must hold after every step
+
+    @invariant()
+    def contents_agree(self) -> None:
+        for pid, process in self.model.processes.items():
+            wanted = {
+                str(handle): [byte_at(o, attached.region.size) for o in range(3)]
+                for handle, attached in process.attached.items()
+            }
+            expected = {
+                str(handle): [attached.region.load(byte_at(o, attached.region.size)) for o in range(3)]
+                for handle, attached in process.attached.items()
+            }
+            assert self.workers[pid].do("probe", offsets=wanted) == Reply(expected)
+
+    @invariant()
+    def regions_agree(self) -> None:
+        expected = self.model.regions()
+        # A process that reads /proc/PID/maps just then keeps a dying process's memory for a moment, so: in the end.
+        eventually(lambda: shown() == expected, lambda: f"regions() shows {shown()}, the model {expected}")
+
+    def teardown(self) -> None:
+        self.nursery.clear()
+        for info in mshare.regions():
+            mshare.unlink(info.name)
+        left = [path for root in roots() for path in Path(root).iterdir() if path.is_file()]
+        assert not left, f"left behind: {left}"
+
+    # helpers
+
+    def _compare(self, reply: Reply, in_model: Callable[[], Any], *, value: bool = True) -> None:
+        expected = error = None
+        try:
+            expected = in_model()
+        except Exception as raised:
+            error = type(raised).__name__
+        assert reply.error == error, f"model: {error or expected}, real: {reply}"
+        assert error or not value or reply.value == expected, f"model: {expected}, real: {reply}"
+
+    def _worker(self, which: int) -> Worker:
+        return list(self.workers.values())[which % len(self.workers)]
+
+    def _attached(self) -> int:
+        return sum(len(process.attached) for process in self.model.processes.values())
+
+    def _attachment(self, which: int) -> tuple[Worker, int]:
+        pairs = [(pid, handle) for pid, process in self.model.processes.items() for handle in process.attached]
+        pid, handle = pairs[which % len(pairs)]
+        return self.workers[pid], handle
+
+
+def shown() -> dict[str, Seen]:
+    """Return `regions()` as the model tells it."""
+    return {info.name: Seen((info.size, info.frozen, info.pids, info.orphan)) for info in mshare.regions()}
+
+
+def eventually(condition: Callable[[], bool], problem: Callable[[], str]) -> None:
+    """Wait until `condition` holds. Raises AssertionError with `problem` after `LIMIT_S`."""
+    limit = time.monotonic() + LIMIT_S / 4
+    while not condition():
+        assert time.monotonic() < limit, problem()

@@ -1,0 +1,92 @@
+"""/proc text, as the kernel writes it and as no kernel would."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mshare.geometry import PAGE
+from mshare.procfs import (
+    make_dev,
+    parse_cgroup,
+    parse_fields_kb,
+    parse_maps,
+    parse_mountinfo,
+    parse_stat_faults,
+    unescape,
+)
+from mshare.testing.strategies import paths, proc_text
+
+
+@given(proc_text)
+@example(b"0-1 r-xp 0 0:0 0\n\n0-1 r-xp 0 :0 0\n-1 \xff 0 0:0 0")
+@example(b"0-1 r-xp 0 99999999999999999999999:0 -1")
+@example(b"VmPTE: \xb2 kB")
+@example(b"0::\xff\n\xff:\xff:\xff")
+def test_no_text_crashes_a_parser(text: bytes) -> None:
+    list(parse_maps(text))
+    parse_fields_kb(text)
+    parse_mountinfo(text)
+    parse_cgroup(text)
+    unescape(text)
+    try:
+        parse_stat_faults(text)
+    except ValueError:
+        return
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 1 << 35),
+            st.integers(1, 1 << 20),
+            st.sampled_from(("r--s", "rw-s", "r-xp", "---p")),
+            st.integers(0, 1 << 40),
+            st.integers(0, 4095),
+            st.integers(0, 255),
+            st.integers(0, (1 << 64) - 1),
+            paths,
+        )
+    )
+)
+def test_maps_lines_are_read_as_they_are_written(
+    lines: list[tuple[int, int, str, int, int, int, int, bytes]],
+) -> None:
+    text = b"".join(
+        f"{start * PAGE:08x}-{(start + pages) * PAGE:08x} {perms} {offset:08x} {major:02x}:{minor:02x} {ino} ".encode()
+        + path.rjust(len(path) + 20)
+        + b"\n"
+        for start, pages, perms, offset, major, minor, ino, path in lines
+    )
+    read = list(parse_maps(text))
+    assert len(read) == len(lines)
+    for vma, (start, pages, perms, offset, major, minor, ino, path) in zip(read, lines, strict=True):
+        assert vma.span == (start * PAGE, (start + pages) * PAGE)
+        assert (vma.perms, vma.offset, vma.path) == (perms, offset, path)
+        assert vma.file == (os.makedev(major, minor), ino)
+
+
+@given(st.integers(0, (1 << 31) - 1), st.integers(0, (1 << 31) - 1))
+def test_device_numbers_are_those_of_the_c_library(major: int, minor: int) -> None:
+    assert make_dev(major, minor) == os.makedev(major, minor)
+
+
+@given(st.binary().filter(lambda raw: b"\0" not in raw))
+def test_escapes_are_undone(raw: bytes) -> None:
+    escaped = b"".join(b"\\%03o" % byte if byte in b" \t\n\\" else bytes([byte]) for byte in raw)
+    assert os.fsencode(unescape(escaped)) == raw
+
+
+@given(st.integers(0, 1 << 50), st.text("abc ()0", max_size=15))
+def test_faults_are_counted_from_the_end_of_the_name(faults: int, name: str) -> None:
+    text = f"1 ({name}) S 1 1 1 0 -1 4194560 {faults} 0 0 0".encode()
+    assert parse_stat_faults(text) == faults
+
+
+@given(st.dictionaries(st.text("AbC_()", min_size=1), st.tuples(st.integers(0, 1 << 50), st.booleans())))
+def test_fields_are_bytes(fields: dict[str, tuple[int, bool]]) -> None:
+    text = "".join(f"{name}:\t{number:8d}{' kB' if kb else ''}\n" for name, (number, kb) in fields.items())
+    expected = {name: number * (1024 if kb else 1) for name, (number, kb) in fields.items()}
+    assert parse_fields_kb(text.encode()) == expected

@@ -1,0 +1,61 @@
+"""Records survive the round trip; hostile pages give `RecordError` or a record that contradicts nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mshare.geometry import PAGE, PMD, USER_END, round_up
+from mshare.record import RECORD_SIZE, Record, RecordError, file_size
+from mshare.testing.strategies import hostile_pages, records
+
+settings.register_profile("mshare", deadline=None)
+settings.load_profile("mshare")
+
+
+@given(records())
+def test_what_is_written_is_read(record: Record) -> None:
+    page = record.encode()
+    assert len(page) == RECORD_SIZE
+    assert Record.decode(page, file_size(record.size_bytes, record.unit)) == record
+
+
+@given(records(), st.text(st.characters(codec="utf-8"), min_size=1000, max_size=5000))
+def test_a_long_reason_is_cut_at_a_character(record: Record, reason: str) -> None:
+    long = replace(record, reason=reason * 5)
+    read = Record.decode(long.encode(), file_size(record.size_bytes, record.unit))
+    assert long.reason.startswith(read.reason)
+    assert len(read.reason.encode()) > 3900
+    assert replace(read, reason="") == replace(record, reason="")
+
+
+@given(records(), st.integers(0, RECORD_SIZE - 1), st.integers(1, 255))
+def test_every_flipped_byte_is_noticed(record: Record, at: int, flip: int) -> None:
+    page = bytearray(record.encode())
+    page[at] ^= flip
+    try:
+        Record.decode(bytes(page), file_size(record.size_bytes, record.unit))
+    except RecordError:
+        return
+    raise AssertionError("a damaged record was accepted")
+
+
+@settings(max_examples=500)
+@given(hostile_pages())
+def test_an_enemy_gets_nothing_past_it(page_and_size: tuple[bytes, int]) -> None:
+    page, length = page_and_size
+    try:
+        record = Record.decode(page, length)
+    except RecordError:
+        return
+    mapped = round_up(record.size_bytes, record.unit)
+    assert 0 < record.size_bytes <= length - RECORD_SIZE
+    assert mapped <= length
+    assert (record.leaf_size, record.unit) in ((PAGE, PAGE), (PMD, PAGE), (PMD, PMD))
+    assert record.addr > 0
+    assert record.addr % record.leaf_size == 0
+    assert record.addr + mapped <= USER_END
+    assert record.backend.isprintable()
+    assert record.backend
