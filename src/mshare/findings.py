@@ -202,22 +202,22 @@ def _place(machine: Machine) -> Iterator[Finding]:
         yield Finding(PROBLEM, "tmpfs", "there is no directory for regions of thp and shm")
         return
     if not place.size_bytes:
-        yield Finding(OK, place.path, f"{place.fs_type} without a size limit")
+        yield Finding(OK, "tmpfs", f"{place.path}: {place.fs_type} without a size limit")
         return
-    state = f"{place.fs_type} of {format_size(place.size_bytes)}, {format_size(place.free_bytes)} free"
+    state = f"{place.path}: {place.fs_type} of {format_size(place.size_bytes)}, {format_size(place.free_bytes)} free"
     resize = f"sudo mount -o remount,size={_mebibytes(machine.size + place.size_bytes - place.free_bytes)}M "
     resize += place.mount_point or place.path
     if place.size_bytes == 64 * MIB:
         yield Finding(
             ADVICE,
-            place.path,
+            "tmpfs",
             f"{state}. 64 MiB is what docker gives a container by default: start it with --shm-size, or as root",
             resize,
         )
     elif place.free_bytes < file_size(machine.size, PMD):
-        yield Finding(ADVICE, place.path, f"{state}: too little for {format_size(machine.size)}", resize)
+        yield Finding(ADVICE, "tmpfs", f"{state}: too little for {format_size(machine.size)}", resize)
     else:
-        yield Finding(OK, place.path, state)
+        yield Finding(OK, "tmpfs", state)
 
 
 def _mebibytes(size_bytes: int) -> int:

@@ -272,6 +272,24 @@ def test_a_copy_out_that_fails_leaves_the_old_file(world: Path, tmp_path: Path) 
     assert target.read_bytes() == b"old"
 
 
+def test_a_spool_that_is_full_says_so(world: Path) -> None:
+    def no_large_files() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+
+    done = subprocess.run(
+        [*MSHARE, "cp", "-", "region:big"],
+        input=b"x" * (1 << 20),
+        preexec_fn=no_large_files,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 6
+    assert b"TMPDIR" in done.stderr
+    assert files(world) == []
+
+
 def test_a_link_stays_a_link_and_a_device_a_device(world: Path, tmp_path: Path) -> None:
     mshare.create("r", 3).close()
     (tmp_path / "real").write_bytes(b"before")
@@ -355,6 +373,18 @@ def test_progress_is_for_terminals(world: Path, tmp_path: Path) -> None:
     os.close(leader)
     os.close(follower)
     assert b"filling shown" in shown
+
+
+def test_a_terminal_that_knows_ascii_only(world: Path) -> None:
+    mshare.create("größe", 1).close()
+    done = cli("ls", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert b"gr\\xf6\\xdfe" in done.stdout
+
+
+def test_the_shell_completes_commands() -> None:
+    done = cli(_MSHARE_COMPLETE="complete_bash", COMP_WORDS="mshare pl", COMP_CWORD="1")
+    assert done.stdout.split() == [b"plan"]
 
 
 @pytest.mark.parametrize("args", [("ls",), ("ls", "--json"), ("cp", "region:r", "-"), ("doctor",), ("--help",)])

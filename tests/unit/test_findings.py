@@ -91,15 +91,15 @@ def test_a_region_that_does_not_fit_where_it_would_go() -> None:
 
 
 def test_docker_gives_64_mib() -> None:
-    finding = about(replace(GOOD, place=Place("/dev/shm", "/dev/shm", "tmpfs", 64 * MIB, 60 * MIB)), "/dev/shm")
+    finding = about(replace(GOOD, place=Place("/dev/shm", "/dev/shm", "tmpfs", 64 * MIB, 60 * MIB)), "tmpfs")
     assert finding.level == ADVICE
     assert "docker" in finding.text
     assert finding.command == "sudo mount -o remount,size=1030M /dev/shm"
 
 
 def test_a_tmpfs_that_is_too_small_or_has_no_limit() -> None:
-    assert about(replace(GOOD, place=Place("/s", "/", "tmpfs", GIB, GIB)), "/s").command.endswith("=1026M /")
-    assert about(replace(GOOD, place=Place("/s", "/", "tmpfs", 0, 0)), "/s").level == OK
+    assert about(replace(GOOD, place=Place("/s", "/", "tmpfs", GIB, GIB)), "tmpfs").command.endswith("=1026M /")
+    assert about(replace(GOOD, place=Place("/s", "/", "tmpfs", 0, 0)), "tmpfs").level == OK
     assert about(replace(GOOD, place=None), "tmpfs").level == PROBLEM
 
 

@@ -7,6 +7,7 @@ May depend on: everything below; nothing depends on it.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -56,6 +57,8 @@ def run(argv: Sequence[str]) -> int:
     app = make_app()
     if _COMPLETION in os.environ:  # the shell asks; it ends the process itself
         app(prog_name="mshare")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # where stdout is ASCII, escape what does not fit instead of failing
+        sys.stdout.reconfigure(errors="backslashreplace")
     command = typer.main.get_command(app)
     as_json = "--json" in argv
     try:
