@@ -27,6 +27,14 @@ def _is_usable(mount: Mount | None) -> bool:
     return mount is not None and mount.fs_type == "hugetlbfs" and (not sizes or sizes == ["pagesize=2M"])
 
 
+def _is_visible(mount: Mount) -> bool:
+    """Tell whether the mount can be reached, and no later one hides it."""
+    try:
+        return os.stat(mount.mount_point).st_dev == mount.dev
+    except OSError:
+        return False
+
+
 class Hugetlb:
     """Files on hugetlbfs, reserved with `fallocate`."""
 
@@ -44,7 +52,7 @@ class Hugetlb:
         forced = overridden_root("hugetlb")
         if forced is not None:
             return forced
-        found = [mount for mount in mounts("hugetlbfs") if _is_usable(mount)]
+        found = [mount for mount in mounts("hugetlbfs") if _is_usable(mount) and _is_visible(mount)]
         if not found:
             return None
         return _DEFAULT if _is_usable(mount_under(_DEFAULT)) else Path(found[0].mount_point)
