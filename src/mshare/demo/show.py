@@ -81,7 +81,7 @@ def footnotes(bill: Bill) -> Iterator[str]:
         yield (
             "VmPTE: page tables of one process. PageTables: growth of the machine's, divided by the "
             f"{cost.processes} processes that caused it at once; other programs' changes are in it. Faults: minor "
-            "faults of the first scan. Attach: nothing touched. Scan: the first, with its faults. Detach: after the scan. "
+            "faults of the first scan. Attach: nothing touched. Scan: the first, with faults. Detach: after the scan. "
             f"Medians of {cost.runs} fresh processes."
         )
     slopes = [line.slope for line in bill.lines if line.slope]
