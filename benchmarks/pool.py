@@ -38,7 +38,7 @@ def lent(size_bytes: int) -> Iterator[tuple[int, str]]:
         yield 0, f"hugetlb is missing: {format_size(wanted * PMD)} is more than half of the free memory"
         return
     before = int(_POOL.read_text())
-    root = Path(mkdtemp(prefix="mshare-bench-", dir="/dev/shm"))
+    root = Path(mkdtemp(prefix=f"mshare-bench-{os.getpid()}-", dir="/dev/shm"))
     saved = os.environ.get("MSHARE_ROOT")
     mounted, got = False, 0
     try:
