@@ -56,7 +56,7 @@ def means_by_hand() -> dict[str, tuple[int, float]]:
     delays = defaultdict(list)
     with zipfile.ZipFile(flights.data_file()) as archive, archive.open("flights.csv") as file:
         for row in csv.DictReader(io.TextIOWrapper(file)):
-            if row["arr_delay"]:
+            if row["arr_delay"] != "NA":
                 delays[row["carrier"]].append(int(row["arr_delay"]))
     return {carrier: (len(values), sum(values) / len(values)) for carrier, values in delays.items()}
 
