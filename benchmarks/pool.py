@@ -1,7 +1,13 @@
-"""Huge pages for the time of a run: lent by the kernel, in a private place, and given back."""
+"""Huge pages for the time of a run: lent by the kernel, in a private place, and given back.
+
+Fact: every process sees every mount of its mount namespace, and mshare uses the first hugetlbfs it can reach.
+Consequence: a mount of ours would be taken for a root by all other programs. Decision: a mount namespace of our own,
+which the kernel takes away with us, however we end.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -14,6 +20,7 @@ from mshare.geometry import PMD, round_up
 from mshare.units import format_size
 
 _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+_CLONE_NEWNS = 0x00020000  # <linux/sched.h>; os.unshare is Python 3.12's
 _MEMORY_SHARE = 0.5
 """At most this part of the free memory goes into the pool."""
 
@@ -23,12 +30,19 @@ def _free_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
+def _alone() -> bool:
+    """Give this process and its children a mount namespace of their own; False if the kernel does not allow it."""
+    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS):
+        return False
+    return subprocess.run(["mount", "--make-rprivate", "/"], check=False).returncode == 0
+
+
 @contextmanager
 def lent(size_bytes: int) -> Iterator[tuple[int, str]]:
     """Give (bytes of huge pages that regions may take, why if none), with $MSHARE_ROOT at a place that has them.
 
-    Adds pages to `vm.nr_hugepages` and puts the old number back; mounts a hugetlbfs where nobody else looks. As another
-    user than root, or where memory is short or in pieces, there are none: (0, reason).
+    Adds pages to `vm.nr_hugepages` and takes as many away at the end; mounts a hugetlbfs that nobody else sees. As
+    another user than root, or where memory is short or in pieces, there are none: (0, reason).
     """
     if os.geteuid() != 0:
         yield 0, "hugetlb is missing: as root, the benchmark would lend itself huge pages"
@@ -47,7 +61,7 @@ def lent(size_bytes: int) -> Iterator[tuple[int, str]]:
         _POOL.write_text(str(before + wanted))
         got = int(_POOL.read_text()) - before
         mount = ["mount", "-t", "hugetlbfs", "-o", "pagesize=2M", "none", str(root / "hugetlb")]
-        mounted = subprocess.run(mount, check=False, stderr=subprocess.DEVNULL).returncode == 0
+        mounted = _alone() and subprocess.run(mount, check=False, stderr=subprocess.DEVNULL).returncode == 0
         os.environ["MSHARE_ROOT"] = str(root)
         if got < wanted:
             yield 0, f"hugetlb is missing: the kernel gave {got} of {wanted} huge pages"
