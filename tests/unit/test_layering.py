@@ -37,6 +37,7 @@ MAY_IMPORT = {
     },
     "removal": {"errors", "procfs", "record", "linux", "registry"},
     "calls": {"errors", "registry", "removal", "creation", "region"},
+    "measure": {"geometry", "linux", "creation", "region", "removal"},
 }
 """For each part of the core, the parts of mshare it may import."""
 

@@ -48,14 +48,17 @@ class Hugetlb:
     )
 
     def root(self) -> Path | None:
-        """/dev/hugepages, where systemd mounts it, or else the first hugetlbfs with 2 MiB pages there is."""
+        """/dev/hugepages, where systemd mounts it, or else the first hugetlbfs with 2 MiB pages that can be reached:
+        others keep mounts of their own in private directories."""
         forced = overridden_root("hugetlb")
         if forced is not None:
             return forced
         found = [mount for mount in mounts("hugetlbfs") if _is_usable(mount) and _is_visible(mount)]
         if not found:
             return None
-        return _DEFAULT if _is_usable(mount_under(_DEFAULT)) else Path(found[0].mount_point)
+        if _is_usable(mount_under(_DEFAULT)):
+            return _DEFAULT
+        return next((Path(mount.mount_point) for mount in found if os.access(mount.mount_point, os.X_OK)), None)
 
     def availability(self) -> Availability:
         root = self.root()

@@ -15,9 +15,9 @@ from types import ModuleType
 
 import typer
 
-from . import _exits, cp, create, doctor, gc, ls, plan, rm, stat
+from . import _exits, cp, create, demo, doctor, gc, ls, plan, rm, stat
 
-COMMANDS: tuple[ModuleType, ...] = (create, ls, stat, cp, rm, gc, plan, doctor)
+COMMANDS: tuple[ModuleType, ...] = (create, ls, stat, cp, rm, gc, plan, doctor, demo)
 """In the order in which `mshare --help` lists them."""
 
 _COMPLETION = "_MSHARE_COMPLETE"

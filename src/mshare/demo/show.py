@@ -1,13 +1,11 @@
-"""The result for people: what was shown, the table, its footnotes.
-
-Pure: a result in, rich's renderables and text out."""
+"""The result for people: what was shown, the table, its footnotes. A result in, text out. May depend on: report, units,
+story, bill."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.table import Table
-
+from ..report import Table
 from ..units import format_size
 from .bill import PROJECTED_BYTES, PROJECTED_PROCESSES, Bill
 from .flights import ROWS
@@ -49,26 +47,31 @@ def _ms(nanoseconds: int) -> str:
     return f"{nanoseconds / 1e6:.1f} ms" if nanoseconds >= 1_000_000 else f"{nanoseconds / 1e3:.0f} µs"
 
 
+def title(bill: Bill) -> str:
+    """Return the table's title."""
+    return f"What each further process pays for {format_size(bill.size_bytes)} of shared memory, measured here"
+
+
 def table(bill: Bill) -> Table:
-    """Return the table: what one further process pays."""
-    shown = Table(title=f"What each further process pays for {format_size(bill.size_bytes)}, measured")
-    shown.add_column("")
-    headers = ("page tables\n(VmPTE)", "page tables\n(PageTables)", "minor\nfaults", "attach", "scan", "detach")
-    for header in (*headers, f"{format_size(PROJECTED_BYTES)}\nx {PROJECTED_PROCESSES:,}"):
-        shown.add_column(header, justify="right", no_wrap=True)
+    """Return the table: what each further process pays."""
+    last = f"{format_size(PROJECTED_BYTES)} x {PROJECTED_PROCESSES:,}"
+    headers = ("", "VmPTE", "PageTables", "faults", "attach", "scan", "detach", last)
+    rows = []
     for line in bill.lines:
         paid = line.cost.process
-        shown.add_row(
-            line.cost.peer,
-            format_size(paid.vmpte_bytes),
-            format_size(line.cost.page_tables_bytes),
-            f"{paid.minor_faults:,}",
-            _ms(paid.attach_ns),
-            _ms(paid.scan_ns),
-            _ms(paid.detach_ns),
-            "-" if line.projected_bytes is None else format_size(line.projected_bytes),
+        rows.append(
+            (
+                line.cost.peer,
+                format_size(paid.vmpte_bytes),
+                format_size(line.cost.page_tables_bytes),
+                f"{paid.minor_faults:,}",
+                _ms(paid.attach_ns),
+                _ms(paid.scan_ns),
+                _ms(paid.detach_ns),
+                "-" if line.projected_bytes is None else format_size(line.projected_bytes),
+            )
         )
-    return shown
+    return Table(headers, tuple(rows), frozenset(range(1, len(headers))))
 
 
 def footnotes(bill: Bill) -> Iterator[str]:
@@ -76,9 +79,10 @@ def footnotes(bill: Bill) -> Iterator[str]:
     if bill.lines:
         cost = bill.lines[0].cost
         yield (
-            f"Medians of {cost.runs} fresh processes each; PageTables is the machine's growth by {cost.processes} "
-            "processes at once, divided by them: other programs' changes are in it. Attach: nothing touched yet. "
-            "Scan: the first, with its faults. Detach: after the scan."
+            "VmPTE: page tables of one process. PageTables: growth of the machine's, divided by the "
+            f"{cost.processes} processes that caused it at once; other programs' changes are in it. Faults: minor "
+            "faults of the first scan. Attach: nothing touched. Scan: the first, with faults. Detach: after the scan. "
+            f"Medians of {cost.runs} fresh processes."
         )
     slopes = [line.slope for line in bill.lines if line.slope]
     if slopes:

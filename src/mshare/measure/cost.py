@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from ..linux import proc
 from .child import Child, ask_all
-from .peers import Peer
+from .peers import Peer, touch_every_page
 from .probe import ProcessCost
 
 Step = Callable[[str], None]
@@ -33,7 +34,9 @@ class Cost:
     processes: int
     """Processes attached at once when `PageTables` was read."""
     create_ns: int
-    """Creating it with all its memory, once; median of several times."""
+    """Creating it, once; median of several times. With all its memory for mshare, without any for the others."""
+    first_touch_ns: int
+    """Attaching it then and writing to every page, so that the kernel has given and zeroed all of it; median."""
     page_tables_bytes: int
     """`PageTables` in /proc/meminfo: its growth when `processes` processes attached and touched everything, by their
     number. Counts shared tables once, and is the whole machine's: other programs' changes are in it."""
@@ -99,9 +102,17 @@ def middle(costs: Sequence[ProcessCost]) -> ProcessCost:
     return ProcessCost(*(int(median(values)) for values in zip(*costs, strict=True)))
 
 
+class Existing(NamedTuple):
+    """Shared memory that exists and is warm: every page has been written to."""
+
+    token: str
+    create_ns: int
+    first_touch_ns: int
+
+
 @contextmanager
-def existing(peer: Peer, name: str, size_bytes: int) -> Iterator[tuple[str, int]]:
-    """Give the token of a newly created peer and the nanoseconds creating took; remove it at the end, come what may."""
+def existing(peer: Peer, name: str, size_bytes: int) -> Iterator[Existing]:
+    """Give a newly created peer whose memory is warm; remove it at the end, come what may."""
     start = time.perf_counter_ns()
     try:
         token = peer.create(name, size_bytes)
@@ -111,9 +122,12 @@ def existing(peer: Peer, name: str, size_bytes: int) -> Iterator[tuple[str, int]
         with suppress(OSError):
             peer.destroy(name)
         raise
-    took_ns = time.perf_counter_ns() - start
     try:
-        yield token, took_ns
+        created = time.perf_counter_ns()
+        with closing(peer.attach(token)) as attachment:
+            assert attachment.buf is not None
+            touch_every_page(attachment.buf)
+        yield Existing(token, created - start, time.perf_counter_ns() - created)
     finally:
         peer.destroy(token)
 
@@ -138,16 +152,25 @@ def measure(
 
     Takes memory for one region of that size, and touches all of it about `5 * runs + processes` times.
     """
-    created = []
+    made = []
     for _ in range(creates - 1):
         step(f"{peer.label}: create")
-        with existing(peer, name, size_bytes) as (_token, took_ns):
-            created.append(took_ns)
+        with existing(peer, name, size_bytes) as memory:
+            made.append(memory)
     step(f"{peer.label}: create")
-    with existing(peer, name, size_bytes) as (token, took_ns):
-        created.append(took_ns)
+    with existing(peer, name, size_bytes) as memory:
+        made.append(memory)
         step(f"{peer.label}: attach, scan, fork")
-        process = middle(process_costs(peer, token, runs, cycles))
+        process = middle(process_costs(peer, memory.token, runs, cycles))
         step(f"{peer.label}: {processes} processes at once")
-        tables = page_tables_growth(peer, token, size_bytes, processes)
-    return Cost(peer.label, size_bytes, runs, processes, int(median(created)), tables, process)
+        tables = page_tables_growth(peer, memory.token, size_bytes, processes)
+    return Cost(
+        peer=peer.label,
+        size_bytes=size_bytes,
+        runs=runs,
+        processes=processes,
+        create_ns=int(median(memory.create_ns for memory in made)),
+        first_touch_ns=int(median(memory.first_touch_ns for memory in made)),
+        page_tables_bytes=tables,
+        process=process,
+    )

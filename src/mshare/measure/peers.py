@@ -41,7 +41,7 @@ class Peer(Protocol):
         """`module:class[:argument]`: how another process makes the same peer (see `load`)."""
 
     def create(self, name: str, size_bytes: int) -> str:
-        """Make `size_bytes` of memory, all of it really there, detach, and return what `attach` needs to find it."""
+        """Make `size_bytes` of shared memory, detach, and return what `attach` needs to find it."""
 
     def attach(self, token: str) -> Attachment:
         """Attach what `create` made."""
@@ -93,10 +93,7 @@ class SharedMemory:
     spec = f"{__name__}:SharedMemory"
 
     def create(self, name: str, size_bytes: int) -> str:
-        segment = shared_memory.SharedMemory(name, create=True, size=size_bytes)
-        assert segment.buf is not None
-        touch_every_page(segment.buf)
-        segment.close()
+        shared_memory.SharedMemory(name, create=True, size=size_bytes).close()
         return name
 
     def attach(self, token: str) -> Attachment:
@@ -146,7 +143,7 @@ class Nothing:
 
 
 def touch_every_page(buf: memoryview) -> None:
-    """Write one byte to every 4 KiB page, in C speed: the kernel then has given all of the memory."""
+    """Write one byte to every 4 KiB page, in C speed: the kernel then has given, and zeroed, all of the memory."""
     try:
         import numpy
     except ImportError:

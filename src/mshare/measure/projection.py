@@ -45,7 +45,7 @@ class Slope(NamedTuple):
 def measure_slope(peer: Peer, *, name: str, processes: int = 4, step: Step = lambda _: None) -> Slope:
     """Measure what the second GiB of a 2 GiB region costs each of `processes` processes. Takes 2 GiB of memory."""
     step(f"{peer.label}: what one more GiB costs")
-    with existing(peer, name, SLOPE_BYTES) as (token, _), probes(peer, token, processes) as group:
+    with existing(peer, name, SLOPE_BYTES) as memory, probes(peer, memory.token, processes) as group:
         ask_all(group, do="attach")
         first = ask_all(group, do="touch", start=0, end=PUD)
         before = page_tables_bytes()

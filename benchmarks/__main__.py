@@ -1,0 +1,48 @@
+"""`python -m benchmarks [--quick] [--sizes 64M,1G] [--json FILE] [--markdown FILE]`: report on stdout, steps on stderr.
+
+A full run takes less than ten minutes, a quick one less than one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from mshare.units import parse_size
+
+from . import report, run
+
+
+def _stop(number: int, frame: object) -> None:
+    del frame
+    raise SystemExit(128 + number)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run, print, write, and return the exit code: 0 also when a target is missed, which the report says."""
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two sizes, one process each")
+    parser.add_argument("--sizes", help="sizes instead of the usual ones: 64M,1G")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report there, too")
+    options = parser.parse_args(argv)
+    plan = run.QUICK if options.quick else run.FULL
+    if options.sizes:
+        plan = replace(plan, sizes=tuple(parse_size(size) for size in options.sizes.split(",")))
+    signal.signal(signal.SIGTERM, _stop)  # huge pages are given back, whatever ends the run
+    results = run.run(plan, lambda step: print(step, file=sys.stderr, flush=True))
+    text = report.markdown(results)
+    if options.json:
+        options.json.write_text(json.dumps(results.as_json(), indent=1) + "\n")
+    if options.markdown:
+        options.markdown.write_text(text)
+    sys.stdout.write(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""Facts about the machine that a number means nothing without."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return "?"
+
+
+def _model() -> str:
+    lines = _read("/proc/cpuinfo").split("\n")
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def facts() -> dict[str, str | int | float]:
+    """Return processor, memory, kernel, settings, versions, and how busy the machine is."""
+    memory = _read("/proc/meminfo").split("\n")[0].split()
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "cpu": _model(),
+        "cpus": os.cpu_count() or 0,
+        "memory_bytes": int(memory[1]) * 1024,
+        "kernel": platform.release(),
+        "load_1min": os.getloadavg()[0],
+        "shmem_enabled": _read("/sys/kernel/mm/transparent_hugepage/shmem_enabled"),
+        "python": platform.python_version(),
+        **{package: _version(package) for package in ("mshare", "numpy", "posix_ipc", "SharedArray")},
+    }

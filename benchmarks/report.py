@@ -1,0 +1,141 @@
+"""Results as Markdown: tables, ratios within this run, and the targets. Pure: results in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from mshare.measure import Cost, Nothing, SharedMemory
+from mshare.units import GIB, format_size
+
+from .run import Results
+
+RIVAL = SharedMemory.label
+_THP = "mshare thp"
+
+
+def _ms(nanoseconds: float) -> str:
+    return f"{nanoseconds / 1e6:,.1f} ms" if nanoseconds >= 1e6 else f"{nanoseconds / 1e3:.1f} µs"
+
+
+_COLUMNS: tuple[tuple[str, Callable[[Cost], str]], ...] = (
+    ("VmPTE", lambda cost: format_size(cost.vmpte_bytes)),
+    ("PageTables", lambda cost: format_size(cost.page_tables_bytes)),
+    ("minor faults", lambda cost: f"{cost.minor_faults:,}"),
+    ("first attach", lambda cost: _ms(cost.process.first_attach_ns)),
+    ("attach + close", lambda cost: _ms(cost.process.attach_close_ns)),
+    ("scan", lambda cost: _ms(cost.process.scan_ns)),
+    ("scan again", lambda cost: _ms(cost.process.scan_again_ns)),
+    ("detach", lambda cost: _ms(cost.process.detach_ns)),
+    ("fork", lambda cost: _ms(cost.process.fork_ns)),
+    ("exit", lambda cost: _ms(cost.process.exit_ns)),
+    ("create", lambda cost: _ms(cost.create_ns)),
+    ("create + touch", lambda cost: _ms(cost.create_ns + cost.first_touch_ns)),
+)
+
+
+class Target(NamedTuple):
+    """A promise and what this run says about it."""
+
+    what: str
+    seen: str
+    met: bool
+
+
+def by_size(results: Results) -> dict[int, dict[str, Cost]]:
+    """Return the costs by size and peer, in the order measured."""
+    found: dict[int, dict[str, Cost]] = {}
+    for cost in results.costs:
+        found.setdefault(cost.size_bytes, {})[cost.peer] = cost
+    return found
+
+
+def targets(results: Results) -> Iterator[Target]:
+    """Yield every target that this run can say something about."""
+    for size, costs in by_size(results).items():
+        ours, rival = costs.get(_THP), costs.get(RIVAL)
+        if ours is None or rival is None:
+            continue
+        label = format_size(size)
+        if size >= GIB:
+            ratio = rival.vmpte_bytes / max(1, ours.vmpte_bytes)
+            yield Target(f"{label}: page-table bytes at most 1/200 of {RIVAL}'s", f"1/{ratio:.0f}", ratio >= 200)
+        first, rivals_first = ours.process.first_attach_ns, rival.process.first_attach_ns
+        yield _at_most(f"{label}: a process's first attach no slower than {RIVAL}'s", first, rivals_first)
+        both, rivals_both = ours.process.attach_close_ns, rival.process.attach_close_ns
+        yield _at_most(f"{label}: attach + close, nothing touched, no slower than {RIVAL}'s", both, rivals_both)
+        yield _at_most(f"{label}: attach + scan + close no slower than {RIVAL}'s", _whole(ours), _whole(rival))
+        others = [cost for name, cost in costs.items() if not name.startswith(("mshare", Nothing.label))]
+        best = min(others, key=lambda cost: cost.process.scan_ns)
+        yield _at_most(
+            f"{label}: warm scan no slower than the fastest peer's ({best.peer})",
+            ours.process.scan_ns,
+            best.process.scan_ns,
+        )
+        if size == 2 * GIB:
+            yield _at_most(
+                f"{label}: create no slower than {RIVAL} + first touch",
+                ours.create_ns,
+                rival.create_ns + rival.first_touch_ns,
+            )
+
+
+def _whole(cost: Cost) -> int:
+    return cost.process.attach_ns + cost.process.scan_ns + cost.process.detach_ns
+
+
+def _at_most(what: str, ours: int, theirs: int) -> Target:
+    return Target(what, f"{_ms(ours)} : {_ms(theirs)} = {ours / theirs:.2f}", ours <= theirs)
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _table(costs: dict[str, Cost]) -> Iterator[str]:
+    yield _row(["", *(header for header, _ in _COLUMNS)])
+    yield "|---|" + "---:|" * len(_COLUMNS)
+    for cost in costs.values():
+        yield _row([cost.peer, *(show(cost) for _, show in _COLUMNS)])
+
+
+def _ratios(costs: dict[str, Cost]) -> Iterator[str]:
+    """Yield the rival's cost by ours: above 1, ours is the cheaper."""
+    rival = costs.get(RIVAL)
+    if rival is None:
+        return
+    yield _row([f"{RIVAL} by ...", "VmPTE", "minor faults", "attach + close", "scan", "detach", "exit"])
+    yield "|---|" + "---:|" * 6
+    for name, cost in costs.items():
+        if not name.startswith("mshare"):
+            continue
+        ours, theirs = cost.process, rival.process
+        pairs = [
+            (theirs.vmpte_bytes, ours.vmpte_bytes),
+            (theirs.minor_faults, ours.minor_faults),
+            (theirs.attach_close_ns, ours.attach_close_ns),
+            (theirs.scan_ns, ours.scan_ns),
+            (theirs.detach_ns, ours.detach_ns),
+            (theirs.exit_ns, ours.exit_ns),
+        ]
+        yield _row([name, *(f"{a / b:,.2f}" if b else "-" for a, b in pairs)])
+
+
+def markdown(results: Results) -> str:
+    """Return the whole report."""
+    lines = ["# What each further process pays", ""]
+    lines += ["What the columns mean, and what they leave out: [measuring](../measuring.md).", ""]
+    lines += [f"- {key}: {value}" for key, value in results.machine.items()]
+    plan = results.plan
+    lines += [
+        f"- medians of {plan.runs} fresh processes per row, {plan.creates} creations; PageTables by {plan.processes} "
+        "processes at once",
+        "",
+    ]
+    lines += ["## Targets", "", "| target | this run | |", "|---|---|---|"]
+    lines += [_row([target.what, target.seen, "met" if target.met else "**missed**"]) for target in targets(results)]
+    for size, costs in by_size(results).items():
+        lines += ["", f"## {format_size(size)}", "", *_table(costs), "", *_ratios(costs)]
+    if results.notes:
+        lines += ["", "## Not measured", "", *(f"- {note}" for note in results.notes)]
+    return "\n".join(lines) + "\n"

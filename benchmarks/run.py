@@ -1,0 +1,98 @@
+"""What is measured, in which order, and with what patience."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mshare import backends
+from mshare.errors import MshareError
+from mshare.geometry import PMD
+from mshare.linux.memory import memory_room
+from mshare.measure import Cost, Nothing, measure
+from mshare.units import GIB, MIB, format_size
+
+from . import machine, peers, pool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much to measure. Sizes in bytes."""
+
+    sizes: tuple[int, ...]
+    runs: int
+    processes: int
+    creates: int
+
+
+FULL = Plan((64 * MIB, 256 * MIB, GIB, 2 * GIB, 4 * GIB), runs=3, processes=4, creates=2)
+QUICK = Plan((64 * MIB, 256 * MIB), runs=1, processes=2, creates=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """All costs of one run, and what is missing from it."""
+
+    machine: dict[str, str | int | float]
+    plan: Plan
+    costs: tuple[Cost, ...]
+    notes: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything, bytes and nanoseconds exact."""
+        document = asdict(self)
+        for cost, plain in zip(self.costs, document["costs"], strict=True):
+            plain["process"] = cost.process._asdict()
+        return document
+
+
+def _usable(lent_bytes: int) -> tuple[list[str], list[str]]:
+    names, notes = [], []
+    for backend in backends.ALL:
+        available = backend.availability()
+        if available.usable and (backend.name != "hugetlb" or lent_bytes):
+            names.append(backend.name)
+        elif backend.name != "hugetlb":
+            notes.append(f"{backend.name} is missing: {available.reason}")
+    return names, notes
+
+
+def run(plan: Plan, tell: Callable[[str], None]) -> Results:
+    """Measure every peer at every size that fits, and return all of it. `tell` is called before each step."""
+    facts = machine.facts()
+    costs: list[Cost] = []
+    notes: list[str] = []
+    with pool.lent(_largest(plan.sizes)) as (lent_bytes, problem):
+        names, unusable = _usable(lent_bytes)
+        contenders, missing = peers.all_peers(names)
+        notes += [*filter(None, [problem]), *unusable, *missing]
+        for size in plan.sizes:
+            room = memory_room().free_bytes
+            if size + PMD > min(room, backends.ALL[-1].space().free_bytes):
+                notes.append(f"{format_size(size)} is missing: {format_size(room)} of memory is free")
+                continue
+            for peer in contenders:
+                if isinstance(peer, Nothing) and size != plan.sizes[0]:
+                    continue
+                try:
+                    costs.append(
+                        measure(
+                            peer,
+                            size,
+                            name=f"mshare-bench-{os.getpid()}",
+                            processes=plan.processes,
+                            runs=plan.runs,
+                            creates=plan.creates,
+                            step=lambda step, size=size: tell(f"{format_size(size)}: {step}"),  # type: ignore[misc]
+                        )
+                    )
+                except MshareError as error:  # somebody else took the memory meanwhile
+                    notes.append(f"{format_size(size)} with {peer.label} is missing: {error}")
+    return Results(facts, plan, tuple(costs), tuple(notes))
+
+
+def _largest(sizes: Sequence[int]) -> int:
+    """Return the bytes of the largest region and its record's huge page."""
+    return max(sizes) + PMD

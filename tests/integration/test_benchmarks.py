@@ -1,0 +1,47 @@
+"""The benchmarks, tiny: every peer is measured, the report has every target, nothing is left and nothing changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SHM = Path("/dev/shm")
+COMMAND = [sys.executable, "-m", "benchmarks", "--quick", "--sizes", "4M"]
+
+
+def left_by(pid: int) -> list[Path]:
+    return list(SHM.glob(f"mshare-bench-{pid}*"))
+
+
+def test_every_peer_is_in_json_and_report(tmp_path: Path) -> None:
+    files = ["--json", str(tmp_path / "out.json"), "--markdown", str(tmp_path / "out.md")]
+    run = subprocess.Popen([*COMMAND, *files], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    output, steps = run.communicate()
+    assert run.returncode == 0, steps
+    document = json.loads((tmp_path / "out.json").read_text())
+    peers = {cost["peer"] for cost in document["costs"]}
+    expected = {"nothing (baseline)", "mshare shm", "multiprocessing.shared_memory", "memfd (bare)", "posix_ipc"}
+    assert expected | {"SharedArray"} <= peers
+    assert ("mshare hugetlb" in peers) or any("hugetlb is missing" in note for note in document["notes"])
+    assert {cost["size_bytes"] for cost in document["costs"]} == {4 << 20}
+    assert document["machine"]["cpus"] == os.cpu_count()
+    assert output == (tmp_path / "out.md").read_text()
+    assert "## Targets" in output
+    assert all(peer in output for peer in peers)
+    assert left_by(run.pid) == []
+
+
+def test_a_signal_gives_everything_back() -> None:
+    run = subprocess.Popen(COMMAND, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stderr is not None
+    assert any("shared_memory: attach" in line for line in run.stderr)
+    run.send_signal(signal.SIGTERM)
+    run.communicate()
+    assert run.returncode == 128 + signal.SIGTERM
+    assert left_by(run.pid) == []
+    assert str(run.pid) not in Path("/proc/self/mountinfo").read_text()

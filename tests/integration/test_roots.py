@@ -1,0 +1,63 @@
+"""Roots come, go, and may be out of reach; what was remembered must not outlive them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mshare
+
+AS_NOBODY = """
+import os, mshare
+os.setgid(65534); os.setuid(65534)
+mshare.create("by-nobody", 4096).close()
+mshare.attach("by-nobody").close()
+mshare.unlink("by-nobody")
+"""
+
+
+def test_a_region_in_a_root_that_is_new_is_found(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = world / "other"
+    (other / "shm").mkdir(parents=True)
+    mshare.create("here", 4096).close()
+    mshare.attach("here").close()
+    monkeypatch.setenv("MSHARE_ROOT", str(other))
+    with pytest.raises(mshare.RegionNotFoundError):
+        mshare.attach("here")
+    mshare.create("there", 4096).close()
+    mshare.attach("there").close()
+    monkeypatch.setenv("MSHARE_ROOT", str(world))
+    mshare.attach("here").close()
+
+
+def test_a_file_system_mounted_over_a_remembered_root_is_looked_at_anew(world: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a tmpfs")
+    mshare.create("below", 4096).close()
+    mshare.attach("below").close()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=1777,size=1m", "none", str(world / "shm")], check=True)
+    try:
+        with pytest.raises(mshare.RegionNotFoundError):
+            mshare.attach("below")
+        mshare.create("above", 4096).close()
+        mshare.attach("above").close()
+    finally:
+        subprocess.run(["umount", str(world / "shm")], check=True)
+    with pytest.raises(mshare.RegionNotFoundError):
+        mshare.attach("above")
+    mshare.attach("below").close()
+
+
+def test_a_hugetlbfs_out_of_reach_is_none(hugetlb_world: Path) -> None:
+    """Root's private mounts must not stop other users: in the mount table they see them, in the tree they cannot."""
+    hugetlb_world.chmod(0o700)
+    environment = {key: value for key, value in os.environ.items() if key != "MSHARE_ROOT"}
+    run = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY], env=environment, capture_output=True, text=True, check=False
+    )
+    hugetlb_world.chmod(0o755)
+    assert run.returncode == 0, run.stderr
