@@ -36,6 +36,8 @@ class Mapping:
         self.addr = addr
         self.length = length
         self.writable = writable
+        self.region_name = ""
+        """For messages; /proc has no name for what was mapped before it got one."""
         self._count = 1
 
     def export(self, size_bytes: int) -> Exporter:
@@ -124,6 +126,9 @@ def _taken(wanted: Span) -> AddressTakenError:
     what = "another mapping"
     if vma is not None:
         path = vma.path.decode("utf-8", "backslashreplace") or "anonymous memory"
+        ours = next((m for m in _table.values() if Span(m.addr, m.addr + m.length).overlaps(wanted)), None)
+        if ours is not None and ours.region_name:
+            path = f"region {ours.region_name!r}"
         what = f"{path} ({vma.span.start:#x}-{vma.span.end:#x} {vma.perms})"
     return AddressTakenError(
         f"addresses {wanted.start:#x}-{wanted.end:#x} are taken in this process by {what}",

@@ -50,6 +50,7 @@ class Region:
     def __init__(self, info: RegionInfo, mapped: mapping.Mapping, *, readonly: bool) -> None:
         self._info = info
         self._mapping = mapped
+        mapped.region_name = info.name
         self._readonly = readonly
         self._exporter: mapping.Exporter | None = mapped.export(info.size)
         with mapping.lock:
