@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def test_threads_attach_and_close_at_once(world: Path) -> None:
                 one.buf[slot] = turn
                 assert two.buf[slot] == turn
 
-    joins = [in_thread(lambda slot=slot: churn(slot)) for slot in range(7)]
+    joins = [in_thread(partial(churn, slot)) for slot in range(7)]
     for join in joins:
         join()
     assert mapped_names() == []
