@@ -36,15 +36,25 @@ class Mapping:
         self.addr = addr
         self.length = length
         self.writable = writable
+        self.region_name = ""
+        """For messages; /proc has no name for what was mapped before it got one."""
         self._count = 1
+        self.exporters = 0
+        """How many of the counts are exporters that are alive."""
 
     def export(self, size_bytes: int) -> Exporter:
         """Return a new exporter over the first `size_bytes`, counted until it dies."""
         with lock:
             self._count += 1
+            self.exporters += 1
             exporter = (ctypes.c_ubyte * size_bytes).from_address(self.addr)
-            weakref.finalize(exporter, self.release).atexit = False
+            weakref.finalize(exporter, self._release_exporter).atexit = False
             return exporter
+
+    def _release_exporter(self) -> None:
+        with lock:
+            self.exporters -= 1
+            self.release()
 
     def hold(self) -> bool:
         """Take one count that is no exporter's; give it back with `release`. False, and no count, if the mapping is
@@ -76,6 +86,11 @@ def find(file: FileId, addr: int, *, writable: bool) -> Mapping | None:
             "close that one first, or attach with addr=mshare.ANYWHERE",
         )
     return mapping if mapping is not None and mapping.hold() else None
+
+
+def all_of(region_name: str) -> list[Mapping]:
+    """Return this process's mappings of regions that had this name when they were attached."""
+    return [mapping for mapping in _table.values() if mapping.region_name == region_name]
 
 
 def map_file(
@@ -124,6 +139,9 @@ def _taken(wanted: Span) -> AddressTakenError:
     what = "another mapping"
     if vma is not None:
         path = vma.path.decode("utf-8", "backslashreplace") or "anonymous memory"
+        ours = next((m for m in _table.values() if Span(m.addr, m.addr + m.length).overlaps(wanted)), None)
+        if ours is not None and ours.region_name:
+            path = f"region {ours.region_name!r}"
         what = f"{path} ({vma.span.start:#x}-{vma.span.end:#x} {vma.perms})"
     return AddressTakenError(
         f"addresses {wanted.start:#x}-{wanted.end:#x} are taken in this process by {what}",

@@ -63,6 +63,7 @@ class Region:
         self._status = status
         self._record = record
         self._mapping = mapped
+        mapped.region_name = info.name
         self._readonly = readonly
         self._exporter: mapping.Exporter | None = mapped.export(record.size_bytes)
         with mapping.lock:
@@ -119,8 +120,9 @@ class Region:
 
         if offset < 0:
             raise InvalidSizeError(f"offset {offset} is negative", "count it from the region's first byte")
+        view = self.buf
         try:
-            return numpy.ndarray(shape, dtype, buffer=self.buf, offset=offset)
+            return numpy.ndarray(shape, dtype, buffer=view, offset=offset)
         except (TypeError, ValueError) as error:
             if numpy.dtype(dtype).hasobject:
                 raise
@@ -305,11 +307,12 @@ def detach_all(name: str) -> list[FileId]:
     """
     with mapping.lock:
         mine = [region for region in _open_regions if region.name == name and not region.closed]
-        areas = [region._mapping for region in mine]
+        areas = mapping.all_of(name)
         for area in areas:
             area.hold()
         try:
-            if not all(region._drop_exporter() for region in mine):
+            dropped = all(region._drop_exporter() for region in mine)
+            if not dropped or any(area.exporters for area in areas):  # views outlive the Region they came from
                 for region in mine:
                     region._renew_exporter()
                 raise _views_alive(name)
