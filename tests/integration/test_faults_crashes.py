@@ -163,16 +163,16 @@ def test_the_last_of_many_to_call_mshare_unlink_removes_it(backend: str) -> None
 
 def test_gc_spares_a_younger_region_of_the_same_name(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mshare.create("r", PAGE).close()
-    from mshare import registry
+    from mshare import removal
 
-    original = registry.remove_if_idle
+    original = removal.remove_if_idle
 
     def replaced(name: str, **options: object) -> None:
         mshare.unlink(name)
         mshare.create(name, PAGE).close()
         original(name, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(registry, "remove_if_idle", replaced)
+    monkeypatch.setattr(removal, "remove_if_idle", replaced)
     assert mshare.gc() == []
     assert [path.name for path in files()] == ["r"]
 
