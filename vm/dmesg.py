@@ -12,12 +12,12 @@ TIME_LIMIT = "mshare-vm: time limit reached"
 COMPLAINTS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (name, re.compile(pattern))
     for name, pattern in (
-        ("warning", r"^WARNING: "),  # kernel/panic.c __warn, lockdep headlines ("WARNING: possible circular ...")
+        ("warning", r"^WARNING: "),  # kernel/panic.c __warn, and lockdep's headlines
         ("bug", r"\bBUG: |^BUG at |^kernel BUG at "),  # lib/bug.c, mm/debug.c, mm/kasan, spinlock debugging
         ("oops", r"^Oops: |^Oops\b|^general protection fault|^int3: |^invalid opcode: |^traps: PANIC|^stack segment: "),
         ("page fault", r"^BUG: unable to handle|^Unable to handle kernel"),
         ("panic", r"Kernel panic - not syncing"),
-        ("lockdep", r"^INFO: lockdep|possible (circular|recursive) locking|inconsistent lock state|^DEBUG_LOCKS_WARN_ON"),
+        ("lockdep", r"^INFO: (lockdep|possible|trying to register)|possible (circular|recursive) locking|inconsistent lock state|DEBUG_LOCKS_WARN_ON"),
         ("rcu", r"rcu: INFO: .*(stall|detected)|^rcu_.*self-detected stall|suspicious RCU usage"),
         ("hang", r"^INFO: task .* blocked for more than|soft lockup|hard LOCKUP|^watchdog: BUG"),
         ("allocation", r"page allocation failure|page allocation stalls"),  # mm/page_alloc.c warn_alloc
@@ -26,12 +26,14 @@ COMPLAINTS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("atomic", r"scheduling while atomic|sleeping function called from invalid context|preempt_count .* exited|DEBUG_ATOMIC"),
         ("leak", r"^kmemleak: .*new suspected|^BUG .*: Objects remaining|VFS: Busy inodes after unmount|^slab error|kmem_cache_destroy .*: Slab cache still has"),
         ("list", r"^list_(add|del) corruption|^refcount_t: |^ODEBUG: |^UBSAN: |^KASAN: |^KCSAN: |^KFENCE: |^percpu ref .*<= 0"),
-        ("trace", r"^Call Trace:$|^RIP: 0010:"),  # safety net: a stack nobody above explained
+        ("trace", r"^Call Trace:|^RIP: 0010:"),  # safety net: a stack nobody above explained
     )
 )
 
-# Complaints of an emulator or a distribution kernel that say nothing about the code under test. Kept short on purpose.
-HARMLESS: tuple[re.Pattern[str], ...] = ()
+# mm/oom_kill.c prints a stack of its own. A process killed for lack of memory is not a kernel's complaint, and
+# tests provoke it; its stack follows the headline within this many lines.
+_OOM = re.compile(r"invoked oom-killer: ")
+_OOM_STACK_LINES = 8
 
 _PREFIX = re.compile(r"^(?:<[0-9]+>)?(?:\[\s*[0-9]+\.[0-9]+\](?:\[\s*[TC]\s*[0-9]+\])? ?)?")
 
@@ -55,22 +57,30 @@ def scan(log: str) -> list[Complaint]:
     Reading stops at the guest's own mark for an expired time limit: the stacks after it were asked for.
     """
     found = []
+    oom_until = 0
     for number, line in enumerate(log.splitlines(), start=1):
         text = message(line)
         if TIME_LIMIT in text:
             break
+        if _OOM.search(text):
+            oom_until = number + _OOM_STACK_LINES
         kind = next((name for name, pattern in COMPLAINTS if pattern.search(text)), None)
-        if kind is not None and not any(pattern.search(text) for pattern in HARMLESS):
+        if kind == "trace" and number <= oom_until:
+            continue
+        if kind is not None:
             found.append(Complaint(kind, number, text))
     return found
 
 
-def excerpt(log: str, complaints: list[Complaint], after: int = 25, limit: int = 120) -> list[str]:
-    """The complaining lines with the `after` lines that follow each, `limit` lines in all, in order, each once."""
+def excerpt(log: str, complaints: list[Complaint], before: int = 2, after: int = 25, limit: int = 120) -> list[str]:
+    """The complaining lines with the lines around each (a WARN's text stands before it), in order, each once.
+
+    `limit` bounds the lines in all.
+    """
     lines = log.splitlines()
     wanted: list[int] = []
     for complaint in complaints:
-        for index in range(complaint.number - 1, min(complaint.number + after, len(lines))):
+        for index in range(max(complaint.number - 1 - before, 0), min(complaint.number + after, len(lines))):
             if not wanted or index > wanted[-1]:
                 wanted.append(index)
     return [lines[index].rstrip() for index in wanted[:limit]]

@@ -18,7 +18,7 @@ from typing import BinaryIO, NamedTuple
 
 from . import initramfs, verdict
 from .errors import HostToolMissing
-from .store import Kernel
+from .store import Kernel, Progress
 
 # Always present: a warning or an oops ends the machine at once, and -no-reboot turns that into QEMU's exit.
 # log_buf_len keeps the whole log for the scan; loglevel=5 lets warnings reach the console, the witness of a panic.
@@ -28,6 +28,9 @@ BOOT_ARGUMENTS = (
 )
 BOOT_LIMIT_SECONDS = 180.0  # from QEMU's start to the command's; 15 to 25 s is usual, a busy host needs more
 END_LIMIT_SECONDS = 60.0  # from the command's time limit to power-off
+
+
+Output = Callable[[int, bytes], None]
 
 
 class Machine(NamedTuple):
@@ -50,6 +53,7 @@ class Boot(NamedTuple):
     boot_seconds: float | None
     total_seconds: float
     directory: Path
+    attempts: int = 1
 
 
 def command_script(command: Sequence[str], cwd: Path, environment: dict[str, str]) -> bytes:
@@ -78,7 +82,10 @@ def qemu_command(machine: Machine, initrd: Path, channels: dict[str, str], *, in
     program = shutil.which("qemu-system-x86_64")
     if program is None:
         raise HostToolMissing("qemu-system-x86_64", "qemu-system-x86")
+    # Even a SIGKILL of this program must not leave a machine behind.
+    setpriv = shutil.which("setpriv")
     command = [
+        *((setpriv, "--pdeathsig", "TERM", "--") if setpriv else ()),
         *(program, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35"),
         *("-accel", machine.accel, "-cpu", machine.cpu, "-smp", str(machine.cpus), "-m", machine.memory),
         *("-kernel", str(machine.kernel.image), "-initrd", str(initrd)),
@@ -115,13 +122,26 @@ def _job(machine: Machine, script: bytes, mode: str) -> dict[str, bytes]:
     }
 
 
-def run(machine: Machine, script: bytes, on_output: Callable[[int, bytes], None], results: Path | None = None) -> Boot:
-    """Boot, run the script, wait for the end. Never longer than the three limits together.
+def run(machine: Machine, script: bytes, on_output: Output, results: Path, progress: Progress) -> Boot:
+    """Boot, run the script, wait for the end; a death before the first user process is tried once more, and said.
 
-    `on_output(1 or 2, bytes)` is called from a thread for what the command prints. Console, kernel log and verdict
-    port stay in `results` (a temporary directory if None; removed by nobody). Raises HostToolMissing, FetchError.
+    Never longer than twice BOOT_LIMIT_SECONDS plus the command's limit plus END_LIMIT_SECONDS. `on_output(1 or 2,
+    bytes)` is called from a thread for what the command prints. Console, kernel log and verdict port stay in
+    `results`; those of an early death move to its `lost` directory. Raises HostToolMissing, FetchError.
     """
-    directory = Path(tempfile.mkdtemp(prefix="mshare-vm-")) if results is None else results
+    progress(f"booting {machine.kernel.release}")
+    boot = _boot(machine, script, on_output, results)
+    if not boot.verdict.early_death:
+        return boot
+    progress(f"lost VM: {boot.verdict.reason}; trying once more")
+    lost = results / "lost"
+    lost.mkdir(exist_ok=True)
+    for path in [path for path in results.iterdir() if path.is_file()]:
+        path.replace(lost / path.name)
+    return _boot(machine, script, on_output, results)._replace(attempts=2)
+
+
+def _boot(machine: Machine, script: bytes, on_output: Output, directory: Path) -> Boot:
     directory.mkdir(parents=True, exist_ok=True)
     initrd = directory / "initramfs"
     initrd.write_bytes(initramfs.build(machine.kernel, _job(machine, script, "run")))
@@ -201,7 +221,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def _pump(source: BinaryIO, stream: int, on_output: Callable[[int, bytes], None]) -> None:
+def _pump(source: BinaryIO, stream: int, on_output: Output) -> None:
     with source:
         while chunk := source.read(65536):
             on_output(stream, chunk)

@@ -7,6 +7,7 @@ the network. The price: two absolute paths inside the headers must be rewritten 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -24,10 +25,11 @@ BUSYBOX_PACKAGE = "busybox-static"
 
 
 class Kernel(NamedTuple):
-    """One unpacked kernel; every path is absolute."""
+    """One unpacked kernel; every path is absolute. `stock`: for a kernel somebody built, the cached one it borrows from."""
 
     release: str
     root: Path
+    stock: Path | None = None
 
     @property
     def image(self) -> Path:
@@ -40,11 +42,13 @@ class Kernel(NamedTuple):
     @property
     def build(self) -> Path:
         """What an external module's `make` wants as KDIR."""
+        if self.stock is not None:
+            return self.modules / "build"
         return self.root / "usr" / "src" / f"linux-headers-{self.release}"
 
     @property
     def busybox(self) -> Path:
-        return self.root / "bin" / "busybox"
+        return (self.stock or self.root) / "bin" / "busybox"
 
 
 def cache_directory() -> Path:
@@ -77,8 +81,28 @@ def ensure(cache: Path, wanted: str, progress: Progress, *, refresh: bool = Fals
 
     The first call downloads about 125 MB per kernel. Raises KernelNotFound, FetchError, HostToolMissing.
     """
-    have = None if refresh else find_cached(cache, wanted)
-    return have or _fetch(cache, wanted, progress)
+    if not refresh and (have := find_cached(cache, wanted)) is not None:
+        return have
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        have = None if refresh else find_cached(cache, wanted)
+        return have or _fetch(cache, wanted, progress)
+
+
+def from_directory(root: Path, cache: Path) -> Kernel:
+    """A kernel somebody built: `root` holds boot/vmlinuz-RELEASE and lib/modules/RELEASE (`build` may point anywhere).
+
+    busybox comes from the newest cached kernel. Raises KernelNotFound.
+    """
+    root = root.absolute()
+    images = sorted(root.glob("boot/vmlinuz-*"))
+    if len(images) != 1:
+        raise KernelNotFound(f"{root}/boot holds {len(images)} vmlinuz-* files; exactly one is needed")
+    have = cached(cache)
+    if not have:
+        raise KernelNotFound("busybox comes with a stock kernel; run python3 -m vm kernels first")
+    return Kernel(images[0].name.removeprefix("vmlinuz-"), root, have[-1].root)
 
 
 def _fetch(cache: Path, wanted: str, progress: Progress) -> Kernel:
@@ -97,7 +121,6 @@ def _fetch(cache: Path, wanted: str, progress: Progress) -> Kernel:
         versions.kbuild_package(_run(["apt-cache", "depends", headers])),
         BUSYBOX_PACKAGE,
     ]
-    cache.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".fetch-", dir=cache))
     try:
         progress(f"downloading {found.release}")

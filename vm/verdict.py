@@ -30,6 +30,7 @@ class Records(NamedTuple):
     start: bool = False
     status: int | None = None
     expired: bool = False
+    stage: str = ""
     tainted: int | None = None
 
     @property
@@ -39,7 +40,10 @@ class Records(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The judgement of one boot. `status` is the command's exit status, None if it never ended."""
+    """The judgement of one boot. `status` is the command's exit status, None if it never ended.
+
+    `stage` names the step that failed, where a script of several steps said so.
+    """
 
     outcome: Outcome
     reason: str
@@ -47,6 +51,7 @@ class Verdict(NamedTuple):
     started: bool
     complaints: tuple[dmesg.Complaint, ...] = ()
     excerpt: tuple[str, ...] = ()
+    stage: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -66,7 +71,7 @@ class Verdict(NamedTuple):
     @property
     def early_death(self) -> bool:
         """Whether the guest died before its first user process: the emulator's fault, worth one more try."""
-        return not self.started and self.outcome in (Outcome.LOST, Outcome.COMPLAINED)
+        return not self.started
 
 
 def parse(port: bytes) -> Records:
@@ -85,7 +90,7 @@ def parse(port: bytes) -> Records:
             case {"event": "start"}:
                 records = records._replace(start=True)
             case {"event": "exit", "status": int(status), "expired": bool(expired)} if not isinstance(status, bool):
-                records = records._replace(status=status, expired=expired)
+                records = records._replace(status=status, expired=expired, stage=str(item.get("stage", "")))
             case {"event": "end", "tainted": int(tainted)} if not isinstance(tainted, bool):
                 records = records._replace(tainted=tainted)
             case _:
@@ -99,18 +104,20 @@ def judge(port: bytes, log: str, console: str, *, killed: str | None = None) -> 
     `port`: bytes of the verdict port; `log`: the guest's kernel log, sent at its end; `console`: the serial console,
     the only witness of a panic; `killed`: why the host ended the machine, None if it ended by itself.
 
-    A complaint outweighs everything; no final record means no pass, whatever the command printed.
+    No final record means no pass, whatever the command printed. A complaint outweighs all that happened after the
+    first user process; a death before it is the emulator's (README, "Known emulator races") and a lost VM.
     """
     records = parse(port)
     started = records.init or dmesg.FIRST_PROCESS in console
     source = log if records.complete else console
     complaints = dmesg.scan(source)
-    if not records.complete and log:
-        complaints = complaints or dmesg.scan(log)
 
     def verdict(outcome: Outcome, reason: str) -> Verdict:
-        return Verdict(outcome, reason, records.status, started, tuple(complaints), tuple(dmesg.excerpt(source, complaints)))
+        return Verdict(outcome, reason, records.status, started, tuple(complaints), tuple(dmesg.excerpt(source, complaints)), records.stage)
 
+    if not started:
+        seen = f" ({complaints[0].text})" if complaints else ""
+        return verdict(Outcome.LOST, f"{killed or 'the machine ended'} before the first user process{seen}")
     if complaints:
         return verdict(Outcome.COMPLAINED, f"{len(complaints)} line(s) in the kernel log, the first: {complaints[0].text}")
     if records.complete:
@@ -122,10 +129,9 @@ def judge(port: bytes, log: str, console: str, *, killed: str | None = None) -> 
         if records.expired:
             return verdict(Outcome.TIMEOUT, "the command did not end within its time limit")
         if records.status != 0:
-            return verdict(Outcome.FAILED, f"the command exited with status {records.status}")
+            where = f" at step {records.stage}" if records.stage else ""
+            return verdict(Outcome.FAILED, f"the command exited with status {records.status}{where}")
         return verdict(Outcome.PASSED, "the command succeeded and the kernel log is clean")
-    if not started:
-        return verdict(Outcome.LOST, f"{killed or 'the machine ended'} before the first user process")
     if not records.start:
         return verdict(Outcome.LOST, f"{killed or 'the machine ended'} before the command was started")
     return verdict(Outcome.LOST, f"{killed or 'the machine ended'} without a verdict")

@@ -66,7 +66,9 @@ watch=$!
 wait $command
 status=$?
 kill $watch 2> /dev/null
-report "{\"event\": \"exit\", \"status\": $status, \"expired\": $([ -e $here/expired ] && echo true || echo false)}"
+expired=$([ -e $here/expired ] && echo true || echo false)
+stage=$(head -c 40 $here/stage 2> /dev/null | tr -cd a-z)
+report "{\"event\": \"exit\", \"status\": $status, \"expired\": $expired, \"stage\": \"$stage\"}"
 
 # A background child of the command may keep the pipes open: wait 5 s for them, no longer.
 tries=0
