@@ -34,7 +34,7 @@ exit status:
   N     failed: run gives the command's own status, test gives 1 or pytest's
   2     wrong arguments
   {verdict.EXIT_HOST}   this machine could not do its part: no kernel, no QEMU, the module does not build
-  {verdict.EXIT_COMPLAINED}   the kernel complained (WARN, BUG, oops, lockdep, bad page, ...), whatever the command returned
+  {verdict.EXIT_COMPLAINED}   the kernel complained (WARN, BUG, oops, bad page, ...), whatever the command returned
   {verdict.EXIT_LOST}   lost VM: it ended, or was ended, without a verdict
   {verdict.EXIT_TIMEOUT}   the command did not end within --timeout
 A command can return these numbers too; --json tells them apart.
@@ -75,7 +75,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.module:
         script = suite.with_module(suite.build_module(cwd, kernel, progress), script)
     results = options.results or Path(tempfile.mkdtemp(prefix="mshare-vm-"))
-    boot = machine.run(_machine(options, kernel, options.timeout), script, _show(options.json), results.absolute(), progress)
+    boot = machine.run(
+        _machine(options, kernel, options.timeout), script, _show(options.json), results.absolute(), progress
+    )
     for line in report.as_lines(kernel.release, boot):
         progress(line)
     if options.results is None:
@@ -102,9 +104,22 @@ def _test(options: argparse.Namespace) -> int:
         results = suite.build_directory(cwd, kernel) / "test"
         shutil.rmtree(results, ignore_errors=True)
         junit = results / "junit.xml"
-        environment = machine.guest_environment({"MSHARE_NO_SKIPS": "1", "PYTHONDONTWRITEBYTECODE": "1", **_settings(options.env)})
-        pytest = [sys.executable, "-m", "pytest", "tests/kernel", "-ra", "-p", "no:cacheprovider", f"--junitxml={junit}"]
-        script = suite.with_module(module, machine.command_script([*pytest, *options.words], cwd, environment), name="pytest")
+        environment = machine.guest_environment(
+            {"MSHARE_NO_SKIPS": "1", "PYTHONDONTWRITEBYTECODE": "1", **_settings(options.env)}
+        )
+        pytest = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "tests/kernel",
+            "-ra",
+            "-p",
+            "no:cacheprovider",
+            f"--junitxml={junit}",
+        ]
+        script = suite.with_module(
+            module, machine.command_script([*pytest, *options.words], cwd, environment), name="pytest"
+        )
         boot = machine.run(_machine(options, kernel, options.timeout), script, _show(options.json), results, progress)
         found = suite.judge(boot.verdict, junit.read_bytes() if junit.is_file() else None)
         boot = boot._replace(verdict=found.verdict)
@@ -140,7 +155,9 @@ def _kernel(wanted: str) -> Kernel:
 
 def _machine(options: argparse.Namespace, kernel: Kernel, limit: int) -> machine.Machine:
     writable = (Path.cwd(), *(path.absolute() for path in options.rw))
-    return machine.Machine(kernel, options.memory, options.cpus, limit, options.append, writable, options.cpu, options.accel)
+    return machine.Machine(
+        kernel, options.memory, options.cpus, limit, options.append, writable, options.cpu, options.accel
+    )
 
 
 def _settings(words: list[str]) -> dict[str, str]:
@@ -158,7 +175,9 @@ def _show(quiet_stdout: bool) -> machine.Output:
 
 def _parser() -> argparse.ArgumentParser:
     style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python3 -m vm", description=DESCRIPTION, epilog=EPILOG, formatter_class=style)
+    parser = argparse.ArgumentParser(
+        prog="python3 -m vm", description=DESCRIPTION, epilog=EPILOG, formatter_class=style
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     kernels = commands.add_parser("kernels", help="fetch stock kernels (cached: no network) and say where they are")
@@ -170,35 +189,45 @@ def _parser() -> argparse.ArgumentParser:
     guest.add_argument("--memory", default="2G", help="the guest's memory, as QEMU writes it (default %(default)s)")
     guest.add_argument("--cpus", type=_positive, default=2, help="virtual CPUs (default %(default)s)")
     guest.add_argument("--append", default="", metavar="ARGS", help="further kernel arguments")
-    guest.add_argument("--rw", type=Path, action="append", default=[], metavar="DIR", help="a further directory the guest may write to")
-    guest.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="set in the command's environment")
-    guest.add_argument("--cpu", default=machine.Machine._field_defaults["cpu"], help="QEMU's CPU model (default %(default)s)")
-    guest.add_argument("--accel", default=machine.Machine._field_defaults["accel"], help="QEMU's accelerator (default %(default)s)")
+    guest.add_argument("--rw", type=Path, action="append", default=[], metavar="DIR", help="also writable in the guest")
+    guest.add_argument(
+        "--env", action="append", default=[], metavar="NAME=VALUE", help="set in the command's environment"
+    )
+    guest.add_argument("--cpu", default=machine.CPU, help="QEMU's CPU model (default %(default)s)")
+    guest.add_argument("--accel", default=machine.ACCEL, help="QEMU's accelerator (default %(default)s)")
 
     which = "series (6.12), release, or a directory with boot/vmlinuz-* and lib/modules (default 6.12)"
     run = commands.add_parser("run", parents=[guest], help="run one command in a guest")
     run.add_argument("--kernel", default=SERIES[0], help=which)
-    run.add_argument("--timeout", type=_positive, default=600, metavar="SECONDS", help="limit for the command (default %(default)s)")
+    run.add_argument(
+        "--timeout", type=_positive, default=600, metavar="SECONDS", help="for the command (default %(default)s)"
+    )
     run.add_argument("--module", action="store_true", help="build mshare.ko, insert and mount it around the command")
     run.add_argument("--results", type=Path, metavar="DIR", help="keep console, kernel log and verdict there")
-    run.add_argument("--json", action="store_true", help="result on standard output, the command's output on standard error")
-    run.add_argument("words", nargs="+", metavar="CMD", help="after --: one word for a shell line, or a program and its arguments")
+    run.add_argument("--json", action="store_true", help="result on standard output, all else on standard error")
+    run.add_argument("words", nargs="+", metavar="CMD", help="after --: one shell line, or a program and its arguments")
     run.set_defaults(action=_run)
 
     test = commands.add_parser("test", parents=[guest], help="run tests/kernel in a guest, with the module")
     test.add_argument("--kernel", action="append", help=f"{which}; may be repeated")
-    test.add_argument("--timeout", type=_positive, default=1800, metavar="SECONDS", help="limit per kernel (default %(default)s)")
-    test.add_argument("--json", action="store_true", help="results on standard output, pytest's output on standard error")
+    test.add_argument(
+        "--timeout", type=_positive, default=1800, metavar="SECONDS", help="per kernel (default %(default)s)"
+    )
+    test.add_argument("--json", action="store_true", help="results on standard output, all else on standard error")
     test.add_argument("words", nargs="*", metavar="PYTEST_ARG", help="after --: further arguments for pytest")
     test.set_defaults(action=_test)
 
-    shell = commands.add_parser("shell", parents=[guest], help="a shell in a guest, with the module if kernel/ is there")
+    shell = commands.add_parser(
+        "shell", parents=[guest], help="a shell in a guest, with the module if kernel/ is there"
+    )
     shell.add_argument("--kernel", default=SERIES[0], help=which)
     shell.set_defaults(action=_shell)
 
     check = commands.add_parser("selftest", help="prove that each verdict is given when it must be")
     check.add_argument("--kernel", default=SERIES[0], help=which)
-    check.add_argument("--only", action="append", default=[], choices=list(selftest.CASES), help="this case; may be repeated")
+    check.add_argument(
+        "--only", action="append", default=[], choices=list(selftest.CASES), help="this case; may be repeated"
+    )
     check.set_defaults(action=_selftest)
     return parser
 

@@ -17,23 +17,28 @@ COMPLAINTS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("oops", r"^Oops: |^Oops\b|^general protection fault|^int3: |^invalid opcode: |^traps: PANIC|^stack segment: "),
         ("page fault", r"^BUG: unable to handle|^Unable to handle kernel"),
         ("panic", r"Kernel panic - not syncing"),
-        ("lockdep", r"^INFO: (lockdep|possible|trying to register)|possible (circular|recursive) locking|inconsistent lock state|DEBUG_LOCKS_WARN_ON"),
+        ("lockdep", r"^INFO: (lockdep|possible|trying to register)|possible (circular|recursive) locking"),
+        ("lockdep", r"inconsistent lock state|DEBUG_LOCKS_WARN_ON"),
         ("rcu", r"rcu: INFO: .*(stall|detected)|^rcu_.*self-detected stall|suspicious RCU usage"),
         ("hang", r"^INFO: task .* blocked for more than|soft lockup|hard LOCKUP|^watchdog: BUG"),
         ("allocation", r"page allocation failure|page allocation stalls"),  # mm/page_alloc.c warn_alloc
-        ("bad page", r"^Bad (page|rss-counter)|bad (page|pte|pmd|pud|pgd|p4d)\b|non-zero pgtables_bytes|nonzero mapcount"),
-        ("page tables", r"^page:.* (refcount|mapcount)|^page dumped because|Freeing page with|page_table_check|^swap_(free|dup):"),
-        ("atomic", r"scheduling while atomic|sleeping function called from invalid context|preempt_count .* exited|DEBUG_ATOMIC"),
-        ("leak", r"^kmemleak: .*new suspected|^BUG .*: Objects remaining|VFS: Busy inodes after unmount|^slab error|kmem_cache_destroy .*: Slab cache still has"),
-        ("list", r"^list_(add|del) corruption|^refcount_t: |^ODEBUG: |^UBSAN: |^KASAN: |^KCSAN: |^KFENCE: |^percpu ref .*<= 0"),
+        (
+            "bad page",
+            r"^Bad (page|rss-counter)|bad (page|pte|pmd|pud|pgd|p4d)\b|non-zero pgtables_bytes|nonzero mapcount",
+        ),
+        ("page", r"^page:.* (refcount|mapcount)|^page dumped because|page_table_check|^swap_(free|dup):"),
+        ("atomic", r"scheduling while atomic|sleeping function called from invalid context|preempt_count .* exited"),
+        ("leak", r"^kmemleak: .*new suspected|VFS: Busy inodes after unmount"),
+        ("leak", r"^BUG .*: Objects remaining|^slab error|kmem_cache_destroy .*: Slab cache still has"),
+        ("list", r"^list_(add|del) corruption|^refcount_t: |^percpu ref .*<= 0"),
+        ("sanitizer", r"^ODEBUG: |^UBSAN: |^KASAN: |^KCSAN: |^KFENCE: "),
         ("trace", r"^Call Trace:|^RIP: 0010:"),  # safety net: a stack nobody above explained
     )
 )
 
 # mm/oom_kill.c prints a stack of its own. A process killed for lack of memory is not a kernel's complaint, and
-# tests provoke it; its stack follows the headline within this many lines.
-_OOM = re.compile(r"invoked oom-killer: ")
-_OOM_STACK_LINES = 8
+# tests provoke it. The stack ends at its own mark; the limit is for a log where that line was lost.
+_OOM, _OOM_END, _OOM_LINES = "invoked oom-killer: ", "</TASK>", 60
 
 _PREFIX = re.compile(r"^(?:<[0-9]+>)?(?:\[\s*[0-9]+\.[0-9]+\](?:\[\s*[TC]\s*[0-9]+\])? ?)?")
 
@@ -62,8 +67,10 @@ def scan(log: str) -> list[Complaint]:
         text = message(line)
         if TIME_LIMIT in text:
             break
-        if _OOM.search(text):
-            oom_until = number + _OOM_STACK_LINES
+        if _OOM in text:
+            oom_until = number + _OOM_LINES
+        elif text == _OOM_END:
+            oom_until = 0
         kind = next((name for name, pattern in COMPLAINTS if pattern.search(text)), None)
         if kind == "trace" and number <= oom_until:
             continue
@@ -87,7 +94,15 @@ def excerpt(log: str, complaints: list[Complaint], before: int = 2, after: int =
 
 
 # Documentation/admin-guide/tainted-kernels.rst. Out-of-tree (12), unsigned (13) and staging say nothing bad here.
-TAINT_BAD = {1: "forced module", 3: "forced rmmod", 4: "machine check", 5: "bad page", 7: "oops", 9: "warning", 14: "soft lockup"}
+TAINT_BAD = {
+    1: "forced module",
+    3: "forced rmmod",
+    4: "machine check",
+    5: "bad page",
+    7: "oops",
+    9: "warning",
+    14: "soft lockup",
+}
 
 
 def taints(value: int) -> list[str]:

@@ -30,6 +30,10 @@ BOOT_LIMIT_SECONDS = 180.0  # from QEMU's start to the command's; 15 to 25 s is 
 END_LIMIT_SECONDS = 60.0  # from the command's time limit to power-off
 
 
+# Four page-table levels, as most machines people run have; la57 makes the emulated kernel use five.
+CPU = "max,la57=off"
+ACCEL = "tcg,thread=multi"
+
 Output = Callable[[int, bytes], None]
 
 
@@ -42,8 +46,8 @@ class Machine(NamedTuple):
     command_limit_seconds: int = 600
     append: str = ""
     writable: tuple[Path, ...] = ()
-    cpu: str = "max,la57=off"
-    accel: str = "tcg,thread=multi"
+    cpu: str = CPU
+    accel: str = ACCEL
 
 
 class Boot(NamedTuple):
@@ -103,7 +107,8 @@ def qemu_command(machine: Machine, initrd: Path, channels: dict[str, str], *, in
     for name, target in channels.items():
         escaped = target.replace(",", ",,")
         command += ["-chardev", f"file,id={name},path={escaped}"]
-        command += ["-serial", f"chardev:{name}"] if name == "console" else ["-device", f"virtserialport,chardev={name},name=vm.{name}"]
+        port = ["-device", f"virtserialport,chardev={name},name=vm.{name}"]
+        command += ["-serial", f"chardev:{name}"] if name == "console" else port
     return command
 
 
@@ -155,7 +160,9 @@ def _boot(machine: Machine, script: bytes, on_output: Output, directory: Path) -
         reading, writing = os.pipe()
         channels[name] = f"/dev/fd/{writing}"
         pipes.append(writing)
-        readers.append(threading.Thread(target=_pump, args=(os.fdopen(reading, "rb", 0), stream, on_output), daemon=True))
+        readers.append(
+            threading.Thread(target=_pump, args=(os.fdopen(reading, "rb", 0), stream, on_output), daemon=True)
+        )
     command = qemu_command(machine, initrd, channels, interactive=False)
     with (directory / "qemu").open("wb") as noise:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=noise, stderr=noise, pass_fds=pipes)
@@ -190,7 +197,9 @@ def shell(machine: Machine, script: bytes) -> int:
         return subprocess.run(qemu_command(machine, initrd, {}, interactive=True), check=False).returncode
 
 
-def _supervise(process: subprocess.Popen[bytes], port: Path, limit: int, began: float) -> tuple[float | None, str | None]:
+def _supervise(
+    process: subprocess.Popen[bytes], port: Path, limit: int, began: float
+) -> tuple[float | None, str | None]:
     """Wait for the end: seconds until the command started, and why the host must end the machine, if it must."""
     started: float | None = None
     deadline = began + BOOT_LIMIT_SECONDS
@@ -205,8 +214,10 @@ def _supervise(process: subprocess.Popen[bytes], port: Path, limit: int, began: 
             started = now
             deadline = now + limit + END_LIMIT_SECONDS
         if now > deadline:
-            reason = f"no sign of the command after {BOOT_LIMIT_SECONDS:.0f} s" if started is None else (
-                f"the machine did not end within {limit + END_LIMIT_SECONDS:.0f} s of the command's start"
+            reason = (
+                f"no sign of the command after {BOOT_LIMIT_SECONDS:.0f} s"
+                if started is None
+                else (f"the machine did not end within {limit + END_LIMIT_SECONDS:.0f} s of the command's start")
             )
             return (None if started is None else started - began), reason
 

@@ -39,5 +39,7 @@ def as_lines(release: str, boot: Boot, suite: junit.Report | None = None) -> lis
         lines.append(f"{suite.tests} tests, {len(suite.failed)} failed, {len(suite.skipped)} skipped")
     again = "" if boot.attempts == 1 else ", second attempt after a lost VM"
     booted = "not booted" if boot.boot_seconds is None else f"boot {boot.boot_seconds:.1f} s"
-    lines.append(f"{release}: {found.outcome.value}: {found.reason} ({booted}, {boot.total_seconds:.1f} s in all{again})")
+    lines.append(
+        f"{release}: {found.outcome.value}: {found.reason} ({booted}, {boot.total_seconds:.1f} s in all{again})"
+    )
     return lines

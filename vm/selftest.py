@@ -18,7 +18,7 @@ from .verdict import Outcome
 
 
 class Case(NamedTuple):
-    """One boot: what runs, what must come of it. `says` must occur in the reason; `limit_seconds` bounds the command."""
+    """One boot: what runs, what must come of it. `says` must occur in the reason; `complaint` asks for our module."""
 
     command: str
     outcome: Outcome
@@ -36,7 +36,9 @@ CASES = {
     "fail": Case("exit 7", Outcome.FAILED, 7, says="status 7"),
     # A host root that could be written to, or a directory that could not, would end this with 1 or 2.
     "files": Case("touch /root/.mshare-vm-selftest && test -e here && echo written > there", Outcome.PASSED, 0),
-    "message": Case("echo '<3>BUG: Bad page state in process selftest' > /dev/kmsg", Outcome.COMPLAINED, 0, says="Bad page"),
+    "message": Case(
+        "echo '<3>BUG: Bad page state in process selftest' > /dev/kmsg", Outcome.COMPLAINED, 0, says="Bad page"
+    ),
     "timeout": Case("sleep 1000", Outcome.TIMEOUT, 137, limit_seconds=3),
     "panic": Case("echo c > /proc/sysrq-trigger", Outcome.COMPLAINED, None, says="panic"),
     "vanish": Case("echo o > /proc/sysrq-trigger; sleep 50", Outcome.LOST, None, says="without a verdict"),
@@ -46,7 +48,12 @@ CASES = {
     "atomic": Case("insmod complain.ko how=atomic", Outcome.COMPLAINED, None, says="atomic", complaint="atomic"),
     # The same warning where the machine survives it: the log alone must give it away.
     "survived": Case(
-        "/sbin/insmod complain.ko how=warn; true", Outcome.COMPLAINED, 0, says="WARNING", append="panic_on_warn=0", complaint="warn"
+        "/sbin/insmod complain.ko how=warn; true",
+        Outcome.COMPLAINED,
+        0,
+        says="WARNING",
+        append="panic_on_warn=0",
+        complaint="warn",
     ),
 }
 
@@ -67,7 +74,8 @@ def run(kernel: Kernel, only: list[str], progress: Progress) -> int:
         for key, case in chosen.items():
             problem, boot = _try(kernel, case, directory, directory / f"results-{key}")
             wrong += problem is not None
-            progress(f"{key}: {'ok' if problem is None else 'WRONG, ' + problem}: {boot.verdict.reason} ({boot.total_seconds:.1f} s)")
+            said = "ok" if problem is None else f"WRONG, {problem}"
+            progress(f"{key}: {said}: {boot.verdict.reason} ({boot.total_seconds:.1f} s)")
         if "files" in chosen and not (directory / "there").exists():
             wrong += 1
             progress("files: WRONG, what the guest wrote to its directory is not on the host")
@@ -104,7 +112,9 @@ def _build_complain(kernel: Kernel, directory: Path) -> None:
         (directory / name).write_bytes((source / name).read_bytes())
     if shutil.which("make") is None:
         raise BuildError("make is not installed; as root: apt-get install make gcc-12 libc6-dev libelf1 pahole")
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    }
     command = ["make", "-C", str(kernel.build), f"M={directory}", "modules"]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     if done.returncode != 0:

@@ -25,7 +25,10 @@ BUSYBOX_PACKAGE = "busybox-static"
 
 
 class Kernel(NamedTuple):
-    """One unpacked kernel; every path is absolute. `stock`: for a kernel somebody built, the cached one it borrows from."""
+    """One unpacked kernel; every path is absolute.
+
+    `stock`: for a kernel somebody built, the cached one whose busybox it borrows.
+    """
 
     release: str
     root: Path

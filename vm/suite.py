@@ -57,7 +57,9 @@ def build_module(repository: Path, kernel: Kernel, progress: Progress) -> Path:
 
 def _make(source: Path, kernel: Kernel, *targets: str) -> None:
     # A `make` above us must not hand its flags and job server to the kernel's build.
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    }
     command = ["make", "-C", str(source), f"KDIR={kernel.build}", f"-j{os.cpu_count() or 1}", *targets]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     if done.returncode != 0:

@@ -75,7 +75,7 @@ class Verdict(NamedTuple):
 
 
 def parse(port: bytes) -> Records:
-    """The records on the verdict port: JSON objects, one a line. A torn or foreign line is ignored, so it proves nothing."""
+    """The records on the verdict port: JSON objects, one a line. A torn or foreign line is ignored: no proof."""
     records = Records()
     for line in port.split(b"\n"):
         try:
@@ -108,18 +108,21 @@ def judge(port: bytes, log: str, console: str, *, killed: str | None = None) -> 
     first user process; a death before it is the emulator's (README, "Known emulator races") and a lost VM.
     """
     records = parse(port)
-    started = records.init or dmesg.FIRST_PROCESS in console
+    started = records != Records() or dmesg.FIRST_PROCESS in console
     source = log if records.complete else console
     complaints = dmesg.scan(source)
 
     def verdict(outcome: Outcome, reason: str) -> Verdict:
-        return Verdict(outcome, reason, records.status, started, tuple(complaints), tuple(dmesg.excerpt(source, complaints)), records.stage)
+        lines = tuple(dmesg.excerpt(source, complaints))
+        return Verdict(outcome, reason, records.status, started, tuple(complaints), lines, records.stage)
 
     if not started:
         seen = f" ({complaints[0].text})" if complaints else ""
         return verdict(Outcome.LOST, f"{killed or 'the machine ended'} before the first user process{seen}")
     if complaints:
-        return verdict(Outcome.COMPLAINED, f"{len(complaints)} line(s) in the kernel log, the first: {complaints[0].text}")
+        return verdict(
+            Outcome.COMPLAINED, f"{len(complaints)} line(s) in the kernel log, the first: {complaints[0].text}"
+        )
     if records.complete:
         assert records.tainted is not None
         if bad := dmesg.taints(records.tainted):

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from .errors import KernelNotFound
 
-_IMAGE = re.compile(rb"^linux-image-(?P<release>(?P<base>[0-9]+(?:\.[0-9]+)+)(?:-(?P<abi>[0-9]+))?(?:\+[a-z0-9.]+)?-amd64)(?:\s|$)")
+_IMAGE = re.compile(
+    rb"^linux-image-(?P<release>(?P<base>[0-9]+(?:\.[0-9]+)+)(?:-(?P<abi>[0-9]+))?(?:\+[a-z0-9.]+)?-amd64)(?:\s|$)"
+)
 
 
 class Candidate(NamedTuple):
@@ -59,7 +61,7 @@ def newest(search_output: bytes, wanted: str) -> Candidate:
     fitting = [candidate for candidate in candidates(search_output) if in_series(candidate, wanted)]
     if not fitting:
         raise KernelNotFound(
-            f"apt offers no stock linux-image-{wanted}*-amd64; run apt-get update, or enable the -security or -backports suite"
+            f"apt offers no stock linux-image-{wanted}*-amd64; run apt-get update, or enable the security suite"
         )
     return fitting[-1]
 
