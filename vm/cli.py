@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace) -> int:
     for line in report.as_lines(kernel.release, boot):
         progress(line)
     if options.results is None:
-        if boot.verdict.outcome in (verdict.Outcome.PASSED, verdict.Outcome.FAILED):
+        if boot.attempts == 1 and boot.verdict.outcome in (verdict.Outcome.PASSED, verdict.Outcome.FAILED):
             shutil.rmtree(results)
         else:
             progress(f"console and kernel log: {results}")

@@ -111,7 +111,10 @@ def from_directory(root: Path, cache: Path) -> Kernel:
 def _fetch(cache: Path, wanted: str, progress: Progress) -> Kernel:
     progress("asking apt for kernels")
     # The lists of a fresh machine are missing or too old to download from, so they are brought up to date each time.
-    _run(["apt-get", "update", "-qq"])
+    if os.geteuid() == 0:
+        _run(["apt-get", "update", "-qq"])
+    else:
+        progress("not root: package lists stay as old as they are")
     found = versions.newest(_run(["apt-cache", "search", "--names-only", "^linux-image-[0-9].*-amd64$"]), wanted)
     kernel = Kernel(found.release, cache / found.release)
     if (kernel.root / "complete").exists():
@@ -169,6 +172,6 @@ def _run(command: list[str], cwd: Path | None = None) -> bytes:
         detail = done.stderr.decode(errors="replace").strip().splitlines()[-3:]
         raise FetchError(
             f"{' '.join(command[:3])} failed with status {done.returncode}: {' / '.join(detail)};"
-            " apt needs root and a reachable mirror"
+            " apt needs a reachable mirror, and root for apt-get update"
         )
     return done.stdout
