@@ -112,6 +112,11 @@ def qemu_command(machine: Machine, initrd: Path, channels: dict[str, str], *, in
     return command
 
 
+def cached_directories(writable: Sequence[Path], prefix: Path) -> list[Path]:
+    """The virtual environment, if it lies inside a writable directory: it is only read, and a writable mount is slow."""
+    return [prefix] if any(prefix != path and prefix.is_relative_to(path) for path in writable) else []
+
+
 def _job(machine: Machine, script: bytes, mode: str) -> dict[str, bytes]:
     settings = {
         "command_limit": str(machine.command_limit_seconds),
@@ -124,6 +129,7 @@ def _job(machine: Machine, script: bytes, mode: str) -> dict[str, bytes]:
         "command": script,
         "settings": "".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items()).encode(),
         "rw": "".join(f"rw{number} {path}\n" for number, path in enumerate(machine.writable)).encode(),
+        "cached": "".join(f"{path}\n" for path in cached_directories(machine.writable, Path(sys.prefix))).encode(),
     }
 
 

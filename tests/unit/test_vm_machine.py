@@ -50,6 +50,13 @@ def test_every_boot_stops_at_the_first_complaint(kernel: store.Kernel, monkeypat
     assert "file,id=console,path=/c,,d" in command
 
 
+def test_a_virtual_environment_inside_the_repository_is_read_through_the_cache() -> None:
+    repository = Path("/home/me/mshare")
+    assert machine.cached_directories([repository], repository / ".venv") == [repository / ".venv"]
+    assert machine.cached_directories([repository], Path("/usr")) == []
+    assert machine.cached_directories([repository], repository) == []
+
+
 MODULE_SHELL = """
 insmod() { echo "insmod $1"; return %(insmod)d; }
 mount() { echo mount; return %(mount)d; }

@@ -39,7 +39,7 @@ ulimit -c 0
 if [ "$mode" = shell ]; then
 	report '{"event": "start"}'
 	stty sane < /dev/ttyS0
-	setsid -c sh $here/job/command < /dev/ttyS0 > /dev/ttyS0 2>&1 9>&-
+	setsid -c /bin/sh $here/job/command < /dev/ttyS0 > /dev/ttyS0 2>&1 9>&-
 	sync
 	poweroff -f
 fi
@@ -51,7 +51,7 @@ cat $here/stderr > "$(port vm.stderr)" 9>&- &
 drain_stderr=$!
 
 report '{"event": "start"}'
-setsid sh $here/job/command < /dev/null > $here/stdout 2> $here/stderr 9>&- &
+setsid /bin/sh $here/job/command < /dev/null > $here/stdout 2> $here/stderr 9>&- &
 command=$!
 {
 	sleep "$command_limit"

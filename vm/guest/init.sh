@@ -27,6 +27,10 @@ mount -t overlay -o lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work,xin
 while read -r tag path; do
 	mount -t 9p -o "rw,cache=mmap,$options" "$tag" "/newroot$path" || die "cannot mount $path"
 done < /job/rw
+# /job/cached: directories inside those that only get read, over the caching read-only mount: imports are many times faster.
+while read -r path; do
+	mount --bind "/lower$path" "/newroot$path" || echo "<3>mshare-vm: cannot bind $path" > /dev/kmsg
+done < /job/cached
 
 mkdir -p /newroot/proc /newroot/sys /newroot/dev /newroot/run
 mount -t tmpfs -o mode=0755 run /newroot/run
