@@ -1,0 +1,119 @@
+"""vm.machine and vm.suite: the scripts the guest gets, run here by the same shell, and QEMU's command line."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vm import cli, machine, store, suite, verdict
+
+WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
+
+
+@settings(deadline=None)  # each example starts two processes
+@given(st.lists(WORDS, min_size=1, max_size=5), WORDS)
+def test_arguments_and_environment_arrive_as_given(words: list[str], value: str) -> None:
+    show = "import os, sys; sys.stdout.buffer.write(os.fsencode(chr(1).join([os.environ['KEY'], *sys.argv[1:]])))"
+    script = machine.command_script(["python3", "-c", show, *words], Path("/"), {"KEY": value})
+    done = subprocess.run(["sh"], input=script, stdout=subprocess.PIPE, check=True)
+    assert done.stdout.decode(errors="surrogateescape") == "\x01".join([value, *words])
+
+
+def test_one_word_is_a_shell_line() -> None:
+    done = subprocess.run(
+        ["sh"],
+        input=machine.command_script(["echo a | tr a b; exit 3"], Path("/"), {}),
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == (b"b\n", 3)
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> store.Kernel:
+    return store.Kernel("6.12.117+deb12-amd64", tmp_path)
+
+
+def test_every_boot_stops_at_the_first_complaint(kernel: store.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    guest = machine.Machine(kernel, append="nokaslr", writable=(Path("/a,b"),))
+    command = machine.qemu_command(guest, Path("/initrd"), {"console": "/c,d"}, interactive=False)
+    boot = command[command.index("-append") + 1].split()
+    assert {"panic=-1", "oops=panic", "panic_on_warn=1", "nokaslr"} <= set(boot)
+    assert "-no-reboot" in command
+    assert [word for word in command if "path=/," in word and "readonly=on" in word]
+    assert [word for word in command if "path=/a,,b," in word]
+    assert "file,id=console,path=/c,,d" in command
+
+
+def test_a_virtual_environment_inside_the_repository_is_read_through_the_cache() -> None:
+    repository = Path("/home/me/mshare")
+    assert machine.cached_directories([repository], repository / ".venv") == [repository / ".venv"]
+    assert machine.cached_directories([repository], Path("/usr")) == []
+    assert machine.cached_directories([repository], repository) == []
+
+
+MODULE_SHELL = """
+insmod() { echo "insmod $1"; return %(insmod)d; }
+mount() { echo mount; return %(mount)d; }
+umount() { echo umount; return %(umount)d; }
+rmmod() { echo rmmod; return %(rmmod)d; }
+"""
+
+
+@pytest.mark.parametrize(
+    ("failing", "inner", "status", "steps"),
+    [
+        ({}, "exit 0", 0, "insmod mount umount rmmod"),
+        ({}, "exit 5", 5, "insmod mount umount rmmod"),
+        ({"insmod": 1}, "exit 0", 1, "insmod"),
+        ({"mount": 32}, "exit 0", 32, "insmod mount rmmod"),
+        ({"umount": 32}, "exit 0", 32, "insmod mount umount rmmod"),
+        ({"rmmod": 1}, "exit 5", 5, "insmod mount umount rmmod"),
+        ({"rmmod": 1}, "exit 0", 1, "insmod mount umount rmmod"),
+    ],
+)
+def test_module_is_taken_out_again(
+    failing: dict[str, int], inner: str, status: int, steps: str, tmp_path: Path
+) -> None:
+    functions = MODULE_SHELL % ({"insmod": 0, "mount": 0, "umount": 0, "rmmod": 0} | failing)
+    script = (
+        suite.with_module(Path("/x/mshare.ko"), inner.encode())
+        .decode()
+        .replace(suite.STAGE_FILE, str(tmp_path / "stage"))
+    )
+    done = subprocess.run(["sh", "-c", functions + script], stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == status
+    assert [line.split()[0] for line in done.stdout.splitlines()] == steps.split()
+    first = next(iter(failing), None) if inner == "exit 0" else "command"
+    assert (tmp_path / "stage").exists() == (status != 0)
+    assert status == 0 or (tmp_path / "stage").read_text().strip() == first
+
+
+def test_cached_kernels_are_found_without_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_run", lambda *_: pytest.fail("a cached kernel must not need apt"))
+    for release, complete in (
+        ("6.12.9+deb12-amd64", True),
+        ("6.12.100+deb12-amd64", True),
+        ("6.12.117+deb12-amd64", False),
+    ):
+        (tmp_path / release).mkdir()
+        if complete:
+            (tmp_path / release / "complete").touch()
+    assert store.ensure(tmp_path, "6.12", lambda text: None).release == "6.12.100+deb12-amd64"
+    assert store.find_cached(tmp_path, "6.1") is None
+
+
+def test_errors_of_the_host_have_a_status_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["test", "--kernel", "6.12"]) == verdict.EXIT_HOST
+    assert "tests/kernel" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as wrong:
+        cli.main(["run", "--timeout", "0", "--", "true"])
+    assert wrong.value.code == 2

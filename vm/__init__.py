@@ -1,0 +1,15 @@
+"""Boots stock Debian kernels in QEMU and runs commands and tests in them; `python3 -m vm --help`.
+
+General layout, dependencies running downwards:
+
+    cli          the command line                selftest     proves the verdicts
+    suite        builds, loads and tests the module in a guest
+    machine      one boot: QEMU, its channels, its time limits
+    initramfs    what the guest starts from      store        kernels in the cache, through apt
+    verdict      what a boot proved (pure)       dmesg        complaints in a kernel log (pure)
+    versions     kernels in apt's output (pure)  junit        skips and failures in a report (pure)
+    errors       what can go wrong on the host
+    guest/       two shell scripts that run inside
+
+The Python in here runs on the host only; inside the guest there is busybox, a job and the host's files.
+"""

@@ -1,0 +1,239 @@
+"""The command line: `python3 -m vm kernels | run | test | shell | selftest`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from . import machine, report, selftest, store, suite, verdict
+from .errors import HostToolMissing, VmError
+from .store import Kernel
+
+SERIES = ("6.12", "6.1")
+DESCRIPTION = """\
+Boots stock Debian kernels in QEMU (software emulation) and runs commands and tests in them, over this machine's
+files: the current directory is writable in the guest, all else is seen as it is and writes to it are thrown away.
+"""
+EPILOG = f"""\
+examples:
+  python3 -m vm kernels                              fetch the newest stock 6.12 and 6.1, say where they are
+  python3 -m vm run -- uname -a                      a program and its arguments, exactly as given
+  python3 -m vm run --kernel 6.1 -- 'ls /sys | wc'   one word: a shell command line
+  python3 -m vm run --module -- python3 demo.py      with mshare.ko built, inserted and mounted around it
+  python3 -m vm test --kernel 6.12 --kernel 6.1 -- -k fork
+  python3 -m vm shell --kernel 6.12
+
+exit status:
+  0     passed: the command succeeded, the kernel log is clean, the verdict came last
+  N     failed: run gives the command's own status, test gives 1 or pytest's
+  2     wrong arguments
+  {verdict.EXIT_HOST}   this machine could not do its part: no kernel, no QEMU, the module does not build
+  {verdict.EXIT_COMPLAINED}   the kernel complained (WARN, BUG, oops, bad page, ...), whatever the command returned
+  {verdict.EXIT_LOST}   lost VM: it ended, or was ended, without a verdict
+  {verdict.EXIT_TIMEOUT}   the command did not end within --timeout
+A command can return these numbers too; --json tells them apart.
+"""
+
+
+def progress(text: str) -> None:
+    """One line on standard error."""
+    print(f"vm: {text}", file=sys.stderr, flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    options = _parser().parse_args(argv)
+    # A terminated program must take its machine along; the clean-up is in `finally` clauses.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        return int(options.action(options))
+    except VmError as error:
+        progress(str(error))
+        return verdict.EXIT_HOST
+    except KeyboardInterrupt:
+        return 130
+
+
+def _kernels(options: argparse.Namespace) -> int:
+    cache = store.cache_directory()
+    for series in options.series or SERIES:
+        kernel = store.ensure(cache, series, progress, refresh=options.refresh)
+        print(f"{kernel.release}  image={kernel.image}  KDIR={kernel.build}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    kernel = _kernel(options.kernel)
+    cwd = Path.cwd()
+    script = machine.command_script(options.words, cwd, machine.guest_environment(_settings(options.env)))
+    if options.module:
+        script = suite.with_module(suite.build_module(cwd, kernel, progress), script)
+    results = options.results or Path(tempfile.mkdtemp(prefix="mshare-vm-"))
+    boot = machine.run(
+        _machine(options, kernel, options.timeout), script, _show(options.json), results.absolute(), progress
+    )
+    for line in report.as_lines(kernel.release, boot):
+        progress(line)
+    if options.results is None:
+        if boot.attempts == 1 and boot.verdict.outcome in (verdict.Outcome.PASSED, verdict.Outcome.FAILED):
+            shutil.rmtree(results)
+        else:
+            progress(f"console and kernel log: {results}")
+    if options.json:
+        print(json.dumps(report.as_object(kernel.release, boot), indent=2))
+    return boot.verdict.exit_code
+
+
+def _test(options: argparse.Namespace) -> int:
+    if importlib.util.find_spec("pytest") is None:
+        raise HostToolMissing(f"pytest (for {sys.executable})", "python3-pytest, or pip install pytest into it")
+    cwd = Path.cwd()
+    if not (cwd / "tests" / "kernel").is_dir():
+        raise VmError(f"there are no tests in {cwd / 'tests' / 'kernel'}; run from the repository's root")
+    exit_code, objects = 0, []
+    # Everything is fetched and built before the first boot, so a slow run does not end in a compiler's message.
+    chosen = [_kernel(name) for name in options.kernel or SERIES[:1]]
+    modules = [suite.build_module(cwd, kernel, progress) for kernel in chosen]
+    for kernel, module in zip(chosen, modules, strict=True):
+        results = suite.build_directory(cwd, kernel) / "test"
+        shutil.rmtree(results, ignore_errors=True)
+        junit = results / "junit.xml"
+        environment = machine.guest_environment(
+            {"MSHARE_NO_SKIPS": "1", "PYTHONDONTWRITEBYTECODE": "1", **_settings(options.env)}
+        )
+        pytest = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "tests/kernel",
+            "-ra",
+            "-p",
+            "no:cacheprovider",
+            f"--junitxml={junit}",
+        ]
+        script = suite.with_module(
+            module, machine.command_script([*pytest, *options.words], cwd, environment), name="pytest"
+        )
+        boot = machine.run(_machine(options, kernel, options.timeout), script, _show(options.json), results, progress)
+        found = suite.judge(boot.verdict, junit.read_bytes() if junit.is_file() else None)
+        boot = boot._replace(verdict=found.verdict)
+        for line in report.as_lines(kernel.release, boot, found.report):
+            progress(line)
+        objects.append(report.as_object(kernel.release, boot, found.report))
+        exit_code = exit_code or boot.verdict.exit_code
+    if options.json:
+        print(json.dumps(objects, indent=2))
+    return exit_code
+
+
+def _shell(options: argparse.Namespace) -> int:
+    kernel = _kernel(options.kernel)
+    cwd = Path.cwd()
+    has_source = (cwd / "kernel" / "Makefile").is_file()
+    module = suite.build_module(cwd, kernel, progress) if has_source else None
+    script = suite.shell_script(module, cwd, machine.guest_environment(_settings(options.env)))
+    progress(f"booting {kernel.release}" + ("" if module else " without the module: there is no kernel/ here"))
+    return machine.shell(_machine(options, kernel, 0), script)
+
+
+def _selftest(options: argparse.Namespace) -> int:
+    return selftest.run(_kernel(options.kernel), options.only, progress)
+
+
+def _kernel(wanted: str) -> Kernel:
+    cache = store.cache_directory()
+    if "/" in wanted:
+        return store.from_directory(Path(wanted), cache)
+    return store.ensure(cache, wanted, progress)
+
+
+def _machine(options: argparse.Namespace, kernel: Kernel, limit: int) -> machine.Machine:
+    writable = (Path.cwd(), *(path.absolute() for path in options.rw))
+    return machine.Machine(
+        kernel, options.memory, options.cpus, limit, options.append, writable, options.cpu, options.accel
+    )
+
+
+def _settings(words: list[str]) -> dict[str, str]:
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
+
+
+def _show(quiet_stdout: bool) -> machine.Output:
+    def show(stream: int, data: bytes) -> None:
+        target = sys.stdout if stream == 1 and not quiet_stdout else sys.stderr
+        target.buffer.write(data)
+        target.buffer.flush()
+
+    return show
+
+
+def _parser() -> argparse.ArgumentParser:
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="python3 -m vm", description=DESCRIPTION, epilog=EPILOG, formatter_class=style
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    kernels = commands.add_parser("kernels", help="fetch stock kernels (cached: no network) and say where they are")
+    kernels.add_argument("series", nargs="*", help=f"series or release, default {' and '.join(SERIES)}")
+    kernels.add_argument("--refresh", action="store_true", help="ask apt for a newer one even if one is cached")
+    kernels.set_defaults(action=_kernels)
+
+    guest = argparse.ArgumentParser(add_help=False)
+    guest.add_argument("--memory", default="2G", help="the guest's memory, as QEMU writes it (default %(default)s)")
+    guest.add_argument("--cpus", type=_positive, default=2, help="virtual CPUs (default %(default)s)")
+    guest.add_argument("--append", default="", metavar="ARGS", help="further kernel arguments")
+    guest.add_argument("--rw", type=Path, action="append", default=[], metavar="DIR", help="also writable in the guest")
+    guest.add_argument(
+        "--env", action="append", default=[], metavar="NAME=VALUE", help="set in the command's environment"
+    )
+    guest.add_argument("--cpu", default=machine.CPU, help="QEMU's CPU model (default %(default)s)")
+    guest.add_argument("--accel", default=machine.ACCEL, help="QEMU's accelerator (default %(default)s)")
+
+    which = "series (6.12), release, or a directory with boot/vmlinuz-* and lib/modules (default 6.12)"
+    run = commands.add_parser("run", parents=[guest], help="run one command in a guest")
+    run.add_argument("--kernel", default=SERIES[0], help=which)
+    run.add_argument(
+        "--timeout", type=_positive, default=600, metavar="SECONDS", help="for the command (default %(default)s)"
+    )
+    run.add_argument("--module", action="store_true", help="build mshare.ko, insert and mount it around the command")
+    run.add_argument("--results", type=Path, metavar="DIR", help="keep console, kernel log and verdict there")
+    run.add_argument("--json", action="store_true", help="result on standard output, all else on standard error")
+    run.add_argument("words", nargs="+", metavar="CMD", help="after --: one shell line, or a program and its arguments")
+    run.set_defaults(action=_run)
+
+    test = commands.add_parser("test", parents=[guest], help="run tests/kernel in a guest, with the module")
+    test.add_argument("--kernel", action="append", help=f"{which}; may be repeated")
+    test.add_argument(
+        "--timeout", type=_positive, default=1800, metavar="SECONDS", help="per kernel (default %(default)s)"
+    )
+    test.add_argument("--json", action="store_true", help="results on standard output, all else on standard error")
+    test.add_argument("words", nargs="*", metavar="PYTEST_ARG", help="after --: further arguments for pytest")
+    test.set_defaults(action=_test)
+
+    shell = commands.add_parser(
+        "shell", parents=[guest], help="a shell in a guest, with the module if kernel/ is there"
+    )
+    shell.add_argument("--kernel", default=SERIES[0], help=which)
+    shell.set_defaults(action=_shell)
+
+    check = commands.add_parser("selftest", help="prove that each verdict is given when it must be")
+    check.add_argument("--kernel", default=SERIES[0], help=which)
+    check.add_argument(
+        "--only", action="append", default=[], choices=list(selftest.CASES), help="this case; may be repeated"
+    )
+    check.set_defaults(action=_selftest)
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value

@@ -1,0 +1,244 @@
+"""One boot of one kernel: QEMU's command line, the channels out of the guest, and the time limits around it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from . import initramfs, verdict
+from .errors import HostToolMissing
+from .store import Kernel, Progress
+
+# Always present: a warning or an oops ends the machine at once, and -no-reboot turns that into QEMU's exit.
+# log_buf_len keeps the whole log for the scan; loglevel=5 lets warnings reach the console, the witness of a panic.
+BOOT_ARGUMENTS = (
+    "console=ttyS0 earlyprintk=serial,ttyS0,115200 panic=-1 oops=panic panic_on_warn=1 "
+    "log_buf_len=4M loglevel=5 printk.time=1 rdinit=/init"
+)
+BOOT_LIMIT_SECONDS = 180.0  # from QEMU's start to the command's; 15 to 25 s is usual, a busy host needs more
+END_LIMIT_SECONDS = 60.0  # from the command's time limit to power-off
+
+
+# Four page-table levels, as most machines people run have; la57 makes the emulated kernel use five.
+CPU = "max,la57=off"
+ACCEL = "tcg,thread=multi"
+
+Output = Callable[[int, bytes], None]
+
+
+class Machine(NamedTuple):
+    """What to boot and how. `command_limit_seconds` counts in the guest, from the command's start."""
+
+    kernel: Kernel
+    memory: str = "2G"
+    cpus: int = 2
+    command_limit_seconds: int = 600
+    append: str = ""
+    writable: tuple[Path, ...] = ()
+    cpu: str = CPU
+    accel: str = ACCEL
+
+
+class Boot(NamedTuple):
+    """One boot's verdict, with how long its parts took on the host, in seconds."""
+
+    verdict: verdict.Verdict
+    boot_seconds: float | None
+    total_seconds: float
+    directory: Path
+    attempts: int = 1
+
+
+def command_script(command: Sequence[str], cwd: Path, environment: dict[str, str]) -> bytes:
+    """The shell script the guest runs: environment, working directory, then the command.
+
+    One word is taken as a shell command line, several as a program and its arguments, exactly as given.
+    """
+    lines = ["unset OLDPWD"]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in sorted(environment.items())]
+    lines.append(f"cd {shlex.quote(str(cwd))} || exit 126")
+    lines.append(f"exec /bin/sh -c {shlex.quote(command[0])}" if len(command) == 1 else f"exec {shlex.join(command)}")
+    return ("\n".join(lines) + "\n").encode()
+
+
+def guest_environment(extra: dict[str, str]) -> dict[str, str]:
+    """The command's environment: the host's locale, and a PATH that finds the Python running this program first."""
+    search = [str(Path(sys.executable).parent), *os.environ.get("PATH", "").split(":")]
+    search += ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+    kept = {name: os.environ[name] for name in ("LANG", "LC_ALL", "TERM", "VIRTUAL_ENV") if name in os.environ}
+    path = ":".join(dict.fromkeys(entry for entry in search if entry))
+    return {"HOME": "/root", "USER": "root", "SHELL": "/bin/sh", **kept, "PATH": path, **extra}
+
+
+def qemu_command(machine: Machine, initrd: Path, channels: dict[str, str], *, interactive: bool) -> list[str]:
+    """QEMU's arguments; `channels` maps a virtio port's name (and `console`) to the host file behind it."""
+    program = shutil.which("qemu-system-x86_64")
+    if program is None:
+        raise HostToolMissing("qemu-system-x86_64", "qemu-system-x86")
+    # Even a SIGKILL of this program must not leave a machine behind.
+    setpriv = shutil.which("setpriv")
+    command = [
+        *((setpriv, "--pdeathsig", "TERM", "--") if setpriv else ()),
+        *(program, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35"),
+        *("-accel", machine.accel, "-cpu", machine.cpu, "-smp", str(machine.cpus), "-m", machine.memory),
+        *("-kernel", str(machine.kernel.image), "-initrd", str(initrd)),
+        *("-append", f"{BOOT_ARGUMENTS} {machine.append}".strip()),
+        *("-device", "virtio-rng-pci", "-device", "virtio-serial-pci"),
+        *("-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"),
+        *("-device", "virtio-9p-pci,fsdev=root,mount_tag=root"),
+    ]
+    for number, path in enumerate(machine.writable):
+        escaped = str(path).replace(",", ",,")
+        command += ["-fsdev", f"local,id=rw{number},path={escaped},security_model=none,multidevs=remap"]
+        command += ["-device", f"virtio-9p-pci,fsdev=rw{number},mount_tag=rw{number}"]
+    if interactive:
+        command += ["-serial", "mon:stdio"]
+    for name, target in channels.items():
+        escaped = target.replace(",", ",,")
+        command += ["-chardev", f"file,id={name},path={escaped}"]
+        port = ["-device", f"virtserialport,chardev={name},name=vm.{name}"]
+        command += ["-serial", f"chardev:{name}"] if name == "console" else port
+    return command
+
+
+def cached_directories(writable: Sequence[Path], prefix: Path) -> list[Path]:
+    """The virtual environment, if it lies inside a writable directory: it is only read, and a writable mount is slow."""
+    return [prefix] if any(prefix != path and prefix.is_relative_to(path) for path in writable) else []
+
+
+def _job(machine: Machine, script: bytes, mode: str) -> dict[str, bytes]:
+    settings = {
+        "command_limit": str(machine.command_limit_seconds),
+        "mode": mode,
+        "release": machine.kernel.release,
+        "modules": str(machine.kernel.modules),
+        "hostname": "mshare-vm",
+    }
+    return {
+        "command": script,
+        "settings": "".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items()).encode(),
+        "rw": "".join(f"rw{number} {path}\n" for number, path in enumerate(machine.writable)).encode(),
+        "cached": "".join(f"{path}\n" for path in cached_directories(machine.writable, Path(sys.prefix))).encode(),
+    }
+
+
+def run(machine: Machine, script: bytes, on_output: Output, results: Path, progress: Progress) -> Boot:
+    """Boot, run the script, wait for the end; a death before the first user process is tried once more, and said.
+
+    Never longer than twice BOOT_LIMIT_SECONDS plus the command's limit plus END_LIMIT_SECONDS. `on_output(1 or 2,
+    bytes)` is called from a thread for what the command prints. Console, kernel log and verdict port stay in
+    `results`; those of an early death move to its `lost` directory. Raises HostToolMissing, FetchError.
+    """
+    progress(f"booting {machine.kernel.release}")
+    boot = _boot(machine, script, on_output, results)
+    if not boot.verdict.early_death:
+        return boot
+    progress(f"lost VM: {boot.verdict.reason}; trying once more")
+    lost = results / "lost"
+    lost.mkdir(exist_ok=True)
+    for path in [path for path in results.iterdir() if path.is_file()]:
+        path.replace(lost / path.name)
+    return _boot(machine, script, on_output, results)._replace(attempts=2)
+
+
+def _boot(machine: Machine, script: bytes, on_output: Output, directory: Path) -> Boot:
+    directory.mkdir(parents=True, exist_ok=True)
+    initrd = directory / "initramfs"
+    initrd.write_bytes(initramfs.build(machine.kernel, _job(machine, script, "run")))
+    channels = {name: str(directory / name) for name in ("console", "verdict", "log")}
+    for path in channels.values():
+        Path(path).write_bytes(b"")
+    began = time.monotonic()
+    readers: list[threading.Thread] = []
+    pipes: list[int] = []
+    for stream, name in ((1, "stdout"), (2, "stderr")):
+        reading, writing = os.pipe()
+        channels[name] = f"/dev/fd/{writing}"
+        pipes.append(writing)
+        readers.append(
+            threading.Thread(target=_pump, args=(os.fdopen(reading, "rb", 0), stream, on_output), daemon=True)
+        )
+    command = qemu_command(machine, initrd, channels, interactive=False)
+    with (directory / "qemu").open("wb") as noise:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=noise, stderr=noise, pass_fds=pipes)
+    for writing in pipes:
+        os.close(writing)
+    for reader in readers:
+        reader.start()
+    try:
+        boot_seconds, killed = _supervise(process, Path(channels["verdict"]), machine.command_limit_seconds, began)
+    finally:
+        _end(process)
+        initrd.unlink()
+    for reader in readers:
+        reader.join(timeout=10)
+    if process.returncode != 0 and killed is None:
+        detail = (directory / "qemu").read_text(errors="replace").strip()
+        killed = f"QEMU exited with status {process.returncode} ({detail})"
+    result = verdict.judge(
+        (directory / "verdict").read_bytes(),
+        (directory / "log").read_text(errors="replace"),
+        (directory / "console").read_text(errors="replace"),
+        killed=killed,
+    )
+    return Boot(result, boot_seconds, time.monotonic() - began, directory)
+
+
+def shell(machine: Machine, script: bytes) -> int:
+    """Boot with this terminal as the guest's console until the shell ends; QEMU's own exit status. C-a x ends QEMU."""
+    with tempfile.TemporaryDirectory(prefix="mshare-vm-") as name:
+        initrd = Path(name) / "initramfs"
+        initrd.write_bytes(initramfs.build(machine.kernel, _job(machine, script, "shell")))
+        return subprocess.run(qemu_command(machine, initrd, {}, interactive=True), check=False).returncode
+
+
+def _supervise(
+    process: subprocess.Popen[bytes], port: Path, limit: int, began: float
+) -> tuple[float | None, str | None]:
+    """Wait for the end: seconds until the command started, and why the host must end the machine, if it must."""
+    started: float | None = None
+    deadline = began + BOOT_LIMIT_SECONDS
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.2)
+            if started is None and verdict.parse(port.read_bytes()).start:
+                started = time.monotonic()
+            return (None if started is None else started - began), None
+        now = time.monotonic()
+        if started is None and verdict.parse(port.read_bytes()).start:
+            started = now
+            deadline = now + limit + END_LIMIT_SECONDS
+        if now > deadline:
+            reason = (
+                f"no sign of the command after {BOOT_LIMIT_SECONDS:.0f} s"
+                if started is None
+                else (f"the machine did not end within {limit + END_LIMIT_SECONDS:.0f} s of the command's start")
+            )
+            return (None if started is None else started - began), reason
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _pump(source: BinaryIO, stream: int, on_output: Output) -> None:
+    with source:
+        while chunk := source.read(65536):
+            on_output(stream, chunk)

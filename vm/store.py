@@ -1,0 +1,177 @@
+"""Stock kernels under the cache directory: fetched through apt, unpacked with dpkg-deb, never installed.
+
+Unpacking rather than installing: the host's /boot, initramfs hooks and boot loader stay as they are, 200 MB of
+packages need no initramfs build, two kernels of one ABI cannot clash, and a cached kernel needs neither apt nor
+the network. The price: two absolute paths inside the headers must be rewritten (`_relocate`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from . import versions
+from .errors import FetchError, HostToolMissing, KernelNotFound
+
+Progress = Callable[[str], None]
+BUSYBOX_PACKAGE = "busybox-static"
+
+
+class Kernel(NamedTuple):
+    """One unpacked kernel; every path is absolute.
+
+    `stock`: for a kernel somebody built, the cached one whose busybox it borrows.
+    """
+
+    release: str
+    root: Path
+    stock: Path | None = None
+
+    @property
+    def image(self) -> Path:
+        return self.root / "boot" / f"vmlinuz-{self.release}"
+
+    @property
+    def modules(self) -> Path:
+        return self.root / "lib" / "modules" / self.release
+
+    @property
+    def build(self) -> Path:
+        """What an external module's `make` wants as KDIR."""
+        if self.stock is not None:
+            return self.modules / "build"
+        return self.root / "usr" / "src" / f"linux-headers-{self.release}"
+
+    @property
+    def busybox(self) -> Path:
+        return (self.stock or self.root) / "bin" / "busybox"
+
+
+def cache_directory() -> Path:
+    """`$MSHARE_VM_CACHE`, else `$XDG_CACHE_HOME/mshare-vm`, else `~/.cache/mshare-vm`."""
+    if own := os.environ.get("MSHARE_VM_CACHE"):
+        return Path(own).absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base).absolute() / "mshare-vm"
+
+
+def cached(cache: Path) -> list[Kernel]:
+    """Complete kernels in the cache, oldest first. Reads the directory only."""
+    releases = b"".join(
+        b"linux-image-" + path.name.encode() + b"\n" for path in cache.glob("*-amd64") if (path / "complete").exists()
+    )
+    return [Kernel(item.release, cache / item.release) for item in versions.candidates(releases)]
+
+
+def find_cached(cache: Path, wanted: str) -> Kernel | None:
+    """The newest cached kernel of a series (`6.12`) or of that full release, or None. No network, no apt."""
+    names = b"".join(b"linux-image-" + kernel.release.encode() + b"\n" for kernel in cached(cache))
+    try:
+        return Kernel(release := versions.newest(names, wanted).release, cache / release)
+    except KernelNotFound:
+        return None
+
+
+def ensure(cache: Path, wanted: str, progress: Progress, *, refresh: bool = False) -> Kernel:
+    """The cached kernel of that series, fetched first if there is none; `refresh` asks apt for a newer one.
+
+    The first call downloads about 125 MB per kernel. Raises KernelNotFound, FetchError, HostToolMissing.
+    """
+    if not refresh and (have := find_cached(cache, wanted)) is not None:
+        return have
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        have = None if refresh else find_cached(cache, wanted)
+        return have or _fetch(cache, wanted, progress)
+
+
+def from_directory(root: Path, cache: Path) -> Kernel:
+    """A kernel somebody built: `root` holds boot/vmlinuz-RELEASE and lib/modules/RELEASE (`build` may point anywhere).
+
+    busybox comes from the newest cached kernel. Raises KernelNotFound.
+    """
+    root = root.absolute()
+    images = sorted(root.glob("boot/vmlinuz-*"))
+    if len(images) != 1:
+        raise KernelNotFound(f"{root}/boot holds {len(images)} vmlinuz-* files; exactly one is needed")
+    have = cached(cache)
+    if not have:
+        raise KernelNotFound("busybox comes with a stock kernel; run python3 -m vm kernels first")
+    return Kernel(images[0].name.removeprefix("vmlinuz-"), root, have[-1].root)
+
+
+def _fetch(cache: Path, wanted: str, progress: Progress) -> Kernel:
+    progress("asking apt for kernels")
+    # The lists of a fresh machine are missing or too old to download from, so they are brought up to date each time.
+    if os.geteuid() == 0:
+        _run(["apt-get", "update", "-qq"])
+    else:
+        progress("not root: package lists stay as old as they are")
+    found = versions.newest(_run(["apt-cache", "search", "--names-only", "^linux-image-[0-9].*-amd64$"]), wanted)
+    kernel = Kernel(found.release, cache / found.release)
+    if (kernel.root / "complete").exists():
+        return kernel
+    headers = f"linux-headers-{found.release}"
+    packages = [
+        f"linux-image-{found.release}",
+        headers,
+        f"linux-headers-{found.common}-common",
+        versions.kbuild_package(_run(["apt-cache", "depends", headers])),
+        BUSYBOX_PACKAGE,
+    ]
+    work = Path(tempfile.mkdtemp(prefix=".fetch-", dir=cache))
+    try:
+        progress(f"downloading {found.release}")
+        _run(["apt-get", "download", "-qq", *packages], cwd=work)
+        unpacked = work / "root"
+        for package in sorted(work.glob("*.deb")):
+            progress(f"unpacking {package.name}")
+            _run(["dpkg-deb", "-x", str(package), str(unpacked)])
+            package.unlink()
+        _run(["depmod", "-b", str(unpacked), found.release])
+        _relocate(unpacked, kernel)
+        (unpacked / "complete").write_text("\n".join(packages) + "\n")
+        shutil.rmtree(kernel.root, ignore_errors=True)
+        unpacked.rename(kernel.root)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return kernel
+
+
+def _relocate(unpacked: Path, kernel: Kernel) -> None:
+    """Point the headers at their final place instead of /usr/src and /usr/lib."""
+    headers = unpacked / "usr" / "src" / f"linux-headers-{kernel.release}"
+    for name in ("Makefile", ".kernelvariables"):
+        path = headers / name
+        if path.exists():
+            text = re.sub(r"(?<![\w/])/usr/(src|lib)/linux-", rf"{kernel.root}/usr/\1/linux-", path.read_text())
+            path.write_text(text)
+    for name, target in (("build", kernel.build), ("source", kernel.build)):
+        link = unpacked / "lib" / "modules" / kernel.release / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+
+
+_PACKAGE_OF = {"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg", "depmod": "kmod"}
+
+
+def _run(command: list[str], cwd: Path | None = None) -> bytes:
+    program = shutil.which(command[0], path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if program is None:
+        raise HostToolMissing(command[0], _PACKAGE_OF[command[0]])
+    done = subprocess.run([program, *command[1:]], cwd=cwd, capture_output=True, check=False)
+    if done.returncode != 0:
+        detail = done.stderr.decode(errors="replace").strip().splitlines()[-3:]
+        raise FetchError(
+            f"{' '.join(command[:3])} failed with status {done.returncode}: {' / '.join(detail)};"
+            " apt needs a reachable mirror, and root for apt-get update"
+        )
+    return done.stdout

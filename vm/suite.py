@@ -1,0 +1,131 @@
+"""Builds the module on the host, and the guest script that loads it, runs something, and takes it out again."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+from . import junit, verdict
+from .errors import BuildError, HostToolMissing
+from .store import Kernel, Progress
+
+MODULE = "mshare"
+FILE_SYSTEM = "msharefs"
+MOUNT_POINT = "/sys/fs/mshare"
+STAGE_FILE = "/run/mshare-vm/stage"  # the agent sends its one word along with the exit status
+
+
+def build_directory(repository: Path, kernel: Kernel) -> Path:
+    """Where the built module, the report and the channels of the last test run stay: `build/vm/RELEASE`."""
+    return repository / "build" / "vm" / kernel.release
+
+
+def build_module(repository: Path, kernel: Kernel, progress: Progress) -> Path:
+    """Compile `kernel/` against that kernel's headers; the path of the copy under `build/vm/RELEASE`.
+
+    Objects of another kernel are cleaned away first, one build at a time (a lock in `build/vm`).
+    Raises BuildError with the compiler's last lines, HostToolMissing.
+    """
+    source = repository / "kernel"
+    if not (source / "Makefile").is_file():
+        raise BuildError(f"there is no module source in {source}; run from the repository's root")
+    for program in ("make", "gcc"):
+        if shutil.which(program) is None:
+            raise HostToolMissing(program, "make gcc-12 libc6-dev libelf1 pahole")
+    target = build_directory(repository, kernel)
+    target.mkdir(parents=True, exist_ok=True)
+    with (target.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stamp = target.parent / "built-for"
+        if not stamp.is_file() or stamp.read_text() != kernel.release:
+            stamp.unlink(missing_ok=True)
+            _make(source, kernel, "clean")
+        progress(f"building {MODULE}.ko for {kernel.release}")
+        _make(source, kernel)
+        stamp.write_text(kernel.release)
+        built = source / f"{MODULE}.ko"
+        if not built.is_file():
+            raise BuildError(f"make succeeded but left no {built}; check kernel/Kbuild")
+        shutil.copy2(built, target / built.name)
+    return target / built.name
+
+
+def _make(source: Path, kernel: Kernel, *targets: str) -> None:
+    # A `make` above us must not hand its flags and job server to the kernel's build.
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    }
+    command = ["make", "-C", str(source), f"KDIR={kernel.build}", f"-j{os.cpu_count() or 1}", *targets]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    if done.returncode != 0:
+        tail = "\n".join(done.stdout.decode(errors="replace").splitlines()[-40:])
+        raise BuildError(f"{shlex.join(command)} failed with status {done.returncode}; fix the source:\n{tail}")
+
+
+def with_module(module: Path, inner: bytes, *, name: str = "command") -> bytes:
+    """A guest script: insert and mount, run `inner` (a shell script), unmount and remove.
+
+    The first step that fails gives the status and, as one word in STAGE_FILE, its name. What was set up is taken
+    down again whatever `inner` did, so a module that cannot be removed shows even behind a failed test.
+    """
+    return f"""\
+PATH=$PATH:/usr/sbin:/sbin
+first=0
+step() {{
+	stage=$1; shift
+	"$@"; status=$?
+	if [ $status -ne 0 ] && [ $first -eq 0 ]; then first=$status; echo "$stage" > {STAGE_FILE}; fi
+	return $status
+}}
+inner() {{
+	/bin/sh -c {shlex.quote(inner.decode())}
+}}
+gone() {{
+	! [ -e /sys/module/{MODULE} ]
+}}
+step insmod insmod {shlex.quote(str(module))} || exit $first
+if step mount mount -t {FILE_SYSTEM} {FILE_SYSTEM} {MOUNT_POINT}; then
+	step {name} inner
+	step umount umount {MOUNT_POINT}
+fi
+step rmmod rmmod {MODULE}
+step gone gone
+exit $first
+""".encode()
+
+
+def shell_script(module: Path | None, cwd: Path, environment: dict[str, str]) -> bytes:
+    """The guest script of an interactive shell, the module inserted and mounted if there is one."""
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(environment.items())]
+    lines.append(f"cd {shlex.quote(str(cwd))}")
+    if module is not None:
+        lines.append(f"/sbin/insmod {shlex.quote(str(module))} && mount -t {FILE_SYSTEM} {FILE_SYSTEM} {MOUNT_POINT}")
+    lines += ['echo "$(uname -r): exit or C-d ends the machine, C-a x kills it"', "exec /bin/bash -i"]
+    return ("\n".join(lines) + "\n").encode()
+
+
+class SuiteResult(NamedTuple):
+    """The verdict on a test run, after its report was read; `report` is None if there is none."""
+
+    verdict: verdict.Verdict
+    report: junit.Report | None
+
+
+def judge(boot: verdict.Verdict, report: bytes | None) -> SuiteResult:
+    """Hold a boot's verdict against pytest's report: a pass needs a report with tests, no failure and no skip."""
+    try:
+        parsed = None if report is None else junit.parse(report)
+        missing = "pytest left no report"
+    except ValueError as error:
+        parsed, missing = None, str(error)
+    if boot.outcome is not verdict.Outcome.PASSED:
+        return SuiteResult(boot, parsed)
+    problem = missing if parsed is None else parsed.problem
+    if problem is not None:
+        boot = boot._replace(outcome=verdict.Outcome.FAILED, reason=problem, status=1)
+    return SuiteResult(boot, parsed)
