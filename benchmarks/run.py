@@ -25,10 +25,11 @@ class Plan:
     runs: int
     processes: int
     creates: int
+    rounds: int
 
 
-FULL = Plan((64 * MIB, 256 * MIB, GIB, 2 * GIB, 4 * GIB), runs=3, processes=4, creates=2)
-QUICK = Plan((64 * MIB, 256 * MIB), runs=1, processes=2, creates=1)
+FULL = Plan((64 * MIB, 256 * MIB, GIB, 2 * GIB, 4 * GIB), runs=3, processes=4, creates=2, rounds=3)
+QUICK = Plan((64 * MIB, 256 * MIB), runs=1, processes=2, creates=1, rounds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ def run(plan: Plan, tell: Callable[[str], None]) -> Results:
                             processes=plan.processes,
                             runs=plan.runs,
                             creates=plan.creates,
+                            rounds=plan.rounds,
                             step=lambda step, size=size: tell(f"{format_size(size)}: {step}"),  # type: ignore[misc]
                         )
                     )

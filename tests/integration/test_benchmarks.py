@@ -9,6 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.timeout(300)
+
 ROOT = Path(__file__).parents[2]
 SHM = Path("/dev/shm")
 COMMAND = [sys.executable, "-m", "benchmarks", "--quick", "--sizes", "4M"]

@@ -17,6 +17,8 @@ from mshare.measure.probe import scan
 from mshare.measure.projection import SLOPE_BYTES
 from mshare.units import MIB
 
+pytestmark = pytest.mark.timeout(300)
+
 SIZE = 16 * MIB
 SHM = Path("/dev/shm")
 

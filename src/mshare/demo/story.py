@@ -1,5 +1,5 @@
-"""What happens, step by step, and what must be true after each step. May depend on: flights, loader, worker, registry,
-removal."""
+"""What happens, step by step, and what must be true after each step. May depend on: flights, columns, loader, worker,
+registry, removal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from time import perf_counter
 from .. import registry, removal
 from ..errors import MshareError, RegionNotFoundError
 from ..measure.child import Child, ask_all
-from . import flights, loader, worker
+from . import columns, flights, loader, worker
 
 Tell = Callable[[str], None]
 """Called with what is being done, before it is done."""
@@ -89,12 +89,18 @@ def _latecomer(name: str, addr: int, plain: dict[str, flights.Delay], tiles: int
 
 
 def play(name: str, size_bytes: int, processes: int, tell: Tell) -> Story:
-    """Do all of it under `name`, and remove the region at the end, whatever happens. Raises `StoryError`."""
+    """Do all of it under `name`, and remove the region at the end, whatever happens.
+
+    Raises `StoryError`, `InvalidSizeError`, and `ChildProcessError` if a process dies that was not to.
+    """
     with removed_at_end(name):
         tell("the plain computation (pyarrow, no region)")
-        plain = flights.plain_delays(flights.load())
+        table = flights.load()
+        columns.lay_out(columns.encode(table), size_bytes)  # raises now, not in the loader, if it is too small
+        plain = flights.plain_delays(table)
+        del table
         tell(f"a loader, killed with SIGKILL when half of the columns of region {name!r} are written")
-        written, columns = kill_while_loading(name, size_bytes)
+        written, of = kill_while_loading(name, size_bytes)
         tell("a second loader, which is left alone")
         with ExitStack() as stack:
             started = perf_counter()
@@ -130,7 +136,7 @@ def play(name: str, size_bytes: int, processes: int, tell: Tell) -> Story:
             addr=made["addr"],
             processes=processes,
             columns_written_when_killed=written,
-            columns=columns,
+            columns=of,
             rows_done_when_killed=rows_done,
             workers_attached_after_kill=len({child.pid for child in workers} & set(pids)),
             workers_agreeing=agreeing,

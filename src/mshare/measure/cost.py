@@ -18,6 +18,8 @@ from .probe import ProcessCost
 Step = Callable[[str], None]
 """Called with what is being done, before it is done."""
 
+_GRACE_S = 0.2
+"""Several RCU grace periods, after which freed tables have left `PageTables`."""
 _PROBE = "from mshare.measure.probe import main; main()"
 _REFRESH = Path("/proc/sys/vm/stat_refresh")
 _INTERVAL = Path("/proc/sys/vm/stat_interval")
@@ -38,8 +40,8 @@ class Cost:
     first_touch_ns: int
     """Attaching it then and writing to every page, so that the kernel has given and zeroed all of it; median."""
     page_tables_bytes: int
-    """`PageTables` in /proc/meminfo: its growth when `processes` processes attached and touched everything, by their
-    number. Counts shared tables once, and is the whole machine's: other programs' changes are in it."""
+    """`PageTables` in /proc/meminfo: its median growth when `processes` processes attached and touched everything, by
+    their number. Counts shared tables once, and is the whole machine's: other programs' changes are in it."""
     process: ProcessCost
 
     @property
@@ -76,15 +78,22 @@ def page_tables_bytes() -> int:
     return proc.memory_fields()["PageTables"]
 
 
-def page_tables_growth(peer: Peer, token: str, size_bytes: int, processes: int) -> int:
-    """Return the bytes of `PageTables` that each of `processes` processes costs which have touched all of it."""
+def page_tables_growth(peer: Peer, token: str, size_bytes: int, processes: int, rounds: int = 1) -> int:
+    """Return the bytes of `PageTables` that each of `processes` processes costs which have touched all of it.
+
+    Median of `rounds` times; we measure growth, not fall, as tables are freed an RCU grace period after `munmap`.
+    """
+    grown = []
     with probes(peer, token, processes) as group:
-        before = page_tables_bytes()
-        ask_all(group, do="attach")
-        ask_all(group, do="touch", start=0, end=size_bytes)
-        growth = page_tables_bytes() - before  # not the fall at the end: tables are freed some RCU grace period later
-        ask_all(group, do="detach")
-        return growth // processes
+        for last in (False,) * (rounds - 1) + (True,):
+            before = page_tables_bytes()
+            ask_all(group, do="attach")
+            ask_all(group, do="touch", start=0, end=size_bytes)
+            grown.append(page_tables_bytes() - before)
+            ask_all(group, do="detach")
+            if not last:
+                time.sleep(_GRACE_S)
+    return int(median(grown)) // processes
 
 
 def process_costs(peer: Peer, token: str, runs: int, cycles: int) -> list[ProcessCost]:
@@ -140,6 +149,7 @@ def measure(
     processes: int = 8,
     runs: int = 5,
     creates: int = 1,
+    rounds: int = 1,
     cycles: int = 51,
     step: Step = lambda _: None,
 ) -> Cost:
@@ -148,6 +158,7 @@ def measure(
     - `processes`: how many attach at once for `PageTables`, whose noise is divided by them.
     - `runs`: fresh processes for everything else.
     - `creates`: how often it is created.
+    - `rounds`: how often `PageTables` is read with them attached and without.
     - `cycles`: how often each process attaches and detaches untouched.
 
     Takes memory for one region of that size, and touches all of it about `5 * runs + processes` times.
@@ -163,7 +174,7 @@ def measure(
         step(f"{peer.label}: attach, scan, fork")
         process = middle(process_costs(peer, memory.token, runs, cycles))
         step(f"{peer.label}: {processes} processes at once")
-        tables = page_tables_growth(peer, memory.token, size_bytes, processes)
+        tables = page_tables_growth(peer, memory.token, size_bytes, processes, rounds)
     return Cost(
         peer=peer.label,
         size_bytes=size_bytes,
