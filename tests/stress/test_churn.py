@@ -30,8 +30,8 @@ pytestmark = [pytest.mark.stress, pytest.mark.timeout(600)]
 SECONDS = float(os.environ.get("MSHARE_STRESS_SECONDS", "30"))
 PROCESSES = int(os.environ.get("MSHARE_STRESS_PROCESSES", "499"))
 KILL_EVERY_S = 0.05
-PAUSE_S = PROCESSES / 250
-"""What a worker waits between two visits, on average: 250 visits a second, which two cores can bear."""
+PAUSE_S = PROCESSES / 151
+"""What a worker waits between two visits, on average: 151 visits a second, which two cores can bear."""
 WORDS = 8
 """8-byte words per slot: a cache line each."""
 PRIME = 0x9E3779B97F4A7C15
