@@ -63,7 +63,7 @@ class Region:
         self._status = status
         self._record = record
         self._mapping = mapped
-        mapped.region_name = info.name
+        mapped.region_name = name
         self._readonly = readonly
         self._exporter: mapping.Exporter | None = mapped.export(record.size_bytes)
         with mapping.lock:
