@@ -113,7 +113,7 @@ def qemu_command(machine: Machine, initrd: Path, channels: dict[str, str], *, in
 
 
 def cached_directories(writable: Sequence[Path], prefix: Path) -> list[Path]:
-    """The virtual environment, if it lies inside a writable directory: it is only read, and a writable mount is slow."""
+    """The virtual environment, if it lies in a writable directory: it is only read, and a writable mount is slow."""
     return [prefix] if any(prefix != path and prefix.is_relative_to(path) for path in writable) else []
 
 
