@@ -29,6 +29,7 @@ from .creation import create
 from .errors import (
     AccessDeniedError,
     AddressTakenError,
+    AmbiguousNameError,
     BackendUnavailableError,
     InvalidAddressError,
     InvalidFlagsError,
@@ -55,6 +56,7 @@ __all__ = [
     "ANYWHERE",
     "AccessDeniedError",
     "AddressTakenError",
+    "AmbiguousNameError",
     "BackendUnavailableError",
     "InvalidAddressError",
     "InvalidFlagsError",

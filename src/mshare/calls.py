@@ -68,7 +68,7 @@ def mshare_unlink(name: str) -> bool:
         return True
     for file in dict.fromkeys(files):
         try:
-            removal.remove_if_idle(name, expected=file)
+            removal.remove_if_idle(name, expected=file, name_users=False)
             return True
         except (RegionBusyError, PermissionError):
             return False

@@ -8,6 +8,7 @@ InvalidAddressError      EINVAL      ValueError         an address that is unali
 InvalidFlagsError        EINVAL      ValueError         open flags, a mode or another argument that makes no sense
 RegionExistsError        EEXIST      FileExistsError    the name is taken
 RegionNotFoundError      ENOENT      FileNotFoundError  no region has that name
+AmbiguousNameError       ENOTUNIQ    -                  files under two roots have that name
 NotARegionError          EINVAL      -                  something else (symlink, FIFO, foreign file) has that name
 AccessDeniedError        EACCES      PermissionError    the region's mode or owner does not let this process in
 ReadOnlyMappingError     EACCES      PermissionError    writing was asked of a mapping this process holds read-only
@@ -78,6 +79,12 @@ class RegionNotFoundError(MshareError, FileNotFoundError):
     """No region of that name under any root."""
 
     code = _errno.ENOENT
+
+
+class AmbiguousNameError(MshareError):
+    """Files under two roots have that name, and not exactly one of them belongs to this process's user."""
+
+    code = _errno.ENOTUNIQ
 
 
 class NotARegionError(MshareError):

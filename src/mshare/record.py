@@ -54,8 +54,10 @@ class Record:
     frozen: bool = False
 
     def encode(self) -> bytes:
-        """Return the record as one page of bytes. `reason` is cut to what fits, at a character."""
-        reason = self.reason.encode()[:_REASON_LIMIT].decode(errors="ignore").encode()
+        """Return the record as one page of bytes. `reason` is cut to what fits, at a character, and its unprintable
+        characters (from a path, say) become `?`."""
+        printable = "".join(char if char.isprintable() else "?" for char in self.reason)
+        reason = printable.encode()[:_REASON_LIMIT].decode(errors="ignore").encode()
         head = _LAYOUT.pack(
             MAGIC,
             VERSION,
@@ -102,18 +104,21 @@ class Record:
         if not name or not all(0x20 < byte < 0x7F for byte in name):
             raise RecordError("its region record names no backend")
         try:
-            return cls(
-                size_bytes=size,
-                addr=addr,
-                leaf_size=leaf,
-                unit=unit,
-                created_ns=created,
-                backend=name.decode("ascii"),
-                reason=reason.decode(),
-                frozen=bool(flags & FLAG_FROZEN),
-            )
+            text = reason.decode()
         except UnicodeDecodeError:
             raise RecordError("its region record is not text where it should be") from None
+        if not text.isprintable():  # it is shown on terminals
+            raise RecordError("its region record has control characters in its text")
+        return cls(
+            size_bytes=size,
+            addr=addr,
+            leaf_size=leaf,
+            unit=unit,
+            created_ns=created,
+            backend=name.decode("ascii"),
+            reason=text,
+            frozen=bool(flags & FLAG_FROZEN),
+        )
 
 
 def file_size(size_bytes: int, unit: int) -> int:

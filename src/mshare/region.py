@@ -221,8 +221,11 @@ def check_address(addr: int, size: int, unit: int) -> None:
 
 
 def free_address(seed: int, size: int, known: list[Span]) -> int:
-    """Return an address clear of `known` regions and of what this process has mapped right now."""
-    addr = pick_address(seed, size, [*known, *(vma.span for vma in proc.maps())])
+    """Return an address clear of what this process has mapped right now, and of `known` regions if they leave room."""
+    mine = [vma.span for vma in proc.maps()]
+    addr = pick_address(seed, size, [*known, *mine])
+    if addr is None:  # a hostile file may claim the whole window
+        addr = pick_address(seed, size, mine)
     if addr is None:
         raise NoSpaceError(
             f"no {format_size(size)} of addresses are free in mshare's window",

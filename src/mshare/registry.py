@@ -24,6 +24,7 @@ from typing import NamedTuple
 from . import backends
 from .errors import (
     AccessDeniedError,
+    AmbiguousNameError,
     InvalidNameError,
     NotARegionError,
     RegionBusyError,
@@ -70,29 +71,22 @@ class _Root(NamedTuple):
 
     path: Path
     dev: int
-    fresh: bool
-    """Looked at just now."""
 
 
 _remembered: tuple[str | None, tuple[_Root, ...]] = (None, ())
-"""$MSHARE_ROOT and the roots that `_places` saw last. Replaced as a whole, so it needs no lock."""
+"""$MSHARE_ROOT and the roots that were there at the last look. Replaced as a whole, so it needs no lock."""
 
 
-def _places() -> Iterator[_Root]:
-    """Yield the roots to look into for a name: those remembered, and then, if the caller still asks, the present ones.
+def _remembered_roots() -> tuple[_Root, ...]:
+    base, places = _remembered
+    return places if base == os.environ.get("MSHARE_ROOT") else ()
 
-    Facts: a root can come or go at any time (a mount, MSHARE_ROOT), and asking for all means reading the mount table:
-    four times as long as all the rest of an attach. Names are unique over all roots. Consequence: a file found in a
-    remembered root is the one, if that still has the file system it had; a name not found may be in a new root.
-    Decision: look where roots were; before saying "there is none", look where they are.
-    """
+
+def _present_roots() -> tuple[_Root, ...]:
     global _remembered  # noqa: PLW0603
     base = os.environ.get("MSHARE_ROOT")
-    if _remembered[0] == base:
-        yield from _remembered[1]
-    now = [_Root(root, os.stat(root).st_dev, False) for root in roots()]
-    _remembered = base, tuple(now)
-    yield from (root._replace(fresh=True) for root in now)
+    _remembered = base, tuple(_Root(root, os.stat(root).st_dev) for root in roots())
+    return _remembered[1]
 
 
 @dataclass(frozen=True)
@@ -154,29 +148,56 @@ def read_record(name: str, fd: int, status: os.stat_result | None = None) -> Rec
 
 @contextmanager
 def find(name: str) -> Iterator[Entry]:
-    """Give the file that has `name`, from the first root that has one.
+    """Give the file that has `name`.
 
-    Raises `InvalidNameError`, `RegionNotFoundError`, or `NotARegionError` for anything but an ordinary file; a
-    symlink is never followed and a FIFO or device never opened.
+    Raises `InvalidNameError`, `RegionNotFoundError`, `AmbiguousNameError`, or `NotARegionError` for anything but an
+    ordinary file; a symlink is never followed and a FIFO or device never opened.
+
+    Facts: a root can come or go at any time (a mount, MSHARE_ROOT), and asking for all means reading the mount table:
+    four times as long as all the rest of an attach. Consequence: a file found in a remembered root is the one, if
+    that still has the file system it had; a name not found may be in a new root.
+    Decision: look where roots were; before saying "there is none", look where they are.
     """
     check_name(name)
-    for place in _places():
+    hits = _hits(name, _remembered_roots()) or _hits(name, _present_roots())
+    try:
+        entry = _the_one(name, hits)
+        mode = entry.status.st_mode
+        if not stat.S_ISREG(mode):
+            raise NotARegionError(f"{entry.path} is {_kind(mode)}, not a region", "remove it, or choose another name")
+        yield entry
+    finally:
+        for hit in hits:
+            close_fd(hit.path_fd)
+
+
+def _hits(name: str, places: tuple[_Root, ...]) -> list[Entry]:
+    """Open what has `name` in each of the places, if these are still what they were."""
+    hits = []
+    for place in places:
         try:
             path_fd = open_fd(f"{place.path}/{name}", os.O_PATH | os.O_NOFOLLOW)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        try:
-            status = os.fstat(path_fd)
-            if status.st_dev != place.dev and not place.fresh:
-                continue
-            if not stat.S_ISREG(status.st_mode):
-                raise NotARegionError(
-                    f"{place.path / name} is {_kind(status.st_mode)}, not a region", "remove it, or choose another name"
-                )
-            yield Entry(name, place.path, path_fd, FileId(status.st_dev, status.st_ino))
-        finally:
-            close_fd(path_fd)
-        return
+        status = os.fstat(path_fd)
+        hits.append(Entry(name, place.path, path_fd, FileId(status.st_dev, status.st_ino)))
+        if status.st_dev != place.dev:
+            for hit in hits:
+                close_fd(hit.path_fd)
+            return []
+    return hits
+
+
+def _the_one(name: str, hits: list[Entry]) -> Entry:
+    """Return the file that is meant: names are unique, unless somebody has put files there by hand."""
+    if len(hits) > 1:
+        mine = [hit for hit in hits if hit.status.st_uid == os.geteuid()]
+        if len(mine) != 1:
+            files = " and ".join(f"{hit.path} of uid {hit.status.st_uid}" for hit in hits)
+            raise AmbiguousNameError(f"region {name!r} is there twice: {files}", "remove the one that is false")
+        return mine[0]
+    if hits:
+        return hits[0]
     raise RegionNotFoundError(
         f"there is no region {name!r} under {', '.join(map(str, roots())) or 'any root'}",
         "create it, or see `mshare ls` for those that exist",

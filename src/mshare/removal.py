@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .errors import AccessDeniedError, NotARegionError, RegionBusyError, RegionNotFoundError
+from .errors import AccessDeniedError, AmbiguousNameError, NotARegionError, RegionBusyError, RegionNotFoundError
 from .linux import locks, proc
 from .linux.descriptors import close_fd, open_fd
 from .procfs import FileId
@@ -84,10 +84,11 @@ def unlink(name: str) -> None:
         _unlink(entry)
 
 
-def remove_if_idle(name: str, expected: FileId | None = None) -> None:
+def remove_if_idle(name: str, expected: FileId | None = None, *, name_users: bool = True) -> None:
     """Remove the region if nobody is attached, and nobody can come between.
 
     `expected` is the file the caller has in mind; another one of that name is left alone (`RegionNotFoundError`).
+    `name_users`: search /proc for the users, for the message of `RegionBusyError`.
     Raises `RegionBusyError`, `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`.
     """
     with find(name) as entry:
@@ -95,19 +96,24 @@ def remove_if_idle(name: str, expected: FileId | None = None) -> None:
             raise RegionNotFoundError(f"region {name!r} has been replaced", "look again")
         with _opened_to_remove(entry) as fd:
             read_record(name, fd)
-            if not locks.try_write_lock(fd, ATTACHED_BYTE):
-                raise _busy(entry)
+            locked = locks.is_locked(fd, ATTACHED_BYTE)
+            # Also those who map it without our lock, programs of their own. All of /proc takes a while: look before
+            # taking the lock, which others wait for.
+            pids = _users(entry) if name_users or not locked else ()
+            if locked or pids or not locks.try_write_lock(fd, ATTACHED_BYTE):
+                raise _busy(entry, pids)
             wait(lambda: locks.try_write_lock(fd, NAME_BYTE))
             if not entry.still_named():
                 raise RegionNotFoundError(f"region {name!r} has just been removed", "nothing is left to do")
-            if proc.processes_mapping({entry.file})[entry.file]:  # mapped without our lock, by a program of its own
-                raise _busy(entry)
             _unlink(entry)
 
 
-def _busy(entry: Entry) -> RegionBusyError:
-    pids = proc.processes_mapping({entry.file})[entry.file]
-    who = f"processes {', '.join(map(str, pids[:10]))}" if pids else "processes of other users"
+def _users(entry: Entry) -> tuple[int, ...]:
+    return proc.processes_mapping({entry.file})[entry.file]
+
+
+def _busy(entry: Entry, pids: tuple[int, ...]) -> RegionBusyError:
+    who = f"processes {', '.join(map(str, pids[:10]))}" if pids else "other processes"
     return RegionBusyError(
         f"region {entry.name!r} is in use by {who}",
         "end them first, or remove the name by force with mshare.unlink",
@@ -129,8 +135,10 @@ def gc(*, older_than: float = 0.0) -> list[RegionInfo]:
     removed = []
     for info, file in orphans(older_than=older_than):
         try:
-            remove_if_idle(info.name, expected=file)  # a newer region of that name is not ours to judge
-        except (RegionBusyError, RegionNotFoundError, NotARegionError, AccessDeniedError):
+            remove_if_idle(
+                info.name, expected=file, name_users=False
+            )  # a newer region of that name is not ours to judge
+        except (RegionBusyError, RegionNotFoundError, NotARegionError, AmbiguousNameError, AccessDeniedError):
             continue
         removed.append(info)
     return removed

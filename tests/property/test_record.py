@@ -26,7 +26,8 @@ def test_what_is_written_is_read(record: Record) -> None:
 def test_a_long_reason_is_cut_at_a_character(record: Record, reason: str) -> None:
     long = replace(record, reason=reason * 5)
     read = Record.decode(long.encode(), file_size(record.size_bytes, record.unit))
-    assert long.reason.startswith(read.reason)
+    shown = "".join(char if char.isprintable() else "?" for char in long.reason)
+    assert shown.startswith(read.reason)
     assert len(read.reason.encode()) > 3900
     assert replace(read, reason="") == replace(record, reason="")
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from ..backend import Availability, Progress
 from ..units import MIB
 
-_STEP = 256 * MIB
+_STEP = 16 * MIB
+"""Small enough that a process with a periodic signal gets on: an interrupted `fallocate` starts its step again."""
 
 
 def overridden_root(kind: str) -> Path | None:

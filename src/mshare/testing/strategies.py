@@ -52,7 +52,7 @@ def records(draw: st.DrawFn) -> Record:
         unit=unit,
         created_ns=draw(st.integers(0, (1 << 64) - 1)),
         backend=draw(st.text("abcdefghijklmnopqrstuvwxyz-_0123456789", min_size=1, max_size=16)),
-        reason=draw(st.text(st.characters(codec="utf-8"), max_size=200)),
+        reason=draw(st.text(st.characters(codec="utf-8").filter(str.isprintable), max_size=200)),
         frozen=draw(st.booleans()),
     )
 
