@@ -44,6 +44,7 @@ struct mshare_prot_map {
 /* Published in mi->units; lives as long as the inode, as all it points to. */
 struct mshare_unit {
 	pmd_t *pmd[MSHARE_NR_TREES];	/* published with release semantics */
+	bool ready[MSHARE_NR_TREES];	/* filled once; likewise */
 	struct mshare_prot_map **prot;	/* PTRS_PER_PMD of them, or NULL */
 };
 
@@ -401,13 +402,12 @@ static struct mshare_unit *mshare_make_unit(struct mshare_inode *mi, unsigned lo
 static pmd_t *mshare_make_tree(struct mshare_inode *mi, unsigned long nr, enum mshare_tree tree)
 {
 	struct mshare_unit *unit = xa_load(&mi->units, nr);
-	pmd_t *table = NULL;
+	pmd_t *table;
 	int err;
 
-	if (unit)
-		table = smp_load_acquire(&unit->pmd[tree]);
-	if (table)
-		return table;
+	/* A tree that is being filled would cost its users the faults. */
+	if (unit && smp_load_acquire(&unit->ready[tree]))
+		return unit->pmd[tree];
 
 	mutex_lock(&mi->table_lock);
 	unit = mshare_make_unit(mi, nr);
@@ -417,19 +417,23 @@ static pmd_t *mshare_make_tree(struct mshare_inode *mi, unsigned long nr, enum m
 	}
 	err = 0;
 	table = unit->pmd[tree];
-	if (table)
+	if (unit->ready[tree])
 		goto unlock_tables;
-	table = mshare_pmd_alloc();
 	if (!table) {
-		err = -ENOMEM;
-		goto unlock_tables;
+		table = mshare_pmd_alloc();
+		if (!table) {
+			err = -ENOMEM;
+			goto unlock_tables;
+		}
+		atomic_long_inc(&mi->table_pages);
+		smp_store_release(&unit->pmd[tree], table);
 	}
-	atomic_long_inc(&mi->table_pages);
-	smp_store_release(&unit->pmd[tree], table);
 	err = mshare_fill_range(mi, nr << UNIT_PAGE_SHIFT, ((nr + 1) << UNIT_PAGE_SHIFT) - 1);
 	/* Leaves that are missing for lack of memory can still be faulted in. */
 	if (err == -ENOMEM)
 		err = 0;
+	if (!err)
+		smp_store_release(&unit->ready[tree], true);
 unlock_tables:
 	mutex_unlock(&mi->table_lock);
 	return err ? ERR_PTR(err) : table;

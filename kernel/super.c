@@ -159,12 +159,8 @@ static int mshare_parse_param(struct fs_context *fc, struct fs_parameter *param)
 
 static int mshare_fill_super(struct super_block *sb, struct fs_context *fc)
 {
-	struct mshare_sb_info *sbi = fc->s_fs_info;
+	struct mshare_sb_info *sbi = MSHARE_SB(sb);	/* sget_fc() moved it here */
 	struct inode *root;
-
-	/* The super block owns it from here; mshare_kill_sb() frees it. */
-	sb->s_fs_info = sbi;
-	fc->s_fs_info = NULL;
 
 	sb->s_maxbytes = MSHARE_MAX_BYTES;
 	sb->s_blocksize = PAGE_SIZE;
