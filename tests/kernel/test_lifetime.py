@@ -45,7 +45,7 @@ def test_creator_killed_at_random_moments(mounted):
 
         child = mfs.Child(create)
         child.wait_ready()
-        threading.Event().wait(rng.random() * 0.03)  # the moment is the test's random input
+        threading.Event().wait(rng.random() * 0.015)  # the moment is the test's random input
         assert child.kill() == -signal.SIGKILL
         if not os.path.exists(path):
             continue
