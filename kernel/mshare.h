@@ -39,6 +39,7 @@ struct mshare_inode {
 	/* Protects: maps, and vm_ops of the mappings on it. */
 	spinlock_t maps_lock;
 	struct list_head maps;		/* struct mshare_map.region_node */
+	u32 nr_maps, nr_processes;	/* maps_lock, too */
 	atomic_long_t table_pages;
 	atomic64_t generation;
 	atomic64_t filled;

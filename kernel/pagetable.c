@@ -32,7 +32,7 @@
 #include "mshare.h"
 
 #define UNIT_PAGE_SHIFT	(PUD_SHIFT - PAGE_SHIFT)
-#define MAX_MAPS_PER_MM	4096
+#define MAX_MAPS_PER_MM	1024
 #define FREE_BATCH	32
 
 /* Which pages of 2 MiB have less than full access. */
@@ -553,6 +553,8 @@ void mshare_tables_reset(struct mshare_inode *mi)
 	atomic64_set(&mi->filled, 0);
 	mi->strict = false;
 	mi->protected = false;
+	mi->nr_maps = 0;
+	mi->nr_processes = 0;
 }
 
 static void mshare_free_unit(struct mshare_inode *mi, struct mshare_unit *unit)
@@ -867,6 +869,8 @@ static int mshare_publish_map(struct mshare_map *map)
 	spin_lock(&mi->maps_lock);
 	map->vma->vm_ops = mi->strict ? &mshare_strict_vm_ops : &mshare_vm_ops;
 	list_add(&map->region_node, &mi->maps);
+	mi->nr_maps++;
+	mi->nr_processes += map->counts;
 	spin_unlock(&mi->maps_lock);
 	return 0;
 }
@@ -888,8 +892,11 @@ static void mshare_retract_map(struct mshare_map *map)
 	/* Maps of one process come and go under its mmap lock: heir stays. */
 	spin_lock(&mi->maps_lock);
 	list_del(&map->region_node);
+	mi->nr_maps--;
 	if (map->counts && heir)
 		heir->counts = true;
+	else
+		mi->nr_processes -= map->counts;
 	spin_unlock(&mi->maps_lock);
 }
 
@@ -1081,22 +1088,21 @@ static s32 mshare_mm_pid(struct mm_struct *mm)
 	return pid;
 }
 
-/* Count attachments and processes; store at most @capacity process ids. */
+/* How many attachments and processes; the ids of at most @capacity of them. */
 void mshare_count_maps(struct mshare_inode *mi, u32 *attachments, u32 *processes,
 		       s32 *pids, u32 capacity)
 {
 	struct mshare_map *map;
+	u32 n = 0;
 
-	*attachments = 0;
-	*processes = 0;
 	spin_lock(&mi->maps_lock);
+	*attachments = mi->nr_maps;
+	*processes = mi->nr_processes;
 	list_for_each_entry(map, &mi->maps, region_node) {
-		++*attachments;
-		if (!map->counts)
-			continue;
-		if (*processes < capacity)
-			pids[*processes] = mshare_mm_pid(map->smm->notifier.mm);
-		++*processes;
+		if (n == capacity)
+			break;
+		if (map->counts)
+			pids[n++] = mshare_mm_pid(map->smm->notifier.mm);
 	}
 	spin_unlock(&mi->maps_lock);
 }
