@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* msharefs: inodes, the directory, and the pages of a region. */
+#include <linux/bitmap.h>
 #include <linux/fs.h>
-#include <linux/namei.h>
 #include <linux/pagemap.h>
 #include <linux/migrate.h>
 #include "mshare.h"
@@ -101,22 +101,28 @@ void mshare_choose_base(struct mshare_inode *mi, loff_t size)
 
 	if (mi->base || !units)
 		return;
-	/* Without a free range or memory the region stays without an address. */
-	if (mtree_alloc_range(&sbi->bases, &first, mi, units,
-			      MSHARE_BASE_FIRST / MSHARE_UNIT,
-			      MSHARE_BASE_END / MSHARE_UNIT - 1, GFP_KERNEL))
-		return;
-	mi->base_reserved = true;
-	WRITE_ONCE(mi->base, first * MSHARE_UNIT);
+	spin_lock(&sbi->bases_lock);
+	first = bitmap_find_next_zero_area(sbi->bases, MSHARE_BASE_UNITS, 0, units, 0);
+	/* Without a free range the region stays without an address. */
+	if (first + units <= MSHARE_BASE_UNITS) {
+		bitmap_set(sbi->bases, first, units);
+		mi->base_units = units;
+		WRITE_ONCE(mi->base, MSHARE_BASE_FIRST + first * MSHARE_UNIT);
+	}
+	spin_unlock(&sbi->bases_lock);
 }
 
 void mshare_forget_base(struct mshare_inode *mi)
 {
 	struct mshare_sb_info *sbi = MSHARE_SB(mi->vfs_inode.i_sb);
 
-	if (mi->base_reserved)
-		mtree_erase(&sbi->bases, mi->base / MSHARE_UNIT);
-	mi->base_reserved = false;
+	if (mi->base_units) {
+		spin_lock(&sbi->bases_lock);
+		bitmap_clear(sbi->bases, (mi->base - MSHARE_BASE_FIRST) / MSHARE_UNIT,
+			     mi->base_units);
+		spin_unlock(&sbi->bases_lock);
+	}
+	mi->base_units = 0;
 	WRITE_ONCE(mi->base, 0);
 }
 

@@ -8,7 +8,6 @@
 #include <linux/mutex.h>
 #include <linux/spinlock.h>
 #include <linux/xarray.h>
-#include <linux/maple_tree.h>
 #include "uapi/mshare.h"
 
 /*
@@ -26,8 +25,12 @@ struct mshare_sb_info {
 	umode_t mode;			/* of the root directory */
 	kuid_t uid;
 	kgid_t gid;
-	struct maple_tree bases;	/* addresses handed out, in units */
+	spinlock_t bases_lock;		/* protects bases */
+	unsigned long *bases;		/* a bit for each unit of address handed out */
 };
+
+/* Units of address space that regions are given addresses from. */
+#define MSHARE_BASE_UNITS	((MSHARE_BASE_END - MSHARE_BASE_FIRST) / MSHARE_UNIT)
 
 struct mshare_unit;
 
@@ -51,7 +54,7 @@ struct mshare_inode {
 	/* Some page has had a protection; under invalidate_lock. */
 	bool protected;
 	u64 base;			/* under inode_lock; read anywhere */
-	bool base_reserved;		/* base came from sb_info.bases */
+	u32 base_units;			/* reserved in sb_info.bases; likewise */
 };
 
 static inline struct mshare_inode *MSHARE_I(struct inode *inode)

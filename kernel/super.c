@@ -38,7 +38,7 @@ static struct inode *mshare_alloc_inode(struct super_block *sb)
 		return NULL;
 	mshare_tables_reset(mi);
 	mi->base = 0;
-	mi->base_reserved = false;
+	mi->base_units = 0;
 	return &mi->vfs_inode;
 }
 
@@ -201,9 +201,17 @@ static int mshare_reconfigure(struct fs_context *fc)
 	return 0;
 }
 
+static void mshare_free_sbi(struct mshare_sb_info *sbi)
+{
+	if (!sbi)
+		return;
+	bitmap_free(sbi->bases);
+	kfree(sbi);
+}
+
 static void mshare_free_fc(struct fs_context *fc)
 {
-	kfree(fc->s_fs_info);
+	mshare_free_sbi(fc->s_fs_info);
 }
 
 static const struct fs_context_operations mshare_context_ops = {
@@ -227,7 +235,12 @@ static int mshare_init_fs_context(struct fs_context *fc)
 	sbi->mode = 01777;
 	sbi->uid = GLOBAL_ROOT_UID;
 	sbi->gid = GLOBAL_ROOT_GID;
-	mt_init_flags(&sbi->bases, MT_FLAGS_ALLOC_RANGE);
+	spin_lock_init(&sbi->bases_lock);
+	sbi->bases = bitmap_zalloc(MSHARE_BASE_UNITS, GFP_KERNEL);
+	if (!sbi->bases) {
+		kfree(sbi);
+		return -ENOMEM;
+	}
 	fc->s_fs_info = sbi;
 	fc->ops = &mshare_context_ops;
 	return 0;
@@ -242,8 +255,7 @@ static void mshare_kill_sb(struct super_block *sb)
 		return;
 	WARN_ON_ONCE(atomic64_read(&sbi->used_pages));
 	WARN_ON_ONCE(atomic64_read(&sbi->used_inodes));
-	mtree_destroy(&sbi->bases);
-	kfree(sbi);
+	mshare_free_sbi(sbi);
 }
 
 static struct file_system_type mshare_fs_type = {

@@ -21,17 +21,24 @@ def test_info_of_a_fresh_region(region):
     assert (facts["attachments"], facts["processes"], facts["generation"], facts["flags"]) == (0, 0, 0, 0)
 
 
-def test_bases_do_not_overlap(region, mounted):
-    spans = []
+def test_bases_do_not_overlap(mounted):
+    descriptors, spans = [], []
     for number, units in enumerate((1, 3, 2, 5)):
-        fd = region(1, reserve=False, name=f"r{number}")
-        os.ftruncate(fd, units * mfs.UNIT)
-        base = mfs.info(fd)["base"]
+        descriptors.append(os.open(f"{mounted}/r{number}", os.O_RDWR | os.O_CREAT))
+        os.ftruncate(descriptors[-1], units * mfs.UNIT)
+        base = mfs.info(descriptors[-1])["base"]
         assert base % mfs.UNIT == 0
         assert 0x200000000000 <= base < 0x400000000000
-        spans.append((base, base + max(units, 1) * mfs.UNIT))
-    # A region grows after its address was chosen: only the first unit was known.
-    assert len({first for first, _ in spans}) == 4
+        spans.append((base, base + units * mfs.UNIT))
+    spans.sort()
+    assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+    for fd in descriptors:
+        os.close(fd)
+    os.unlink(f"{mounted}/r1")
+    fd = os.open(f"{mounted}/again", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(fd, 3 * mfs.UNIT)
+    assert mfs.info(fd)["base"] < max(spans)[1], "the address of a region that is gone is used again"
+    os.close(fd)
 
 
 def test_an_empty_file_has_no_base_yet(mounted):
