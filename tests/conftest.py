@@ -80,7 +80,11 @@ def hugetlb_world(world: Path, huge_pages: int) -> Iterator[Path]:
 
 @pytest.fixture(params=["shm", "thp", "hugetlb"])
 def backend(request: pytest.FixtureRequest) -> str:
-    """Each backend in turn, by name, with a world in which it works."""
+    """Each backend in turn, by name, with a world in which it works.
+
+    `msharefs` is not among them: it needs a kernel module that no test inserts into the host's kernel. The same suites
+    run on it inside a guest, where `python3 -m vm test` has inserted it: tests/kernel/test_backend.py.
+    """
     name = str(request.param)
     request.getfixturevalue("hugetlb_world" if name == "hugetlb" else "world")
     return name

@@ -1,4 +1,4 @@
-"""What a backend is, and which one a new region gets. May depend on: errors, units, geometry.
+"""What a backend is, and which one a new region gets. May depend on: errors, units, geometry, record.
 
 A backend decides where a region's memory comes from and with that its page tables; everything else (names, lifetime,
 rights, addresses) is the same for all and lives above. The implementations are in `backends/`.
@@ -6,6 +6,7 @@ rights, addresses) is the same for all and lives above. The implementations are 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from .errors import BackendUnavailableError, InvalidFlagsError
 from .geometry import PMD
-from .record import file_size
+from .record import Record, file_size
 from .units import format_size
 
 Progress = Callable[[int, int], None]
@@ -27,7 +28,9 @@ class Capabilities:
     leaf_size: int
     """Bytes one last-level page-table entry maps, for regions of at least that size."""
     unit: int
-    """Bytes that file sizes and mappings are rounded up to."""
+    """Bytes that file sizes are rounded up to."""
+    map_unit: int
+    """Bytes that mappings are rounded up to, and their addresses multiples of."""
     sparse: bool
     """True if `reserve=False` is possible: memory on first touch."""
     shared_tables: str
@@ -79,6 +82,18 @@ class Backend(Protocol):
     def write_record(self, fd: int, length: int, page: bytes) -> None:
         """Write `page` as the last 4,096 of the `length` bytes of the file."""
 
+    def announce(self, fd: int, addr: int) -> None:
+        """Tell the kernel where everybody will attach the new file, which nobody has mapped yet, for programs that ask
+        the kernel and not our record. Raises `InvalidAddressError` if it refuses. Most kernels do not want to know."""
+
+    def adopt(self, fd: int, status: os.stat_result) -> Record | None:
+        """Return what a record would say of this file, which has none: a region made by a program without this
+        library. None if it is not on this backend's file system, or that tells too little."""
+
+    def attached(self, fd: int) -> bool:
+        """Tell whether the kernel knows that somebody maps this file, with our lock or without. False where it does not
+        say, and for files of other backends."""
+
 
 class Request(NamedTuple):
     """What `create` was asked for, as far as the choice of backend goes."""
@@ -100,8 +115,9 @@ def obstacle(backend: Backend, request: Request) -> str | None:
     able = backend.capabilities
     if not request.reserve and not able.sparse:
         return "it always reserves its memory (reserve=False was asked)"
-    if request.addr is not None and request.addr % able.leaf_size:
-        return f"address {request.addr:#x} is no multiple of its {format_size(able.leaf_size)} leaves"
+    align = max(able.leaf_size, able.map_unit)
+    if request.addr is not None and request.addr % align:
+        return f"address {request.addr:#x} is no multiple of its unit, {format_size(align)}"
     return None
 
 

@@ -50,8 +50,8 @@ def create(
       backend's unit.
     - `mode`: permission bits of the region's file, taken exactly (no umask). Default: the owner only.
     - `backend`: one backend's name, or None for `$MSHARE_BACKEND`, or the best that this machine offers.
-    - `addr`: where every process attaches it, a multiple of the leaf size; None picks a 1 GiB-aligned address in
-      `geometry.WINDOW` that no region known to this process uses.
+    - `addr`: where every process attaches it, a multiple of the leaf size (msharefs: of 1 GiB); None picks a
+      1 GiB-aligned address in `geometry.WINDOW` that no region known to this process uses.
     - `reserve`: take all memory now, so that a region that exists never runs out of it (default); False: on first
       touch, which on a full machine means SIGBUS.
     - `progress`: called with (bytes done, bytes in all) while memory is reserved.
@@ -142,7 +142,7 @@ class _Draft:
             with self._out_of_room_named():
                 os.ftruncate(self.fd, self.length)
                 registry.lock_as_attached(spec.name, self.fd)
-                self.area = _map_new(self.fd, spec, backend.capabilities.unit)
+                self.area = _map_new(self.fd, spec, backend)
                 if spec.reserve:
                     backend.populate(self.fd, self.length, self.area.addr, self.area.length, spec.progress)
         except BaseException:
@@ -202,17 +202,19 @@ def _file_id(fd: int) -> FileId:
     return FileId(status.st_dev, status.st_ino)
 
 
-def _map_new(fd: int, spec: Spec, unit: int) -> mapping.Mapping:
+def _map_new(fd: int, spec: Spec, backend: Backend) -> mapping.Mapping:
     """Map the new file where the region shall live, clear of all regions this process knows of."""
     known = [attachment_span(record.size_bytes, record.addr) for _, record, _ in registry.records()]
 
     def next_addr() -> int:
-        return spec.addr if spec.addr is not None else free_address(crc32(spec.name.encode()), spec.size, known)
+        addr = spec.addr if spec.addr is not None else free_address(crc32(spec.name.encode()), spec.size, known)
+        backend.announce(fd, addr)
+        return addr
 
     return mapping.map_file(
         fd,
         _file_id(fd),
-        round_up(spec.size, unit),
+        round_up(spec.size, backend.capabilities.map_unit),
         writable=True,
         next_addr=next_addr,
         fixed=spec.addr is not None,
@@ -232,12 +234,12 @@ def _remap_readonly(fd: int, area: mapping.Mapping) -> mapping.Mapping:
 
 def _record(backend: Backend, spec: Spec, addr: int, reason: str) -> Record:
     able = backend.capabilities
-    has_large_leaf = round_up(spec.size, able.unit) >= able.leaf_size
+    has_large_leaf = round_up(spec.size, able.map_unit) >= able.leaf_size
     return Record(
         size_bytes=spec.size,
         addr=addr,
         leaf_size=able.leaf_size if has_large_leaf else PAGE,
-        unit=able.unit,
+        unit=able.map_unit,
         created_ns=time.time_ns(),
         backend=backend.name,
         reason=reason,

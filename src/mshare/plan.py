@@ -25,7 +25,8 @@ class Cost(NamedTuple):
     leaf_size: int
     """Bytes one last-level entry maps."""
     leaf_process: int
-    """Bytes of last-level tables one process maps the region with, shared ones included (as `VmPTE` counts them)."""
+    """Bytes of last-level tables one process maps the region with, as `VmPTE` counts them: those that hugetlb shares
+    included; those of msharefs, which belong to the region, not."""
     leaf_total: int
     """Bytes of last-level tables of all processes together, shared ones counted once."""
     all_process: int
@@ -54,7 +55,12 @@ def plan(size: int, processes: int) -> Plan:
     return Plan(
         size,
         processes,
-        (_private("shm", size, PAGE, processes), _private("thp", size, PMD, processes), _hugetlb(size, processes)),
+        (
+            _private("shm", size, PAGE, processes),
+            _private("thp", size, PMD, processes),
+            _hugetlb(size, processes),
+            _msharefs(size, processes),
+        ),
         file_size(size, PMD) // PMD,
     )
 
@@ -83,6 +89,13 @@ def _hugetlb(size: int, processes: int) -> Cost:
     )
 
 
+def _msharefs(size: int, processes: int) -> Cost:
+    tables = page_tables(size, leaf_size=PAGE)
+    own = tables.pud_pages * PAGE  # what points at the region's tables, one entry per GiB
+    leaf = tables.pte_pages * PAGE
+    return Cost("msharefs", PAGE, 0, leaf, own, tables.bytes - own + own * processes)
+
+
 def plan_table(costs: Plan) -> Table:
     """Return one line per backend: last-level tables and tables of all levels, per process and in total."""
     headers = ("BACKEND", "LEAF", "LAST LEVEL\nPER PROCESS", "LAST LEVEL\nIN TOTAL", "ALL LEVELS\nPER PROCESS")
@@ -102,6 +115,8 @@ def plan_notes(costs: Plan) -> list[str]:
     return [
         "Arithmetic, not a measurement: every process has touched the whole region.",
         "hugetlb: the kernel shares the last-level tables of whole GiB between processes, so in total they count once.",
+        "msharefs: all tables but the topmost belong to the region, so in total they count once (twice, if some attach "
+        "read-only and others read-write).",
         f"hugetlb needs {costs.huge_pages} huge pages of 2 MiB for this region, its record included: "
         f"sudo sysctl vm.nr_hugepages={costs.huge_pages} (add what others use).",
     ]

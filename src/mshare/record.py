@@ -3,10 +3,10 @@
 A region is one file, so that it appears, moves and goes in one step whatever dies meanwhile::
 
     0                      size_bytes                         file size - 4096        file size
-    | the region's bytes   | zeros up to the backend's unit   | record (one page)     |
+    | the region's bytes   | zeros up to the file's unit      | record (one page)     |
 
 The record lies behind the data, so that C, Rust or Go map the region from offset 0 with no library, and is never
-inside an attachment of a backend with 4 KiB units. Layout (little endian): see `_LAYOUT`.
+inside an attachment of a backend that maps in units of 4 KiB. Layout (little endian): see `_LAYOUT`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from .geometry import PAGE, PMD, USER_END, page_tables, round_up
+from .geometry import PAGE, PMD, PUD, USER_END, page_tables, round_up
 
 MAGIC = b"mshare\r\n"
 VERSION = 1
@@ -34,9 +34,17 @@ _LAYOUT = struct.Struct("<8sIIQQQQQ16sI")
 _CRC = struct.Struct("<I")
 _REASON_LIMIT = RECORD_SIZE - _LAYOUT.size - _CRC.size
 
+_FILE_UNITS = {(PAGE, PAGE): PAGE, (PMD, PAGE): PAGE, (PMD, PMD): PMD, (PAGE, PUD): PAGE}
+"""The file's unit for each pair of leaf size and unit of mappings that a backend has. On msharefs mappings come in
+whole GiB and may reach beyond the end of the file; everywhere else they end within it."""
+
 
 class RecordError(ValueError):
     """The page is no valid record: not a region, damaged, or from a newer version."""
+
+
+class NoRecordError(RecordError):
+    """The page does not even claim to be a record: the file may be a region made without this library."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +55,21 @@ class Record:
     addr: int
     leaf_size: int
     unit: int
-    """Bytes that the file's size and every mapping of it are multiples of."""
+    """Bytes that every mapping of it is a multiple of; see `file_unit`."""
     created_ns: int
     backend: str
     reason: str
     frozen: bool = False
+
+    @property
+    def file_unit(self) -> int:
+        """Bytes that the file's size is a multiple of."""
+        return _FILE_UNITS[self.leaf_size, self.unit]
+
+    @property
+    def align(self) -> int:
+        """Bytes that every address of it is a multiple of."""
+        return max(self.leaf_size, self.unit)
 
     def encode(self) -> bytes:
         """Return the record as one page of bytes. `reason` is cut to what fits, at a character, and its unprintable
@@ -81,20 +99,22 @@ class Record:
         Raises `RecordError` with the reason.
         """
         if len(page) != RECORD_SIZE or page[: len(MAGIC)] != MAGIC:
-            raise RecordError("it carries no region record")
+            raise NoRecordError("it carries no region record")
         body = page[: -_CRC.size]
         if _CRC.unpack(page[-_CRC.size :])[0] != zlib.crc32(body):
             raise RecordError("its region record is damaged")
         _, version, flags, size, addr, leaf, unit, created, backend, length = _LAYOUT.unpack_from(page)
         if version != VERSION or flags & ~FLAG_FROZEN:
             raise RecordError(f"its region record is of version {version}, this library reads {VERSION}")
+        file_unit = _FILE_UNITS.get((leaf, unit))
+        # What is mapped beyond the file's end (msharefs) is beyond `size`, too: no view ever shows it.
         sane = (
             0 < size <= file_size - RECORD_SIZE
-            and (leaf, unit) in ((PAGE, PAGE), (PMD, PAGE), (PMD, PMD))
-            and addr % leaf == 0
+            and file_unit is not None
+            and addr % max(leaf, unit) == 0
             and 0 < addr < addr + round_up(size, unit) <= USER_END
-            and file_size % unit == 0
-            and round_up(size, unit) <= file_size
+            and file_size % file_unit == 0
+            and round_up(size, file_unit) <= file_size
             and length <= _REASON_LIMIT
         )
         if not sane:
@@ -122,7 +142,8 @@ class Record:
 
 
 def file_size(size_bytes: int, unit: int) -> int:
-    """Return the bytes of the file that holds a region of `size_bytes`, its record included, in whole `unit`s."""
+    """Return the bytes of the file that holds a region of `size_bytes`, its record included, in whole `unit`s of
+    files (`Capabilities.unit`, `Record.file_unit`)."""
     return round_up(size_bytes + RECORD_SIZE, unit)
 
 
@@ -162,6 +183,7 @@ class RegionInfo:
     @property
     def page_table_bytes(self) -> int:
         """Bytes of page tables one attached process pays that has touched all of it, by arithmetic (see
-        `geometry.page_tables`); `VmPTE` in /proc/PID/status is the measured figure."""
-        mapped_bytes = round_up(self.size, self.unit)
-        return page_tables(mapped_bytes, leaf_size=self.leaf_size, addr=self.addr).bytes
+        `geometry.page_tables`); `VmPTE` in /proc/PID/status is the measured figure. Where mappings come in whole GiB
+        (msharefs) the tables below that belong to the region, and a process pays what leads to them."""
+        tables = page_tables(round_up(self.size, self.unit), leaf_size=self.leaf_size, addr=self.addr)
+        return tables.pud_pages * PAGE if self.unit == PUD else tables.bytes

@@ -240,7 +240,8 @@ def attach(
     """Attach an existing region and return it, at the same address as in every other process.
 
     - `readonly`: the kernel will refuse every write through it: stores, `mprotect`, system calls.
-    - `addr`: None for the region's own address, `ANYWHERE`, or an address (a multiple of the leaf size) of your own.
+    - `addr`: None for the region's own address, `ANYWHERE`, or an address of your own: a multiple of the leaf size, on
+      msharefs of 1 GiB.
     - `owner`: refuse a region that does not belong to this uid. Names are first come, first served in a root that
       all users may write to: say it when you attach what another user made.
 
@@ -295,7 +296,7 @@ def _map(fd: int, file: FileId, record: Record, *, writable: bool, addr: int | _
                 fixed=False,
             )
         if addr is not None:
-            check_address(addr, record.size_bytes, record.leaf_size)
+            check_address(addr, record.size_bytes, record.align)
         wanted = record.addr if addr is None else addr
         area = mapping.find(file, wanted, writable=writable)
         if area is not None:

@@ -34,7 +34,7 @@ from .errors import (
 from .linux import locks, proc
 from .linux.descriptors import close_fd, open_fd, opened
 from .procfs import FileId
-from .record import ATTACHED_BYTE, RECORD_SIZE, Record, RecordError, RegionInfo
+from .record import ATTACHED_BYTE, RECORD_SIZE, NoRecordError, Record, RecordError, RegionInfo
 
 _PATIENCE_S = 1.0
 """How long to wait for somebody who removes a name: they need microseconds, unless they were stopped."""
@@ -137,13 +137,29 @@ class Entry:
 
 
 def read_record(name: str, fd: int, status: os.stat_result | None = None) -> Record:
-    """Return the record of the open file, whose `status` the caller may know. Raises `NotARegionError`."""
-    size = (status or os.fstat(fd)).st_size
+    """Return the record of the open file, whose `status` the caller may know, or what its file system knows instead.
+    Raises `NotARegionError`."""
+    status = status or os.fstat(fd)
+    size = status.st_size
     page = os.pread(fd, RECORD_SIZE, size - RECORD_SIZE) if size > RECORD_SIZE else b""
     try:
         return Record.decode(page, size)
     except RecordError as error:
+        if isinstance(error, NoRecordError):
+            for backend in backends.ALL:
+                if (adopted := backend.adopt(fd, status)) is not None:
+                    return adopted
         raise NotARegionError(f"{name!r} is no region: {error}", "choose another name, or remove that file") from error
+
+
+def known_to_kernel(fd: int) -> bool:
+    """Tell whether the kernel says that somebody maps the open region file: programs without our lock, too."""
+    return any(backend.attached(fd) for backend in backends.ALL)
+
+
+def is_attached(fd: int) -> bool:
+    """Tell whether anybody is attached to the open region file, as far as its locks and the kernel tell."""
+    return locks.is_locked(fd, ATTACHED_BYTE) or known_to_kernel(fd)
 
 
 @contextmanager
@@ -303,7 +319,7 @@ def records() -> Iterator[tuple[Entry, Record, bool]]:
                     continue
                 entry = Entry(name, root, path_fd, FileId(status.st_dev, status.st_ino))
                 with entry.opened(writable=False) as fd:
-                    record, locked = read_record(name, fd), locks.is_locked(fd, ATTACHED_BYTE)
+                    record, locked = read_record(name, fd), is_attached(fd)
                 yield entry, record, locked
             except (AccessDeniedError, NotARegionError):
                 continue
@@ -336,7 +352,7 @@ def region_info(name: str) -> RegionInfo:
     Raises `InvalidNameError`, `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`.
     """
     with find(name) as entry, entry.opened(writable=False) as fd:
-        record, locked = read_record(name, fd), locks.is_locked(fd, ATTACHED_BYTE)
+        record, locked = read_record(name, fd), is_attached(fd)
         info = describe(name, entry.root, entry.status, record, locked=locked, pids=())
         return with_pids(info, proc.processes_mapping({entry.file})[entry.file])
 

@@ -18,7 +18,7 @@ from .linux import locks, proc
 from .linux.descriptors import close_fd, open_fd
 from .procfs import FileId
 from .record import ATTACHED_BYTE, NAME_BYTE, RegionInfo
-from .registry import Entry, find, listed, read_record, wait
+from .registry import Entry, find, is_attached, known_to_kernel, listed, read_record, wait
 
 
 @contextmanager
@@ -96,11 +96,11 @@ def remove_if_idle(name: str, expected: FileId | None = None, *, name_users: boo
             raise RegionNotFoundError(f"region {name!r} has been replaced", "look again")
         with _opened_to_remove(entry) as fd:
             read_record(name, fd)
-            locked = locks.is_locked(fd, ATTACHED_BYTE)
+            locked = is_attached(fd)
             # Also those who map it without our lock, programs of their own. All of /proc takes a while: look before
             # taking the lock, which others wait for.
             pids = _users(entry) if name_users or not locked else ()
-            if locked or pids or not locks.try_write_lock(fd, ATTACHED_BYTE):
+            if locked or pids or not locks.try_write_lock(fd, ATTACHED_BYTE) or known_to_kernel(fd):
                 raise _busy(entry, pids)
             wait(lambda: locks.try_write_lock(fd, NAME_BYTE))
             if not entry.still_named():

@@ -451,6 +451,7 @@ def test_plan_prints_the_proposals_number(world: Path) -> None:
         "shm": 943_718_400_000,
         "thp": 1_843_200_000,
         "hugetlb": 1_228_800,
+        "msharefs": 629_145_600,
     }
 
 

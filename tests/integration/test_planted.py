@@ -17,7 +17,7 @@ from mshare.record import Record, file_size
 
 def plant(path: Path, record: Record, uid: int) -> None:
     """Write a sparse file with `record`, belonging to `uid`."""
-    length = file_size(record.size_bytes, record.unit)
+    length = file_size(record.size_bytes, record.file_unit)
     with path.open("wb") as file:
         file.truncate(length)
         file.seek(length - PAGE)

@@ -23,10 +23,11 @@ def count_tables(backend: str, size: int, processes: int) -> tuple[int, int]:
         for addr in range(start, end, PMD):
             whole_block = addr + PMD <= end
             whole_unit = addr // PUD * PUD + PUD <= end
-            owner = -1 if backend == "hugetlb" and whole_unit else process
+            shared = backend == "msharefs" or (backend == "hugetlb" and whole_unit)
+            owner = -1 if shared else process
             middle = ("pmd", owner, addr // PUD)
-            if backend == "shm" or not whole_block:
-                leaf.add(("pte", process, addr // PMD))
+            if backend in ("shm", "msharefs") or not whole_block:
+                leaf.add(("pte", owner, addr // PMD))
                 upper.add(middle)
             else:
                 leaf.add(middle)
@@ -50,10 +51,12 @@ def test_hugetlb_needs_room_for_the_record(size: int) -> None:
 
 def test_the_database_of_the_proposal() -> None:
     costs = plan(300 * GIB, 1500)
-    shm, thp, hugetlb = costs.costs
+    shm, thp, hugetlb, msharefs = costs.costs
     assert shm.leaf_total == 300 * GIB // 4096 * 8 * 1500
     assert "878 GiB" in plan_table(costs).rows[0]
     assert thp.leaf_process == hugetlb.leaf_process == hugetlb.leaf_total == 300 * PAGE
+    assert (msharefs.leaf_process, msharefs.all_process) == (0, PAGE)
+    assert msharefs.leaf_total == shm.leaf_process
     assert costs.huge_pages == 153_601
     assert any("sysctl vm.nr_hugepages=153601" in note for note in plan_notes(costs))
     assert plan_json(costs)["backends"][0]["leaf_total"] == 943_718_400_000

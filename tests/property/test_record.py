@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mshare.geometry import PAGE, PMD, USER_END, round_up
+from mshare.geometry import PAGE, PMD, PUD, USER_END, round_up
 from mshare.record import RECORD_SIZE, Record, RecordError, file_size
 from mshare.testing.strategies import hostile_pages, records
 
@@ -19,13 +19,13 @@ settings.load_profile("mshare")
 def test_what_is_written_is_read(record: Record) -> None:
     page = record.encode()
     assert len(page) == RECORD_SIZE
-    assert Record.decode(page, file_size(record.size_bytes, record.unit)) == record
+    assert Record.decode(page, file_size(record.size_bytes, record.file_unit)) == record
 
 
 @given(records(), st.text(st.characters(codec="utf-8"), min_size=1000, max_size=5000))
 def test_a_long_reason_is_cut_at_a_character(record: Record, reason: str) -> None:
     long = replace(record, reason=reason * 5)
-    read = Record.decode(long.encode(), file_size(record.size_bytes, record.unit))
+    read = Record.decode(long.encode(), file_size(record.size_bytes, record.file_unit))
     shown = "".join(char if char.isprintable() else "?" for char in long.reason)
     assert shown.startswith(read.reason)
     assert len(read.reason.encode()) > 3900
@@ -37,7 +37,7 @@ def test_every_flipped_byte_is_noticed(record: Record, at: int, flip: int) -> No
     page = bytearray(record.encode())
     page[at] ^= flip
     try:
-        Record.decode(bytes(page), file_size(record.size_bytes, record.unit))
+        Record.decode(bytes(page), file_size(record.size_bytes, record.file_unit))
     except RecordError:
         return
     raise AssertionError("a damaged record was accepted")
@@ -53,10 +53,11 @@ def test_an_enemy_gets_nothing_past_it(page_and_size: tuple[bytes, int]) -> None
         return
     mapped = round_up(record.size_bytes, record.unit)
     assert 0 < record.size_bytes <= length - RECORD_SIZE
-    assert mapped <= length
-    assert (record.leaf_size, record.unit) in ((PAGE, PAGE), (PMD, PAGE), (PMD, PMD))
+    assert mapped <= length or record.unit == PUD
+    assert length % record.file_unit == 0
+    assert (record.leaf_size, record.unit) in ((PAGE, PAGE), (PMD, PAGE), (PMD, PMD), (PAGE, PUD))
     assert record.addr > 0
-    assert record.addr % record.leaf_size == 0
+    assert record.addr % record.leaf_size == record.addr % record.unit == record.addr % record.align == 0
     assert record.addr + mapped <= USER_END
     assert record.backend.isprintable()
     assert record.backend

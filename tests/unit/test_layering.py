@@ -18,7 +18,7 @@ DEPENDENCIES = {"typer", "rich", "numpy", "pyarrow", "hypothesis", "pytest"}
 MAY_IMPORT = {
     "linux": {"procfs", "geometry"},
     "backend": {"errors", "units", "geometry", "record"},
-    "backends": {"backend", "errors", "units", "geometry", "procfs", "linux"},
+    "backends": {"backend", "errors", "units", "geometry", "procfs", "record", "linux"},
     "mapping": {"errors", "units", "geometry", "procfs", "linux"},
     "registry": {"errors", "procfs", "record", "backends", "linux"},
     "region": {"errors", "units", "geometry", "procfs", "record", "linux", "mapping", "registry"},

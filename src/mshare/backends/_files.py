@@ -1,4 +1,4 @@
-"""What the backends have in common, all being files under a root. May depend on: backend."""
+"""What the backends have in common, all being files under a root. May depend on: backend, record."""
 
 from __future__ import annotations
 
@@ -6,10 +6,26 @@ import os
 from pathlib import Path
 
 from ..backend import Availability, Progress
+from ..record import Record
 from ..units import MIB
 
 _STEP = 16 * MIB
 """Small enough that a process with a periodic signal gets on: an interrupted `fallocate` starts its step again."""
+
+
+class PlainFiles:
+    """Files of which the kernel knows no more than of any other: no address, no users. A base for backends."""
+
+    def announce(self, fd: int, addr: int) -> None:
+        del fd, addr
+
+    def adopt(self, fd: int, status: os.stat_result) -> Record | None:
+        del fd, status
+        return None
+
+    def attached(self, fd: int) -> bool:
+        del fd
+        return False
 
 
 def overridden_root(kind: str) -> Path | None:

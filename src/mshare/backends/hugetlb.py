@@ -16,7 +16,7 @@ from ..geometry import PMD
 from ..linux import descriptors, libc
 from ..linux.mounts import mount_under, mounts
 from ..procfs import Mount
-from ._files import overridden_root, reserve, writable
+from ._files import PlainFiles, overridden_root, reserve, writable
 
 _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 _DEFAULT = Path("/dev/hugepages")
@@ -35,13 +35,14 @@ def _is_visible(mount: Mount) -> bool:
         return False
 
 
-class Hugetlb:
+class Hugetlb(PlainFiles):
     """Files on hugetlbfs, reserved with `fallocate`."""
 
     name = "hugetlb"
     capabilities = Capabilities(
         leaf_size=PMD,
         unit=PMD,
+        map_unit=PMD,
         sparse=False,
         shared_tables="the kernel shares the last level of whole GiB",
         needs="a hugetlbfs mount you may write to, free huge pages",

@@ -9,16 +9,17 @@ from ..backend import Availability, Capabilities, Progress, Space
 from ..geometry import PAGE
 from ..linux.memory import memory_room
 from ..linux.mounts import mount_under
-from ._files import overridden_root, reserve, writable
+from ._files import PlainFiles, overridden_root, reserve, writable
 
 
-class Shm:
+class Shm(PlainFiles):
     """Files on tmpfs, reserved with `fallocate`."""
 
     name = "shm"
     capabilities = Capabilities(
         leaf_size=PAGE,
         unit=PAGE,
+        map_unit=PAGE,
         sparse=True,
         shared_tables="none: 2 MiB per process and GiB",
         needs="tmpfs on /dev/shm",

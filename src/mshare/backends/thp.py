@@ -35,6 +35,7 @@ class Thp(Shm):
     capabilities = Capabilities(
         leaf_size=PMD,
         unit=PAGE,
+        map_unit=PAGE,
         sparse=False,
         shared_tables="none: 4 KiB per process and GiB",
         needs="tmpfs on /dev/shm, Linux 6.1 or newer",

@@ -25,7 +25,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: exact bytes, o
 RegionName = Annotated[str, typer.Argument(metavar="NAME", help="The region's name.", show_default=False)]
 BackendName = Annotated[
     str | None,
-    typer.Option("--backend", metavar="NAME", help="hugetlb, thp or shm. Default: $MSHARE_BACKEND, or the best."),
+    typer.Option(
+        "--backend", metavar="NAME", help="msharefs, hugetlb, thp, shm. Default: $MSHARE_BACKEND, or the best."
+    ),
 ]
 
 _UNFOLDED = 4096

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 
 PROT_READ, PROT_WRITE = 1, 2
 MAP_SHARED = 0x01
@@ -62,3 +63,10 @@ def madvise(addr: int, length: int, advice: int) -> None:
     """Give the kernel `advice` about `length` bytes at `addr`."""
     if _libc.madvise(addr, length, advice):
         _raise()
+
+
+def file_system_magic(path: Path) -> int | None:
+    """Return `f_type` of statfs(2) for what lies under `path`; None if that cannot be told. Python's `statvfs` lacks
+    it."""
+    answer = (ctypes.c_long * 32)()  # larger than any struct statfs, which begins with f_type
+    return int(answer[0]) if _libc.statfs(os.fsencode(path), answer) == 0 else None

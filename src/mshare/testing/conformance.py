@@ -26,6 +26,10 @@ from .processes import in_child
 from .strategies import edge_sizes
 
 
+NO_REGIONS = ("hugetlb", "mshare_info")
+"""What may lie under a root besides regions: a mount point, and the file that msharefs has on its own."""
+
+
 def backend_of(name: str) -> Backend:
     """Return the backend called `name`."""
     return next(backend for backend in backends.ALL if backend.name == name)
@@ -52,7 +56,7 @@ def table_bytes() -> int:
 
 def files() -> list[Path]:
     """Return every file under the roots, as a directory listing shows it."""
-    return sorted(path for root in roots() for path in root.iterdir() if path.name != "hugetlb")
+    return sorted(path for root in roots() for path in root.iterdir() if path.name not in NO_REGIONS)
 
 
 class BackendConformance:
@@ -64,6 +68,7 @@ class BackendConformance:
         assert able.leaf_size in (PAGE, PMD)
         assert able.unit in (PAGE, PMD)
         assert able.unit <= able.leaf_size
+        assert able.map_unit in (able.unit, PUD)
         assert able.needs
         assert able.shared_tables
         assert tested.availability().usable
@@ -92,8 +97,8 @@ class BackendConformance:
     @pytest.mark.parametrize("size", edge_sizes)
     def test_leaves_and_tables_are_as_stated(self, backend: str, size: int) -> None:
         def measure() -> tuple[int, int, dict[str, int]]:
+            before = table_bytes()
             with mshare.attach("r") as region:
-                before = table_bytes()
                 for offset in range(0, size, PAGE):
                     region.buf[offset] = 1
                 return region.addr, table_bytes() - before, smaps_of(region.addr)
@@ -119,6 +124,18 @@ class BackendConformance:
         with mshare.attach("r") as region:
             assert region.addr == addr
             assert smaps_of(addr)["Size"] == round_up(PMD + 1, region.info().unit)
+
+    def test_its_addresses_are_multiples_of_its_unit(self, backend: str) -> None:
+        able = backend_of(backend).capabilities
+        align = max(able.leaf_size, able.map_unit)
+        addr = WINDOW[0] + 7919 * PUD + align // 2
+        with pytest.raises((mshare.BackendUnavailableError, mshare.InvalidAddressError)):
+            mshare.create("r", PMD, backend=backend, addr=addr)
+        mshare.create("r", PMD, backend=backend).close()
+        with pytest.raises(mshare.InvalidAddressError):
+            mshare.attach("r", addr=addr)
+        with mshare.attach("r", addr=addr + align // 2) as region:
+            assert region.addr == addr + align // 2
 
     def test_an_address_of_ones_own(self, backend: str) -> None:
         addr = WINDOW[0] + 7919 * PUD

@@ -43,7 +43,7 @@ _pages = st.integers(0, USER_END // PAGE).map(lambda page: page * PAGE)
 @st.composite
 def records(draw: st.DrawFn) -> Record:
     """Records as `create` writes them."""
-    leaf, unit = draw(st.sampled_from(((PAGE, PAGE), (PMD, PAGE), (PMD, PMD))))
+    leaf, unit = draw(st.sampled_from(((PAGE, PAGE), (PMD, PAGE), (PMD, PMD), (PAGE, PUD))))
     size = draw(st.one_of(st.sampled_from(edge_sizes), st.integers(1, 1 << 45)))
     return Record(
         size_bytes=size,
@@ -71,7 +71,7 @@ _lies: dict[str, st.SearchStrategy[Any]] = {
     "length": _short,
     "addr": st.one_of(_pages, _pages, _numbers),
     "leaf": st.one_of(st.sampled_from((PAGE, PMD)), _numbers),
-    "unit": st.one_of(st.sampled_from((PAGE, PMD)), _numbers),
+    "unit": st.one_of(st.sampled_from((PAGE, PMD, PUD)), _numbers),
     "backend": st.binary(max_size=16),
 }
 
@@ -80,7 +80,7 @@ _lies: dict[str, st.SearchStrategy[Any]] = {
 def hostile_pages(draw: st.DrawFn) -> tuple[bytes, int]:
     """(page, file size): from noise to records that are well formed, with a right checksum, and lie."""
     good = draw(records())
-    length = file_size(good.size_bytes, good.unit)
+    length = file_size(good.size_bytes, good.file_unit)
     kind = draw(st.sampled_from(("noise", "flipped", "lying", "cut")))
     if kind == "noise":
         return draw(st.binary(max_size=64)).ljust(RECORD_SIZE, draw(st.sampled_from((b"\0", b"\xff")))), length

@@ -1,0 +1,101 @@
+"""Backend `msharefs`: our kernel module's file system, where processes share the page tables themselves.
+May depend on: shm (files are made in the same way), linux.
+
+Facts: the tables that map a file belong to the file; a process points one entry per GiB at them, so mappings and their
+addresses come in whole GiB, and may reach beyond the end of the file. `fallocate` fills the tables too: who attaches
+takes no fault. The kernel knows an address per file and who is attached, whatever program they run.
+Source: kernel/uapi/mshare.h, docs/kernel.md.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from ..backend import Availability, Capabilities
+from ..errors import InvalidAddressError
+from ..geometry import PAGE, PUD, USER_END, round_up
+from ..linux import ioctl, libc
+from ..record import Record
+from ._files import overridden_root, writable
+from .shm import Shm
+
+DEFAULT_ROOT = Path("/sys/fs/mshare")
+"""Made by the module."""
+_LOADED = Path("/sys/module/mshare")
+_MODULES = Path("/proc/modules")
+_MAGIC = 0x6D736872
+_LOAD = "sudo mshare module load"
+
+
+def is_mounted(root: Path = DEFAULT_ROOT) -> bool:
+    """Tell whether an msharefs is mounted on `root`."""
+    return libc.file_system_magic(root) == _MAGIC
+
+
+class Msharefs(Shm):
+    """Files on msharefs, reserved with `fallocate`."""
+
+    name = "msharefs"
+    capabilities = Capabilities(
+        leaf_size=PAGE,
+        unit=PAGE,
+        map_unit=PUD,
+        sparse=True,
+        shared_tables="all but one: 4 KiB per process and 512 GiB",
+        needs="our kernel module (mshare module load), msharefs on /sys/fs/mshare",
+    )
+
+    def root(self) -> Path | None:
+        """/sys/fs/mshare if msharefs is mounted there: without, it is an empty directory, or none."""
+        return overridden_root("msharefs") or (DEFAULT_ROOT if is_mounted() else None)
+
+    def availability(self) -> Availability:
+        root = self.root()
+        if root is not None and is_mounted(root):
+            may = writable(root)
+            return Availability(True, f"the module is loaded, {root} is writable") if may.usable else may
+        if root is not None and root != DEFAULT_ROOT:
+            return Availability(
+                False,
+                f"no msharefs is mounted on {root}",
+                f"sudo mkdir -p {root} && sudo mount -t msharefs none {root}",
+            )
+        if _LOADED.is_dir():
+            return Availability(False, f"the module is loaded, but nothing is mounted on {DEFAULT_ROOT}", _LOAD)
+        if not _MODULES.exists():
+            return Availability(False, "this kernel cannot load modules", "use a kernel with CONFIG_MODULES=y")
+        return Availability(False, "the kernel module mshare is not loaded", _LOAD)
+
+    def announce(self, fd: int, addr: int) -> None:
+        try:
+            ioctl.set_base(fd, addr)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise InvalidAddressError(
+                f"the kernel lets nobody attach this region at {addr:#x}",
+                "choose another multiple of 1 GiB, lower down",
+            ) from error
+
+    def adopt(self, fd: int, status: os.stat_result) -> Record | None:
+        facts = ioctl.region_facts(fd)
+        size = status.st_size
+        if facts is None or facts.unit_bytes != PUD or size <= 0:
+            return None
+        if not 0 < facts.base < facts.base + round_up(size, PUD) <= USER_END or facts.base % PUD:
+            return None  # the file has grown since the address was chosen, or none was free
+        return Record(
+            size_bytes=size,
+            addr=facts.base,
+            leaf_size=PAGE,
+            unit=PUD,
+            created_ns=status.st_ctime_ns,  # made then or before: nothing keeps the time of birth
+            backend=self.name,
+            reason="made by a program without this library",
+        )
+
+    def attached(self, fd: int) -> bool:
+        facts = ioctl.region_facts(fd)
+        return facts is not None and facts.attachments > 0

@@ -1,0 +1,59 @@
+"""The ioctls of msharefs, as kernel/uapi/mshare.h defines them. May depend on: nothing.
+
+Facts: other file systems answer ENOTTY to a number they do not know, and so does msharefs for its `mshare_info`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import struct
+from typing import NamedTuple
+
+ABI = 1
+_INFO = struct.Struct("=IIQQQQQQQII4Q")
+_BASE = struct.Struct("=Q")
+_WRITE, _READ = 1, 2
+
+
+def _request(direction: int, number: int, size: int) -> int:
+    """Return what the macros `_IOR` and `_IOW` make of it (include/uapi/asm-generic/ioctl.h)."""
+    return direction << 30 | size << 16 | 0xBC << 8 | number
+
+
+_IOC_INFO = _request(_READ, 0, _INFO.size)
+_IOC_SET_BASE = _request(_WRITE, 3, _BASE.size)
+
+
+class RegionFacts(NamedTuple):
+    """`struct mshare_info`: what the kernel knows about a region. Its fields are explained in uapi/mshare.h."""
+
+    abi: int
+    flags: int
+    size_bytes: int
+    base: int
+    unit_bytes: int
+    pages: int
+    table_bytes: int
+    generation: int
+    filled: int
+    attachments: int
+    processes: int
+
+
+def region_facts(fd: int) -> RegionFacts | None:
+    """Return what the kernel knows about the open file; None if it is no region of an msharefs we can talk to."""
+    raw = bytearray(_INFO.size)
+    try:
+        fcntl.ioctl(fd, _IOC_INFO, raw)
+    except OSError as error:
+        if error.errno in (errno.ENOTTY, errno.EINVAL):
+            return None
+        raise
+    facts = RegionFacts(*_INFO.unpack(raw)[: len(RegionFacts._fields)])
+    return facts if facts.abi == ABI else None
+
+
+def set_base(fd: int, addr: int) -> None:
+    """Set the address at which everybody should attach the open file. Raises `OSError`: EINVAL, EBUSY, EPERM, EBADF."""
+    fcntl.ioctl(fd, _IOC_SET_BASE, _BASE.pack(addr))

@@ -1,0 +1,185 @@
+"""The library in a guest: conformance suite and state machine on backend `msharefs`, and on those that need no module.
+
+Bounded: Python computes about 19 times slower there. The host runs the long versions (tests/integration,
+tests/property) on the backends it has.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+import mshare
+from mshare.backends.msharefs import Msharefs
+from mshare.geometry import PAGE, PUD, WINDOW
+from mshare.linux import ioctl
+from mshare.linux.descriptors import opened
+from mshare.measure.cost import page_tables_bytes
+from mshare.testing.conformance import BackendConformance, table_bytes
+from mshare.testing.processes import Nursery, in_child
+from mshare.testing.statemachine import RegionMachine
+
+pytestmark = pytest.mark.timeout(600)
+MIB = 1 << 20
+
+
+@pytest.fixture
+def msharefs_world(world: Path) -> Iterator[Path]:
+    """`world`, with an msharefs of its own in it; its end proves that nothing is attached any more."""
+    mount_point = world / "msharefs"
+    mount_point.mkdir()
+    subprocess.run(["mount", "-t", "msharefs", "none", str(mount_point)], check=True)
+    yield world
+    subprocess.run(["umount", str(mount_point)], check=True)
+
+
+@pytest.fixture(params=["msharefs", "thp", "shm"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend in turn, by name, with a world in which it works."""
+    name = str(request.param)
+    request.getfixturevalue("msharefs_world" if name == "msharefs" else "world")
+    return name
+
+
+class TestBackends(BackendConformance):
+    """What every backend promises, kept on this kernel."""
+
+
+def test_every_backend_does_what_the_model_does(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MSHARE_BACKEND", backend)
+    with Nursery() as nursery:
+
+        class Machine(RegionMachine):
+            pass
+
+        Machine.backend, Machine.nursery = backend, nursery
+        run_state_machine_as_test(
+            Machine,
+            settings=settings(
+                max_examples=7 if backend == "msharefs" else 2,
+                stateful_step_count=19,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+
+
+def test_it_is_the_first_choice(msharefs_world: Path) -> None:
+    with mshare.create("r", 1) as region:
+        assert (region.backend, region.info().reason) == ("msharefs", "best of those usable: msharefs")
+        assert Path(region.info().path) == msharefs_world / "msharefs" / "r"
+
+
+def test_the_kernel_knows_the_address(msharefs_world: Path) -> None:
+    with mshare.create("r", 5 * PAGE) as region:
+        with opened(region.info().path, 0) as fd:
+            facts = ioctl.region_facts(fd)
+        assert facts is not None
+        assert (facts.base, facts.attachments, facts.size_bytes) == (region.addr, 1, 6 * PAGE)
+
+
+def foreign(world: Path, name: str, size: int) -> Path:
+    """Make a region as a program without the library does."""
+    path = world / "msharefs" / name
+    with path.open("xb") as file:
+        file.truncate(size)
+    return path
+
+
+def test_a_region_made_without_the_library_is_one(msharefs_world: Path) -> None:
+    path = foreign(msharefs_world, "plain", 3 * PAGE + 1)
+    path.write_bytes(b"ab" * PAGE + b"\x01" * (PAGE + 1))
+    with mshare.attach("plain") as region:
+        assert (region.size, region.backend, region.addr % PUD) == (3 * PAGE + 1, "msharefs", 0)
+        assert WINDOW[0] <= region.addr < WINDOW[1]
+        assert region.buf[0] == ord("a")
+        region.buf[-1] = 7
+        assert path.read_bytes()[-1] == 7
+        assert region.info().pids
+    assert [info.name for info in mshare.gc()] == ["plain"]
+
+
+def test_an_empty_file_and_the_file_systems_own_are_none(msharefs_world: Path) -> None:
+    foreign(msharefs_world, "empty", 0)
+    for name in ("empty", "mshare_info"):
+        with pytest.raises(mshare.NotARegionError):
+            mshare.attach(name)
+        with pytest.raises(mshare.NotARegionError):
+            mshare.unlink(name)
+    assert mshare.regions() == []
+
+
+ATTACH = """
+import mmap, os, sys
+os.setgid(1001), os.setuid(1001)
+fd = os.open(sys.argv[1], os.O_RDWR)
+area = mmap.mmap(fd, 1 << 30) if sys.argv[2] == "mmap" else None
+os.close(fd)
+print("attached", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_stranger_without_our_lock_protects_what_he_uses(msharefs_world: Path) -> None:
+    """Of another user, so that an owner who is not root would see nothing of it in /proc."""
+    mshare.create("r", PAGE, mode=0o666).close()
+    path = msharefs_world / "msharefs" / "r"
+    path.chmod(0o666)
+    library = str(Path(mshare.__file__).parents[1])
+    program = f"""
+import ctypes, os, sys
+sys.path.insert(0, {library!r})
+from mshare.linux import libc
+os.setgid(1001); os.setuid(1001)
+fd = os.open(sys.argv[1], os.O_RDWR)
+libc.mmap_shared(fd, 1 << 30, writable=True)
+os.close(fd)
+print("attached", flush=True)
+sys.stdin.read()
+"""
+    command = [sys.executable, "-S", "-c", program, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stranger:
+        assert stranger.stdout is not None
+        assert stranger.stdout.readline() == b"attached\n"
+
+        def owner() -> list[object]:
+            seen = mshare.regions()[0]
+            try:
+                mshare.mshare_unlink("r")
+                told = ""
+            except mshare.RegionBusyError as error:
+                told = type(error).__name__
+            return [list(seen.pids), seen.orphan, len(mshare.gc()), told]
+
+        path.chmod(0o600)
+        import os
+
+        os.chown(path, 1002, 1002)
+        assert in_child(owner, uid=1002).value == [[], False, 0, "RegionBusyError"]
+        stranger.kill()
+        stranger.wait()
+        assert in_child(lambda: [info.name for info in mshare.gc()], uid=1002).value == ["r"]
+
+
+def test_page_tables_are_paid_once(msharefs_world: Path) -> None:
+    """31 processes that touch 64 MiB: each pays one page that leads to the shared tables."""
+    size, processes = 64 * MIB, 31
+
+    def attach_and_touch() -> list[int]:
+        before = table_bytes()
+        with mshare.attach("r") as region:
+            total = sum(region.buf[::PAGE])
+            return [table_bytes() - before, total]
+
+    with mshare.create("r", size) as region:
+        assert region.info().page_table_bytes == PAGE
+        region.buf[PAGE] = 5
+        in_child(attach_and_touch)
+        assert in_child(lambda: (attach_and_touch(), attach_and_touch())[1]).value == [PAGE, 5]
