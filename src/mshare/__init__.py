@@ -20,6 +20,7 @@ b'hello'
 #   mapping      what this process has mapped, counted
 #   registry     names and files: find, publish, list;  removal: unlink, gc
 #   region       attach, Region;  creation: create;  calls: mshare(), mshare_unlink()
+#   module       builds, loads and unloads our kernel module; kernel_source/ is the repository's kernel/
 #   machine      what this machine offers (`findings` judges it, `report` and `plan` make text)
 #   measure      what processes pay, measured in real processes
 #   testing/*    the conformance suite, strategies and state machine, shipped for others' backends
@@ -35,6 +36,7 @@ from .errors import (
     InvalidFlagsError,
     InvalidNameError,
     InvalidSizeError,
+    ModuleBuildError,
     MshareError,
     NoSpaceError,
     NotARegionError,
@@ -62,6 +64,7 @@ __all__ = [
     "InvalidFlagsError",
     "InvalidNameError",
     "InvalidSizeError",
+    "ModuleBuildError",
     "MshareError",
     "NoSpaceError",
     "NotARegionError",

@@ -16,6 +16,7 @@ AddressTakenError        EADDRINUSE  -                  another mapping of this 
 NoSpaceError             ENOSPC      -                  the region does not fit into memory, file system or pool
 RegionBusyError          EBUSY       -                  live processes are attached to it
 BackendUnavailableError  EOPNOTSUPP  -                  a backend asked for by name cannot be used here
+ModuleBuildError         ENOEXEC     -                  the kernel module does not compile for this kernel
 ViewsAliveError          EBUSY       BufferError        a memoryview or array still looks into the region
 RegionClosedError        EBADF       ValueError         the `Region` object was closed before
 
@@ -127,6 +128,12 @@ class BackendUnavailableError(MshareError):
     """A backend that was asked for by name cannot be used on this machine, or for this request."""
 
     code = _errno.EOPNOTSUPP
+
+
+class ModuleBuildError(MshareError):
+    """The kernel module could not be compiled, or the kernel does not take what was compiled."""
+
+    code = _errno.ENOEXEC
 
 
 class ViewsAliveError(MshareError, BufferError):

@@ -16,17 +16,17 @@ from pathlib import Path
 from ..backend import Availability, Capabilities
 from ..errors import InvalidAddressError
 from ..geometry import PAGE, PUD, USER_END, round_up
-from ..linux import ioctl, libc
+from ..linux import ioctl, libc, module
 from ..record import Record
 from ._files import overridden_root, writable
 from .shm import Shm
 
 DEFAULT_ROOT = Path("/sys/fs/mshare")
 """Made by the module."""
-_LOADED = Path("/sys/module/mshare")
-_MODULES = Path("/proc/modules")
+MODULE = "mshare"
 _MAGIC = 0x6D736872
 _LOAD = "sudo mshare module load"
+NO_MODULES = "use a distribution kernel for x86_64 (outside a container: the host's), or another backend"
 
 
 def is_mounted(root: Path = DEFAULT_ROOT) -> bool:
@@ -62,10 +62,10 @@ class Msharefs(Shm):
                 f"no msharefs is mounted on {root}",
                 f"sudo mkdir -p {root} && sudo mount -t msharefs none {root}",
             )
-        if _LOADED.is_dir():
+        if module.is_loaded(MODULE):
             return Availability(False, f"the module is loaded, but nothing is mounted on {DEFAULT_ROOT}", _LOAD)
-        if not _MODULES.exists():
-            return Availability(False, "this kernel cannot load modules", "use a kernel with CONFIG_MODULES=y")
+        if (obstacle := module.obstacle()) is not None:
+            return Availability(False, obstacle, NO_MODULES)
         return Availability(False, "the kernel module mshare is not loaded", _LOAD)
 
     def announce(self, fd: int, addr: int) -> None:

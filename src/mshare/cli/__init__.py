@@ -15,9 +15,9 @@ from types import ModuleType
 
 import typer
 
-from . import _exits, cp, create, demo, doctor, gc, ls, plan, rm, stat
+from . import _exits, cp, create, demo, doctor, gc, ls, module, plan, rm, stat
 
-COMMANDS: tuple[ModuleType, ...] = (create, ls, stat, cp, rm, gc, plan, doctor, demo)
+COMMANDS: tuple[ModuleType, ...] = (create, ls, stat, cp, rm, gc, plan, doctor, module, demo)
 """In the order in which `mshare --help` lists them."""
 
 _COMPLETION = "_MSHARE_COMPLETE"
@@ -45,10 +45,10 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     )
     app.callback(epilog=_exits.epilog())(_root)
-    for module in COMMANDS:
-        name = module.__name__.rpartition(".")[2]
-        examples = "\n".join(f"  {line}" for line in module.EXAMPLES.strip().splitlines())
-        app.command(name, epilog=f"\b\nExamples:\n{examples}")(module.command)
+    for each in COMMANDS:
+        name = each.__name__.rpartition(".")[2]
+        examples = "\n".join(f"  {line}" for line in each.EXAMPLES.strip().splitlines())
+        app.command(name, epilog=f"\b\nExamples:\n{examples}")(each.command)
     return app
 
 

@@ -1,4 +1,5 @@
-"""The operating system, one kernel noun per module: `libc` (mmap and kin), `locks`, `proc`, `mounts`, `memory`.
+"""The operating system, one kernel noun per module: `libc` (mmap and kin), `locks`, `proc`, `mounts`,
+`memory`, `module`, `ioctl` (msharefs').
 
 Nothing above this package makes a system call through ctypes; nothing in it knows what a region is.
 May depend on: procfs, geometry (pure).

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
+from typing import NoReturn
 
 PROT_READ, PROT_WRITE = 1, 2
 MAP_SHARED = 0x01
@@ -31,7 +32,8 @@ _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _FAILED = ctypes.c_void_p(-1).value
 
 
-def _raise() -> None:
+def raise_errno() -> NoReturn:
+    """Raise what errno says of the call just made through ctypes."""
     number = ctypes.get_errno()
     raise OSError(number, os.strerror(number))
 
@@ -46,7 +48,7 @@ def mmap_shared(fd: int, length: int, *, writable: bool, addr: int | None = None
     prot = PROT_READ | (PROT_WRITE if writable else 0)
     got = _libc.mmap(addr, length, prot, flags, fd, offset)
     if got == _FAILED or got is None:
-        _raise()
+        raise_errno()
     if addr is not None and got != addr:  # kernels before 4.17 take the flag for a hint
         munmap(got, length)
         raise OSError(17, os.strerror(17))
@@ -56,13 +58,13 @@ def mmap_shared(fd: int, length: int, *, writable: bool, addr: int | None = None
 def munmap(addr: int, length: int) -> None:
     """Unmap `length` bytes at `addr`."""
     if _libc.munmap(addr, length):
-        _raise()
+        raise_errno()
 
 
 def madvise(addr: int, length: int, advice: int) -> None:
     """Give the kernel `advice` about `length` bytes at `addr`."""
     if _libc.madvise(addr, length, advice):
-        _raise()
+        raise_errno()
 
 
 def file_system_magic(path: Path) -> int | None:

@@ -1,11 +1,15 @@
-"""Which file system lies under a path. May depend on: procfs."""
+"""Which file system lies under a path; mounting one. May depend on: procfs."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
 from ..procfs import Mount, parse_mountinfo
+from .libc import raise_errno
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def mounts(fs_type: str | None = None) -> list[Mount]:
@@ -20,3 +24,17 @@ def mount_under(path: Path) -> Mount | None:
     except OSError:
         return None
     return next((mount for mount in reversed(mounts()) if mount.dev == dev), None)
+
+
+def mount(fs_type: str, mount_point: Path, options: str) -> None:
+    """Mount a new file system that has no device; no file in it is executable, set-uid or a device. Raises `OSError`."""
+    nosuid, nodev, noexec = 2, 4, 8
+    source, target = fs_type.encode(), os.fsencode(mount_point)
+    if _libc.mount(source, target, source, ctypes.c_ulong(nosuid | nodev | noexec), options.encode()):
+        raise_errno()
+
+
+def unmount(mount_point: Path) -> None:
+    """Unmount, unless it is in use. Raises `OSError` (EBUSY)."""
+    if _libc.umount2(os.fsencode(mount_point), 0):
+        raise_errno()

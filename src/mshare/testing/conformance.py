@@ -25,7 +25,6 @@ from mshare.registry import roots
 from .processes import in_child
 from .strategies import edge_sizes
 
-
 NO_REGIONS = ("hugetlb", "mshare_info")
 """What may lie under a root besides regions: a mount point, and the file that msharefs has on its own."""
 
