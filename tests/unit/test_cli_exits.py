@@ -24,6 +24,7 @@ CODES = {
     "NoSpaceError": 6,
     "RegionBusyError": 5,
     "BackendUnavailableError": 8,
+    "ModuleBuildError": 1,
     "ViewsAliveError": 5,
     "RegionClosedError": 1,
 }

@@ -27,7 +27,7 @@ def mount_under(path: Path) -> Mount | None:
 
 
 def mount(fs_type: str, mount_point: Path, options: str) -> None:
-    """Mount a new file system that has no device; no file in it is executable, set-uid or a device. Raises `OSError`."""
+    """Mount a new file system without a device; no file in it is executable, set-uid or a device. Raises `OSError`."""
     nosuid, nodev, noexec = 2, 4, 8
     source, target = fs_type.encode(), os.fsencode(mount_point)
     if _libc.mount(source, target, source, ctypes.c_ulong(nosuid | nodev | noexec), options.encode()):
