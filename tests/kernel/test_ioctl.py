@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import itertools
 import os
 import random
 import struct
@@ -31,7 +32,7 @@ def test_bases_do_not_overlap(mounted):
         assert 0x200000000000 <= base < 0x400000000000
         spans.append((base, base + units * mfs.UNIT))
     spans.sort()
-    assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
     for fd in descriptors:
         os.close(fd)
     os.unlink(f"{mounted}/r1")
@@ -123,8 +124,8 @@ def test_fuzz(region):
                     case 0:
                         command = rng.choice([mfs.IOC_INFO, mfs.IOC_PIDS, mfs.IOC_PROTECT, mfs.IOC_SET_BASE,
                                               rng.getrandbits(32)])
-                        fcntl.ioctl(handle, command & 0xFFFFFFFF, bytearray(struct.pack("=QQQ", *(number() for _ in "123"))
-                                                                            + bytes(200)))
+                        argument = struct.pack("=QQQ", number(), number(), number()) + bytes(200)
+                        fcntl.ioctl(handle, command & 0xFFFFFFFF, bytearray(argument))
                     case 1:
                         mfs.protect(handle, number() & ~0xFFF, number() & 0xFFFFFF, rng.randrange(5), rng.randrange(2))
                     case 2 if len(mapped) < 20:
