@@ -1,5 +1,6 @@
 """A region is a file."""
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -31,6 +32,14 @@ def test_read_write_and_holes(region):
     os.lseek(fd, 0, os.SEEK_END)
     assert os.write(fd, b"z") == 1
     assert os.fstat(fd).st_size == 7 * mfs.PAGE + 1
+
+
+def test_failed_write_past_the_end_leaves_nothing(region):
+    fd = region(3)
+    bad = ctypes.c_void_p(8)
+    assert mfs.libc.pwrite(fd, bad, ctypes.c_size_t(10), ctypes.c_long(9 * mfs.PAGE)) == -1
+    assert ctypes.get_errno() == errno.EFAULT
+    assert (os.fstat(fd).st_size, mfs.info(fd)["pages"]) == (3 * mfs.PAGE, 3)
 
 
 def test_write_and_mapping_are_the_same_memory(attached):
