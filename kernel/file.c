@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: GPL-2.0
+/* msharefs: the operations on a region's file. */
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <linux/mman.h>
+#include <linux/pagemap.h>
+#include <linux/sched/signal.h>
+#include <linux/uio.h>
+#include "mshare.h"
+
+static int mshare_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	const unsigned long unit_pages = MSHARE_UNIT >> PAGE_SHIFT;
+
+	if (!(vma->vm_flags & VM_MAYSHARE))
+		return -EINVAL;
+	/* Leaves are readable to the hardware, whatever the mapping asked. */
+	if (!(vma->vm_flags & (VM_READ | VM_WRITE)))
+		return -EINVAL;
+	if (vma->vm_flags & VM_EXEC)
+		return -EPERM;
+	/*
+	 * Facts: a link replaces the table of a whole unit of the address space.
+	 * Consequence: a neighbour in the same unit would share its entries
+	 * with strangers.
+	 * Decision: a mapping owns whole units, and is never split
+	 * (VM_DONTEXPAND also keeps it from being merged or grown).
+	 */
+	if ((vma->vm_start | vma->vm_end) & (MSHARE_UNIT - 1) ||
+	    vma->vm_pgoff & (unit_pages - 1))
+		return -EINVAL;
+	if (vma->vm_pgoff + vma_pages(vma) > file_inode(file)->i_sb->s_maxbytes >> PAGE_SHIFT)
+		return -EOVERFLOW;
+
+	mshare_vm_flags_mod(vma, VM_DONTEXPAND,
+			    vma->vm_flags & VM_WRITE ? VM_MAYEXEC : VM_MAYEXEC | VM_MAYWRITE);
+	file_accessed(file);
+	return mshare_attach(vma);
+}
+
+static unsigned long mshare_get_unmapped_area(struct file *file, unsigned long addr,
+					      unsigned long len, unsigned long pgoff,
+					      unsigned long flags)
+{
+	unsigned long found;
+
+	if ((len | pgoff << PAGE_SHIFT) & (MSHARE_UNIT - 1))
+		return -EINVAL;
+	if (flags & MAP_FIXED) {
+		if (addr & (MSHARE_UNIT - 1))
+			return -EINVAL;
+		return mm_get_unmapped_area(current->mm, file, addr, len, pgoff, flags);
+	}
+	if (addr) {
+		found = mm_get_unmapped_area(current->mm, file, ALIGN(addr, MSHARE_UNIT),
+					     len, pgoff, flags);
+		if (IS_ERR_VALUE(found) || !(found & (MSHARE_UNIT - 1)))
+			return found;
+	}
+	if (len > TASK_SIZE - MSHARE_UNIT)
+		return -ENOMEM;
+	found = mm_get_unmapped_area(current->mm, file, 0, len + MSHARE_UNIT, pgoff, flags);
+	return IS_ERR_VALUE(found) ? found : ALIGN(found, MSHARE_UNIT);
+}
+
+static ssize_t mshare_read_iter(struct kiocb *iocb, struct iov_iter *to)
+{
+	struct inode *inode = file_inode(iocb->ki_filp);
+	struct mshare_inode *mi = MSHARE_I(inode);
+	ssize_t done = 0;
+
+	while (iov_iter_count(to)) {
+		loff_t size = i_size_read(inode);
+		pgoff_t index = iocb->ki_pos >> PAGE_SHIFT;
+		size_t offset = offset_in_page(iocb->ki_pos);
+		size_t want, got;
+		struct page *page;
+
+		if (iocb->ki_pos >= size)
+			break;
+		want = min_t(loff_t, size - iocb->ki_pos, PAGE_SIZE - offset);
+		want = min(want, iov_iter_count(to));
+		if (mshare_page_prot(mi, index) == MSHARE_PROT_NONE)
+			return done ?: -EACCES;
+		page = find_get_page(inode->i_mapping, index);
+		if (page) {
+			got = copy_page_to_iter(page, offset, want, to);
+			put_page(page);
+		} else {
+			got = iov_iter_zero(want, to);
+		}
+		iocb->ki_pos += got;
+		done += got;
+		if (got < want)
+			return done ?: -EFAULT;
+		if (fatal_signal_pending(current))
+			return done ?: -EINTR;
+		cond_resched();
+	}
+	file_accessed(iocb->ki_filp);
+	return done;
+}
+
+/* Pages past the end are left over from a call that failed.  Under the inode lock. */
+static void mshare_drop_past_end(struct inode *inode)
+{
+	struct address_space *mapping = inode->i_mapping;
+	loff_t size = i_size_read(inode);
+
+	filemap_invalidate_lock(mapping);
+	mshare_unmap_pages(MSHARE_I(inode), DIV_ROUND_UP(size, PAGE_SIZE), ULONG_MAX);
+	mshare_drop_range(inode, round_up(size, PAGE_SIZE), -1);
+	filemap_invalidate_unlock(mapping);
+}
+
+static ssize_t mshare_write_pages(struct kiocb *iocb, struct iov_iter *from)
+{
+	struct inode *inode = file_inode(iocb->ki_filp);
+	struct mshare_inode *mi = MSHARE_I(inode);
+	ssize_t done = 0;
+
+	while (iov_iter_count(from)) {
+		pgoff_t index = iocb->ki_pos >> PAGE_SHIFT;
+		size_t offset = offset_in_page(iocb->ki_pos);
+		size_t want = min(PAGE_SIZE - offset, iov_iter_count(from));
+		struct page *page;
+		size_t got;
+
+		if (mshare_page_prot(mi, index) != MSHARE_PROT_READWRITE)
+			return done ?: -EACCES;
+		page = mshare_get_page(inode, index, mapping_gfp_mask(inode->i_mapping), NULL);
+		if (IS_ERR(page))
+			return done ?: PTR_ERR(page);
+		got = copy_page_from_iter(page, offset, want, from);
+		if (got)
+			mshare_fill_page(mi, index, page);	/* or the first touch does */
+		put_page(page);
+		iocb->ki_pos += got;
+		done += got;
+		if (got && iocb->ki_pos > i_size_read(inode)) {
+			mshare_choose_base(mi, iocb->ki_pos);
+			i_size_write(inode, iocb->ki_pos);
+		}
+		if (got < want) {
+			mshare_drop_past_end(inode);
+			return done ?: -EFAULT;
+		}
+		if (fatal_signal_pending(current))
+			return done ?: -EINTR;
+		cond_resched();
+	}
+	return done;
+}
+
+static ssize_t mshare_write_iter(struct kiocb *iocb, struct iov_iter *from)
+{
+	struct inode *inode = file_inode(iocb->ki_filp);
+	ssize_t done;
+
+	inode_lock(inode);
+	done = generic_write_checks(iocb, from);
+	if (done <= 0)
+		goto unlock_inode;
+	done = file_modified(iocb->ki_filp) ?: mshare_write_pages(iocb, from);
+unlock_inode:
+	inode_unlock(inode);
+	return done;
+}
+
+/* Pages of [first, last] that the region has.  Under the inode lock. */
+static s64 mshare_count_pages(struct address_space *mapping, pgoff_t first, pgoff_t last)
+{
+	XA_STATE(xas, &mapping->i_pages, first);
+	s64 count = 0;
+	void *entry;
+
+	rcu_read_lock();
+	xas_for_each(&xas, entry, last) {
+		if (xas_retry(&xas, entry))
+			continue;
+		count++;
+		if (!(count % 1024)) {
+			xas_pause(&xas);
+			rcu_read_unlock();
+			cond_resched();
+			rcu_read_lock();
+		}
+	}
+	rcu_read_unlock();
+	return count;
+}
+
+/* Have every page of the range now, or fail with nothing reserved past the end. */
+static int mshare_reserve(struct inode *inode, loff_t offset, loff_t len)
+{
+	struct address_space *mapping = inode->i_mapping;
+	pgoff_t first = offset >> PAGE_SHIFT;
+	pgoff_t last = (offset + len - 1) >> PAGE_SHIFT;
+	loff_t size = i_size_read(inode);
+	/* Running out must be an error to this caller, not an OOM kill. */
+	gfp_t gfp = mapping_gfp_mask(mapping) | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
+	struct page *page;
+	pgoff_t index;
+	s64 prepaid;
+	int err;
+
+	err = inode_newsize_ok(inode, offset + len);
+	if (err)
+		return err;
+	prepaid = last - first + 1 - mshare_count_pages(mapping, first, last);
+	err = mshare_charge_pages(inode->i_sb, prepaid);
+	if (err)
+		return err;
+	for (index = first; index <= last; index++) {
+		page = mshare_get_page(inode, index, gfp, &prepaid);
+		if (IS_ERR(page)) {
+			err = PTR_ERR(page);
+			break;
+		}
+		err = mshare_fill_page(MSHARE_I(inode), index, page);
+		put_page(page);
+		if (err)
+			break;
+		if (fatal_signal_pending(current)) {
+			err = -EINTR;
+			break;
+		}
+		cond_resched();
+	}
+	mshare_uncharge_pages(inode->i_sb, prepaid);
+	if (err) {
+		mshare_drop_past_end(inode);
+		return err;
+	}
+	if (offset + len > size) {
+		mshare_choose_base(MSHARE_I(inode), offset + len);
+		i_size_write(inode, offset + len);
+	}
+	return 0;
+}
+
+static int mshare_punch_hole(struct inode *inode, loff_t offset, loff_t len)
+{
+	struct address_space *mapping = inode->i_mapping;
+	struct mshare_inode *mi = MSHARE_I(inode);
+	pgoff_t first = DIV_ROUND_UP(offset, PAGE_SIZE);
+	pgoff_t end = (offset + len) >> PAGE_SHIFT;
+	int err = 0;
+
+	filemap_invalidate_lock(mapping);
+	if (!mshare_range_writable(mi, offset >> PAGE_SHIFT, (offset + len - 1) >> PAGE_SHIFT)) {
+		err = -EACCES;
+		goto unlock_mapping;
+	}
+	if (first < end)
+		mshare_unmap_pages(mi, first, end - 1);
+	mshare_drop_range(inode, offset, offset + len - 1);
+	atomic64_inc(&mi->generation);
+unlock_mapping:
+	filemap_invalidate_unlock(mapping);
+	return err;
+}
+
+static long mshare_fallocate(struct file *file, int mode, loff_t offset, loff_t len)
+{
+	struct inode *inode = file_inode(file);
+	int err;
+
+	if (mode && mode != (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
+		return -EOPNOTSUPP;
+	inode_lock(inode);
+	err = file_modified(file);
+	if (!err)
+		err = mode ? mshare_punch_hole(inode, offset, len) :
+			     mshare_reserve(inode, offset, len);
+	inode_unlock(inode);
+	return err;
+}
+
+static int mshare_resize(struct inode *inode, loff_t size)
+{
+	struct address_space *mapping = inode->i_mapping;
+	struct mshare_inode *mi = MSHARE_I(inode);
+	int err = 0;
+
+	if (size >= i_size_read(inode)) {
+		mshare_choose_base(mi, size);
+		i_size_write(inode, size);
+		return 0;
+	}
+	filemap_invalidate_lock(mapping);
+	if (!mshare_range_writable(mi, size >> PAGE_SHIFT, ULONG_MAX)) {
+		err = -EACCES;
+		goto unlock_mapping;
+	}
+	/* First the size: a fault that waits for the lock then sees the end. */
+	i_size_write(inode, size);
+	mshare_unmap_pages(mi, DIV_ROUND_UP(size, PAGE_SIZE), ULONG_MAX);
+	mshare_drop_range(inode, size, -1);
+	atomic64_inc(&mi->generation);
+unlock_mapping:
+	filemap_invalidate_unlock(mapping);
+	return err;
+}
+
+static int mshare_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr)
+{
+	struct inode *inode = d_inode(dentry);
+	int err;
+
+	err = setattr_prepare(idmap, dentry, attr);
+	if (err)
+		return err;
+	if (attr->ia_valid & ATTR_SIZE) {
+		err = mshare_resize(inode, attr->ia_size);
+		if (err)
+			return err;
+	}
+	setattr_copy(idmap, inode, attr);
+	return 0;
+}
+
+static int mshare_getattr(struct mnt_idmap *idmap, const struct path *path,
+			  struct kstat *stat, u32 request_mask, unsigned int flags)
+{
+	simple_getattr(idmap, path, stat, request_mask, flags);
+	stat->blocks = (u64)d_inode(path->dentry)->i_mapping->nrpages << (PAGE_SHIFT - 9);
+	return 0;
+}
+
+const struct inode_operations mshare_file_inode_operations = {
+	.setattr	= mshare_setattr,
+	.getattr	= mshare_getattr,
+};
+
+const struct file_operations mshare_file_operations = {
+	.owner			= THIS_MODULE,
+	.open			= generic_file_open,
+	.llseek			= generic_file_llseek,
+	.read_iter		= mshare_read_iter,
+	.write_iter		= mshare_write_iter,
+	.splice_read		= copy_splice_read,
+	.splice_write		= iter_file_splice_write,
+	.fsync			= noop_fsync,
+	.fallocate		= mshare_fallocate,
+	.mmap			= mshare_mmap,
+	.get_unmapped_area	= mshare_get_unmapped_area,
+	.unlocked_ioctl		= mshare_ioctl,
+	.compat_ioctl		= compat_ptr_ioctl,
+};

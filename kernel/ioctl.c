@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0
+/* msharefs: ioctls, see uapi/mshare.h for what they promise. */
+#include <linux/fs.h>
+#include <linux/pagemap.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include "mshare.h"
+
+#define MSHARE_MAX_PIDS	65536
+
+static long mshare_ioctl_info(struct inode *inode, void __user *arg)
+{
+	struct mshare_inode *mi = MSHARE_I(inode);
+	struct mshare_info info = {
+		.abi		= MSHARE_ABI,
+		.flags		= READ_ONCE(mi->protected) ? MSHARE_INFO_PROTECTED : 0,
+		.size		= i_size_read(inode),
+		.base		= READ_ONCE(mi->base),
+		.unit_bytes	= MSHARE_UNIT,
+		.pages		= READ_ONCE(inode->i_mapping->nrpages),
+		.table_bytes	= atomic_long_read(&mi->table_pages) * PAGE_SIZE,
+		.generation	= atomic64_read(&mi->generation),
+		.filled		= atomic64_read(&mi->filled),
+	};
+
+	mshare_count_maps(mi, &info.attachments, &info.processes, NULL, 0);
+	return copy_to_user(arg, &info, sizeof(info)) ? -EFAULT : 0;
+}
+
+static long mshare_ioctl_pids(struct inode *inode, void __user *arg)
+{
+	struct mshare_pids request;
+	u32 attachments, copied;
+	s32 *pids = NULL;
+	long err = 0;
+
+	if (copy_from_user(&request, arg, sizeof(request)))
+		return -EFAULT;
+	if (request.capacity > MSHARE_MAX_PIDS)
+		return -EINVAL;
+	if (request.capacity) {
+		pids = kvcalloc(request.capacity, sizeof(*pids), GFP_KERNEL_ACCOUNT);
+		if (!pids)
+			return -ENOMEM;
+	}
+	mshare_count_maps(MSHARE_I(inode), &attachments, &request.count, pids, request.capacity);
+	copied = min(request.count, request.capacity);
+	if ((copied && copy_to_user(u64_to_user_ptr(request.pids), pids, copied * sizeof(*pids))) ||
+	    copy_to_user(arg, &request, sizeof(request)))
+		err = -EFAULT;
+	kvfree(pids);
+	return err;
+}
+
+/* May this caller change what holds for all?  Writable descriptor, and owner. */
+static int mshare_may_control(struct file *file)
+{
+	if (!(file->f_mode & FMODE_WRITE))
+		return -EBADF;
+	if (!inode_owner_or_capable(file_mnt_idmap(file), file_inode(file)))
+		return -EPERM;
+	return 0;
+}
+
+static long mshare_ioctl_protect(struct file *file, void __user *arg)
+{
+	struct inode *inode = file_inode(file);
+	struct mshare_protect request;
+	u64 end;
+	long err;
+
+	err = mshare_may_control(file);
+	if (err)
+		return err;
+	if (copy_from_user(&request, arg, sizeof(request)))
+		return -EFAULT;
+	if (request.flags || !request.length ||
+	    !PAGE_ALIGNED(request.offset) || !PAGE_ALIGNED(request.length) ||
+	    check_add_overflow(request.offset, request.length, &end))
+		return -EINVAL;
+	if (request.prot != MSHARE_PROT_NONE && request.prot != MSHARE_PROT_READ &&
+	    request.prot != MSHARE_PROT_READWRITE)
+		return -EINVAL;
+
+	inode_lock(inode);
+	err = -EINVAL;
+	if (end <= round_up(i_size_read(inode), PAGE_SIZE)) {
+		filemap_invalidate_lock(inode->i_mapping);
+		err = mshare_protect_pages(MSHARE_I(inode), request.offset >> PAGE_SHIFT,
+					   (end >> PAGE_SHIFT) - 1, request.prot);
+		filemap_invalidate_unlock(inode->i_mapping);
+	}
+	inode_unlock(inode);
+	return err;
+}
+
+static long mshare_ioctl_set_base(struct file *file, void __user *arg)
+{
+	struct inode *inode = file_inode(file);
+	struct mshare_inode *mi = MSHARE_I(inode);
+	u32 attachments, processes;
+	u64 base, end;
+	long err;
+
+	err = mshare_may_control(file);
+	if (err)
+		return err;
+	if (copy_from_user(&base, arg, sizeof(base)))
+		return -EFAULT;
+
+	inode_lock(inode);
+	err = -EINVAL;
+	if (!base || base & (MSHARE_UNIT - 1) ||
+	    check_add_overflow(base, round_up((u64)i_size_read(inode), MSHARE_UNIT), &end) ||
+	    end > DEFAULT_MAP_WINDOW)
+		goto unlock_inode;
+	mshare_count_maps(mi, &attachments, &processes, NULL, 0);
+	err = -EBUSY;
+	if (attachments)
+		goto unlock_inode;
+	mshare_forget_base(mi);
+	WRITE_ONCE(mi->base, base);
+	atomic64_inc(&mi->generation);
+	err = 0;
+unlock_inode:
+	inode_unlock(inode);
+	return err;
+}
+
+long mshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	void __user *argp = (void __user *)arg;
+
+	switch (cmd) {
+	case MSHARE_IOC_INFO:
+		return mshare_ioctl_info(file_inode(file), argp);
+	case MSHARE_IOC_PIDS:
+		return mshare_ioctl_pids(file_inode(file), argp);
+	case MSHARE_IOC_PROTECT:
+		return mshare_ioctl_protect(file, argp);
+	case MSHARE_IOC_SET_BASE:
+		return mshare_ioctl_set_base(file, argp);
+	}
+	return -ENOTTY;
+}

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0
+/* mshare: regions of memory with shared page tables.  Start and end. */
+#include <linux/module.h>
+#include "mshare.h"
+
+static int __init mshare_init(void)
+{
+	int err;
+
+	err = mshare_pagetable_init();
+	if (err)
+		return err;
+	err = mshare_super_init();
+	if (err)
+		goto exit_pagetable;
+	return 0;
+
+exit_pagetable:
+	mshare_pagetable_exit();
+	return err;
+}
+
+static void __exit mshare_exit(void)
+{
+	mshare_super_exit();
+	mshare_pagetable_exit();
+}
+
+module_init(mshare_init);
+module_exit(mshare_exit);
+
+MODULE_DESCRIPTION("Shared memory with shared page tables (msharefs)");
+MODULE_LICENSE("GPL");
+MODULE_ALIAS_FS("msharefs");
+MODULE_VERSION("0.1.0");

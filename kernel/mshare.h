@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Internal interfaces of the msharefs module. */
+#ifndef _MSHARE_H
+#define _MSHARE_H
+
+#include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/mutex.h>
+#include <linux/spinlock.h>
+#include <linux/xarray.h>
+#include "uapi/mshare.h"
+
+/*
+ * A region has two sets of tables over the same pages.  A read-only leaf and a
+ * writable one cannot be the same entry: get_user_pages_fast() looks at the
+ * leaf alone, so clearing the write bit further up would not stop it.
+ */
+enum mshare_tree { MSHARE_TREE_RW, MSHARE_TREE_RO, MSHARE_NR_TREES };
+
+struct mshare_sb_info {
+	atomic64_t used_pages;		/* charged, <= max_pages */
+	s64 max_pages;
+	atomic64_t used_inodes;
+	s64 max_inodes;
+	umode_t mode;			/* of the root directory */
+	kuid_t uid;
+	kgid_t gid;
+	spinlock_t bases_lock;		/* protects bases */
+	unsigned long *bases;		/* a bit for each unit of address handed out */
+};
+
+/* Units of address space that regions are given addresses from. */
+#define MSHARE_BASE_UNITS	((MSHARE_BASE_END - MSHARE_BASE_FIRST) / MSHARE_UNIT)
+
+struct mshare_unit;
+
+struct mshare_inode {
+	struct inode vfs_inode;
+	/* Protects: making units, trees and protection maps. */
+	struct mutex table_lock;
+	struct xarray units;		/* struct mshare_unit by unit number */
+	/* Protects: maps, and vm_ops of the mappings on it. */
+	spinlock_t maps_lock;
+	struct list_head maps;		/* struct mshare_map.region_node */
+	u32 nr_maps, nr_processes;	/* maps_lock, too */
+	atomic_long_t table_pages;
+	atomic64_t generation;
+	atomic64_t filled;
+	/*
+	 * Some page has been made read-only; set once, under maps_lock.
+	 * Until then no mapping needs a page_mkwrite.
+	 */
+	bool strict;
+	/* Some page has had a protection; under invalidate_lock. */
+	bool protected;
+	u64 base;			/* under inode_lock; read anywhere */
+	u32 base_units;			/* reserved in sb_info.bases; likewise */
+};
+
+static inline struct mshare_inode *MSHARE_I(struct inode *inode)
+{
+	return container_of(inode, struct mshare_inode, vfs_inode);
+}
+
+static inline struct mshare_sb_info *MSHARE_SB(struct super_block *sb)
+{
+	return sb->s_fs_info;
+}
+
+/* super.c */
+int mshare_super_init(void);
+void mshare_super_exit(void);
+int mshare_charge_pages(struct super_block *sb, s64 pages);
+void mshare_uncharge_pages(struct super_block *sb, s64 pages);
+
+/* inode.c */
+extern const struct inode_operations mshare_dir_inode_operations;
+struct inode *mshare_new_inode(struct super_block *sb, struct inode *dir,
+			       umode_t mode);
+int mshare_make_info_file(struct super_block *sb);
+struct page *mshare_get_page(struct inode *inode, pgoff_t index, gfp_t gfp,
+			     s64 *prepaid);
+void mshare_drop_range(struct inode *inode, loff_t start, loff_t end);
+void mshare_choose_base(struct mshare_inode *mi, loff_t size);
+void mshare_forget_base(struct mshare_inode *mi);
+
+/* file.c */
+extern const struct file_operations mshare_file_operations;
+extern const struct inode_operations mshare_file_inode_operations;
+
+/* ioctl.c */
+long mshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
+
+/* pagetable.c */
+int mshare_pagetable_init(void);
+void mshare_pagetable_exit(void);
+void mshare_tables_init_once(struct mshare_inode *mi);
+void mshare_tables_reset(struct mshare_inode *mi);
+void mshare_tables_free(struct mshare_inode *mi);
+int mshare_attach(struct vm_area_struct *vma);
+int mshare_fill_page(struct mshare_inode *mi, pgoff_t index, struct page *page);
+void mshare_unmap_pages(struct mshare_inode *mi, pgoff_t first, pgoff_t last);
+unsigned int mshare_page_prot(struct mshare_inode *mi, pgoff_t index);
+bool mshare_range_writable(struct mshare_inode *mi, pgoff_t first, pgoff_t last);
+int mshare_protect_pages(struct mshare_inode *mi, pgoff_t first, pgoff_t last,
+			 unsigned int prot);
+void mshare_count_maps(struct mshare_inode *mi, u32 *attachments, u32 *processes,
+		       s32 *pids, u32 capacity);
+
+#endif /* _MSHARE_H */

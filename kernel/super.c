@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: GPL-2.0
+/* msharefs: mount, options, limits. */
+#include <linux/fs_context.h>
+#include <linux/fs_parser.h>
+#include <linux/module.h>
+#include <linux/seq_file.h>
+#include <linux/slab.h>
+#include <linux/statfs.h>
+#include <linux/sysfs.h>
+#include "mshare.h"
+
+#define MSHARE_MAX_INODES	65536
+#define MSHARE_MAX_BYTES	(1LL << 44)	/* of one file: 16 TiB */
+
+static struct kmem_cache *mshare_inode_cache;
+
+int mshare_charge_pages(struct super_block *sb, s64 pages)
+{
+	struct mshare_sb_info *sbi = MSHARE_SB(sb);
+
+	if (atomic64_add_return(pages, &sbi->used_pages) <= READ_ONCE(sbi->max_pages))
+		return 0;
+	atomic64_sub(pages, &sbi->used_pages);
+	return -ENOSPC;
+}
+
+void mshare_uncharge_pages(struct super_block *sb, s64 pages)
+{
+	atomic64_sub(pages, &MSHARE_SB(sb)->used_pages);
+}
+
+static struct inode *mshare_alloc_inode(struct super_block *sb)
+{
+	struct mshare_inode *mi;
+
+	mi = alloc_inode_sb(sb, mshare_inode_cache, GFP_KERNEL);
+	if (!mi)
+		return NULL;
+	mshare_tables_reset(mi);
+	mi->base = 0;
+	mi->base_units = 0;
+	return &mi->vfs_inode;
+}
+
+static void mshare_free_inode(struct inode *inode)
+{
+	kmem_cache_free(mshare_inode_cache, MSHARE_I(inode));
+}
+
+static void mshare_evict_inode(struct inode *inode)
+{
+	struct mshare_inode *mi = MSHARE_I(inode);
+
+	/* No mapping is left, so nothing links to these tables any more. */
+	mshare_tables_free(mi);
+	mshare_drop_range(inode, 0, -1);
+	truncate_inode_pages_final(inode->i_mapping);
+	mshare_forget_base(mi);
+	clear_inode(inode);
+	atomic64_dec(&MSHARE_SB(inode->i_sb)->used_inodes);
+}
+
+static int mshare_statfs(struct dentry *dentry, struct kstatfs *buf)
+{
+	struct mshare_sb_info *sbi = MSHARE_SB(dentry->d_sb);
+	s64 max = READ_ONCE(sbi->max_pages);
+
+	buf->f_type = MSHARE_SUPER_MAGIC;
+	buf->f_bsize = PAGE_SIZE;
+	buf->f_namelen = NAME_MAX;
+	buf->f_blocks = max;
+	buf->f_bfree = max_t(s64, 0, max - atomic64_read(&sbi->used_pages));
+	buf->f_bavail = buf->f_bfree;
+	buf->f_files = sbi->max_inodes;
+	buf->f_ffree = max_t(s64, 0, sbi->max_inodes - atomic64_read(&sbi->used_inodes));
+	return 0;
+}
+
+static int mshare_show_options(struct seq_file *m, struct dentry *root)
+{
+	struct mshare_sb_info *sbi = MSHARE_SB(root->d_sb);
+
+	seq_printf(m, ",size=%lldk,mode=%03ho",
+		   READ_ONCE(sbi->max_pages) << (PAGE_SHIFT - 10), sbi->mode);
+	if (!uid_eq(sbi->uid, GLOBAL_ROOT_UID))
+		seq_printf(m, ",uid=%u", from_kuid_munged(&init_user_ns, sbi->uid));
+	if (!gid_eq(sbi->gid, GLOBAL_ROOT_GID))
+		seq_printf(m, ",gid=%u", from_kgid_munged(&init_user_ns, sbi->gid));
+	return 0;
+}
+
+static const struct super_operations mshare_super_ops = {
+	.alloc_inode	= mshare_alloc_inode,
+	.free_inode	= mshare_free_inode,
+	.drop_inode	= generic_delete_inode,
+	.evict_inode	= mshare_evict_inode,
+	.statfs		= mshare_statfs,
+	.show_options	= mshare_show_options,
+};
+
+enum { OPT_SIZE, OPT_MODE, OPT_UID, OPT_GID, OPT_NR_INODES };
+
+static const struct fs_parameter_spec mshare_parameters[] = {
+	fsparam_string("size",		OPT_SIZE),
+	fsparam_u32oct("mode",		OPT_MODE),
+	fsparam_u32("uid",		OPT_UID),
+	fsparam_u32("gid",		OPT_GID),
+	fsparam_u32("nr_inodes",	OPT_NR_INODES),
+	{}
+};
+
+static int mshare_parse_size(struct fs_context *fc, const char *text, s64 *pages)
+{
+	unsigned long long size;
+	char *rest;
+
+	size = memparse(text, &rest);
+	if (*rest == '%') {
+		if (size > 100)
+			return invalfc(fc, "size above 100%%");
+		size = size * totalram_pages() / 100 << PAGE_SHIFT;
+		rest++;
+	}
+	if (*rest || rest == text || !size || size >> 62)
+		return invalfc(fc, "bad size");
+	*pages = DIV_ROUND_UP_ULL(size, PAGE_SIZE);
+	return 0;
+}
+
+static int mshare_parse_param(struct fs_context *fc, struct fs_parameter *param)
+{
+	struct mshare_sb_info *sbi = fc->s_fs_info;
+	struct fs_parse_result result;
+	int opt;
+
+	opt = fs_parse(fc, mshare_parameters, param, &result);
+	if (opt < 0)
+		return opt;
+	switch (opt) {
+	case OPT_SIZE:
+		return mshare_parse_size(fc, param->string, &sbi->max_pages);
+	case OPT_MODE:
+		sbi->mode = result.uint_32 & 07777;
+		return 0;
+	case OPT_UID:
+		sbi->uid = make_kuid(current_user_ns(), result.uint_32);
+		return uid_valid(sbi->uid) ? 0 : invalfc(fc, "bad uid");
+	case OPT_GID:
+		sbi->gid = make_kgid(current_user_ns(), result.uint_32);
+		return gid_valid(sbi->gid) ? 0 : invalfc(fc, "bad gid");
+	case OPT_NR_INODES:
+		if (!result.uint_32)
+			return invalfc(fc, "bad nr_inodes");
+		sbi->max_inodes = result.uint_32;
+		return 0;
+	}
+	return -EINVAL;
+}
+
+static int mshare_fill_super(struct super_block *sb, struct fs_context *fc)
+{
+	struct mshare_sb_info *sbi = MSHARE_SB(sb);	/* sget_fc() moved it here */
+	struct inode *root;
+
+	sb->s_maxbytes = MSHARE_MAX_BYTES;
+	sb->s_blocksize = PAGE_SIZE;
+	sb->s_blocksize_bits = PAGE_SHIFT;
+	sb->s_magic = MSHARE_SUPER_MAGIC;
+	sb->s_op = &mshare_super_ops;
+	sb->s_time_gran = 1;
+	/* Leaves are never executable; this refuses PROT_EXEC in do_mmap(). */
+	sb->s_iflags |= SB_I_NOEXEC | SB_I_NODEV;
+
+	root = mshare_new_inode(sb, NULL, S_IFDIR | sbi->mode);
+	if (IS_ERR(root))
+		return PTR_ERR(root);
+	root->i_uid = sbi->uid;
+	root->i_gid = sbi->gid;
+	sb->s_root = d_make_root(root);
+	if (!sb->s_root)
+		return -ENOMEM;
+	return mshare_make_info_file(sb);
+}
+
+static int mshare_get_tree(struct fs_context *fc)
+{
+	return get_tree_nodev(fc, mshare_fill_super);
+}
+
+/* remount: the only thing that can change is size=, and not below what is used. */
+static int mshare_reconfigure(struct fs_context *fc)
+{
+	struct mshare_sb_info *new = fc->s_fs_info;
+	struct mshare_sb_info *sbi = MSHARE_SB(fc->root->d_sb);
+
+	if (!new->max_pages)
+		return 0;
+	if (new->max_pages < atomic64_read(&sbi->used_pages))
+		return invalfc(fc, "size below what is in use");
+	WRITE_ONCE(sbi->max_pages, new->max_pages);
+	return 0;
+}
+
+static void mshare_free_sbi(struct mshare_sb_info *sbi)
+{
+	if (!sbi)
+		return;
+	bitmap_free(sbi->bases);
+	kfree(sbi);
+}
+
+static void mshare_free_fc(struct fs_context *fc)
+{
+	mshare_free_sbi(fc->s_fs_info);
+}
+
+static const struct fs_context_operations mshare_context_ops = {
+	.free		= mshare_free_fc,
+	.parse_param	= mshare_parse_param,
+	.get_tree	= mshare_get_tree,
+	.reconfigure	= mshare_reconfigure,
+};
+
+static int mshare_init_fs_context(struct fs_context *fc)
+{
+	struct mshare_sb_info *sbi;
+
+	sbi = kzalloc(sizeof(*sbi), GFP_KERNEL);
+	if (!sbi)
+		return -ENOMEM;
+	/* As tmpfs: half the memory, a sticky directory that all may use. */
+	if (fc->purpose != FS_CONTEXT_FOR_RECONFIGURE)
+		sbi->max_pages = totalram_pages() / 2;
+	sbi->max_inodes = MSHARE_MAX_INODES;
+	sbi->mode = 01777;
+	sbi->uid = GLOBAL_ROOT_UID;
+	sbi->gid = GLOBAL_ROOT_GID;
+	spin_lock_init(&sbi->bases_lock);
+	sbi->bases = bitmap_zalloc(MSHARE_BASE_UNITS, GFP_KERNEL);
+	if (!sbi->bases) {
+		kfree(sbi);
+		return -ENOMEM;
+	}
+	fc->s_fs_info = sbi;
+	fc->ops = &mshare_context_ops;
+	return 0;
+}
+
+static void mshare_kill_sb(struct super_block *sb)
+{
+	struct mshare_sb_info *sbi = MSHARE_SB(sb);
+
+	kill_litter_super(sb);
+	if (!sbi)
+		return;
+	WARN_ON_ONCE(atomic64_read(&sbi->used_pages));
+	WARN_ON_ONCE(atomic64_read(&sbi->used_inodes));
+	mshare_free_sbi(sbi);
+}
+
+static struct file_system_type mshare_fs_type = {
+	.owner			= THIS_MODULE,
+	.name			= "msharefs",
+	.init_fs_context	= mshare_init_fs_context,
+	.parameters		= mshare_parameters,
+	.kill_sb		= mshare_kill_sb,
+};
+
+static void mshare_inode_init_once(void *object)
+{
+	struct mshare_inode *mi = object;
+
+	inode_init_once(&mi->vfs_inode);
+	mshare_tables_init_once(mi);
+}
+
+int __init mshare_super_init(void)
+{
+	int err;
+
+	mshare_inode_cache = kmem_cache_create("mshare_inode", sizeof(struct mshare_inode), 0,
+					       SLAB_RECLAIM_ACCOUNT | SLAB_ACCOUNT,
+					       mshare_inode_init_once);
+	if (!mshare_inode_cache)
+		return -ENOMEM;
+	err = sysfs_create_mount_point(fs_kobj, "mshare");
+	if (err)
+		goto destroy_cache;
+	err = register_filesystem(&mshare_fs_type);
+	if (err)
+		goto remove_mount_point;
+	return 0;
+
+remove_mount_point:
+	sysfs_remove_mount_point(fs_kobj, "mshare");
+destroy_cache:
+	kmem_cache_destroy(mshare_inode_cache);
+	return err;
+}
+
+void mshare_super_exit(void)
+{
+	unregister_filesystem(&mshare_fs_type);
+	sysfs_remove_mount_point(fs_kobj, "mshare");
+	/* Inodes are freed by RCU. */
+	rcu_barrier();
+	kmem_cache_destroy(mshare_inode_cache);
+}

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: (GPL-2.0 WITH Linux-syscall-note) OR MIT */
+/*
+ * msharefs: shared memory whose page tables are shared, too.
+ *
+ * A region is a regular file on a mounted msharefs (by convention on
+ * /sys/fs/mshare).  It is made, sized, mapped and removed with the ordinary
+ * calls: open(O_CREAT) or open(O_TMPFILE) + linkat, ftruncate, fallocate,
+ * mmap(MAP_SHARED), unlink, chmod, chown.  The ioctls below are for what has
+ * no ordinary call; each is issued on a descriptor of the region.
+ *
+ * mmap
+ *	Address, length and offset must be multiples of MSHARE_UNIT.  The
+ *	length may reach beyond the end of the file; access there is SIGBUS.
+ *	Without PROT_WRITE the attachment is read-only and stays so.
+ *	EINVAL: not MAP_SHARED, PROT_NONE, or not in whole units.
+ *	EPERM:  PROT_EXEC.  EACCES: PROT_WRITE on an O_RDONLY descriptor.
+ *	An attachment is removed as a whole: munmap of a part is EINVAL, and
+ *	so is mmap(MAP_FIXED) over a part.  mprotect is EACCES.
+ *
+ * The structures have the same layout for 32 and 64 bit programs.
+ */
+#ifndef _UAPI_MSHARE_H
+#define _UAPI_MSHARE_H
+
+#include <linux/types.h>
+#include <linux/ioctl.h>
+
+/* f_type of statfs(2): "mshr". */
+#define MSHARE_SUPER_MAGIC	0x6d736872
+
+/* Version of this interface; struct mshare_info.abi tells the kernel's. */
+#define MSHARE_ABI		1
+
+/* The unit of sharing in bytes: what one upper-level entry (PUD) maps. */
+#define MSHARE_UNIT		(1ULL << 30)
+
+/* Addresses that the kernel chooses lie in [FIRST, END). */
+#define MSHARE_BASE_FIRST	0x200000000000ULL
+#define MSHARE_BASE_END		0x400000000000ULL
+
+/**
+ * struct mshare_info - what the kernel knows about a region
+ * @abi: MSHARE_ABI of the kernel module.
+ * @flags: MSHARE_INFO_* bits.
+ * @size: Size of the file in bytes.
+ * @base: Address at which everybody should attach, or 0 if none was chosen
+ *	yet.  The kernel chooses one when the file first gets a size;
+ *	MSHARE_IOC_SET_BASE changes it.  Only advice: mmap obeys its argument.
+ * @unit_bytes: MSHARE_UNIT of this kernel.
+ * @pages: Pages of memory the region holds now (4096 bytes each).
+ * @table_bytes: Bytes of page-table pages that belong to the region and are
+ *	shared by all attachments.  What each process pays for itself (one PUD
+ *	page for 512 GiB) is not in here.
+ * @generation: Grows with each protection change, hole punch, truncation and
+ *	change of @base.
+ * @filled: Leaf entries written since the region was made, in both trees.
+ * @attachments: Mappings of the region, in all processes.
+ * @processes: Address spaces with at least one attachment.
+ * @reserved: 0.
+ */
+struct mshare_info {
+	__u32 abi;
+	__u32 flags;
+	__u64 size;
+	__u64 base;
+	__u64 unit_bytes;
+	__u64 pages;
+	__u64 table_bytes;
+	__u64 generation;
+	__u64 filled;
+	__u32 attachments;
+	__u32 processes;
+	__u64 reserved[4];
+};
+
+/* A page of the region is, or once was, protected by MSHARE_IOC_PROTECT. */
+#define MSHARE_INFO_PROTECTED	(1U << 0)
+
+/**
+ * struct mshare_pids - which processes are attached
+ * @pids: Address of an array of __s32 that receives the process ids as seen
+ *	from the caller's pid namespace; 0 for a process outside it.
+ * @capacity: In: elements in @pids, at most 65536.
+ * @count: Out: attached processes.  More than @capacity means that the array
+ *	holds only some of them: call again with a larger one.
+ */
+struct mshare_pids {
+	__u64 pids;
+	__u32 capacity;
+	__u32 count;
+};
+
+/**
+ * struct mshare_protect - change the protection for every process at once
+ * @offset: First byte; a multiple of the page size.
+ * @length: Bytes; a multiple of the page size, not 0; the range lies within
+ *	the file.
+ * @prot: One of MSHARE_PROT_*.
+ * @flags: 0.
+ *
+ * When the call returns, no process can use what was taken away: not through
+ * an attachment, not by read(2) or write(2).  What is refused to a load or
+ * store is SIGSEGV, to a system call EFAULT or EACCES.  Read-only attachments
+ * stay read-only whatever @prot says.  A page that a device or a system call
+ * holds pinned at that moment can still be written through that pin.
+ */
+struct mshare_protect {
+	__u64 offset;
+	__u64 length;
+	__u32 prot;
+	__u32 flags;
+};
+
+#define MSHARE_PROT_NONE	0
+#define MSHARE_PROT_READ	1
+#define MSHARE_PROT_READWRITE	3
+
+#define MSHARE_IOC_MAGIC	0xBC
+
+/*
+ * MSHARE_IOC_INFO - fill a struct mshare_info.
+ * Needs any descriptor.  EFAULT.
+ */
+#define MSHARE_IOC_INFO		_IOR(MSHARE_IOC_MAGIC, 0, struct mshare_info)
+
+/*
+ * MSHARE_IOC_PIDS - list the attached processes.
+ * Needs any descriptor.  EFAULT; EINVAL: @capacity too large; ENOMEM.
+ */
+#define MSHARE_IOC_PIDS		_IOWR(MSHARE_IOC_MAGIC, 1, struct mshare_pids)
+
+/*
+ * MSHARE_IOC_PROTECT - change the protection of a range of pages.
+ * Needs a descriptor open for writing (EBADF) and the owner of the file or
+ * CAP_FOWNER (EPERM).  EINVAL: range, prot or flags; EFAULT; ENOMEM; EINTR.
+ */
+#define MSHARE_IOC_PROTECT	_IOW(MSHARE_IOC_MAGIC, 2, struct mshare_protect)
+
+/*
+ * MSHARE_IOC_SET_BASE - set the address in struct mshare_info.base.
+ * The argument points to a __u64: a multiple of MSHARE_UNIT, not 0, such that
+ * the region ends below 2^47 (EINVAL).  Needs a descriptor
+ * open for writing (EBADF) and the owner of the file or CAP_FOWNER (EPERM).
+ * EBUSY: the region is attached somewhere.  EFAULT.
+ */
+#define MSHARE_IOC_SET_BASE	_IOW(MSHARE_IOC_MAGIC, 3, __u64)
+
+#endif /* _UAPI_MSHARE_H */

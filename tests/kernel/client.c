@@ -1,0 +1,484 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+/*
+ * What a test must do without Python's own memory traffic in the way.
+ *
+ *   client fleet FILE N MODE	N processes attach and read every page
+ *				(MODE: rw, ro, fork, none); prints figures
+ *   client spin FILE OFFSET WHAT	load (read) or store (write) one byte in a
+ *				loop without system calls; prints what ended it
+ *   client victim FILE ACTION	do ACTION in a loop, to be killed at any time
+ *   client stress FILE SECONDS SEED PROCS   random operations against a model
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <poll.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include "../../kernel/uapi/mshare.h"
+
+#define UNIT MSHARE_UNIT
+#define PAGE 4096UL
+#define CHECK(what) do { if (!(what)) { \
+	printf("FAIL %s:%d %s errno=%d\n", __func__, __LINE__, #what, errno); \
+	fflush(stdout); _exit(1); } } while (0)
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+static size_t length_of(int fd)
+{
+	struct stat st;
+
+	CHECK(!fstat(fd, &st));
+	return (st.st_size + UNIT - 1) / UNIT * UNIT;
+}
+
+static char *attach(const char *path, int prot, size_t *size)
+{
+	int fd = open(path, prot & PROT_WRITE ? O_RDWR : O_RDONLY);
+	struct stat st;
+	char *p;
+
+	CHECK(fd >= 0);
+	CHECK(!fstat(fd, &st));
+	p = mmap(NULL, length_of(fd), prot, MAP_SHARED, fd, 0);
+	CHECK(p != MAP_FAILED);
+	CHECK(!((uintptr_t)p & (UNIT - 1)));
+	close(fd);
+	*size = st.st_size;
+	return p;
+}
+
+static long minor_faults(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return usage.ru_minflt;
+}
+
+static long page_tables_kb(void)
+{
+	char line[128];
+	long kb = -1;
+	FILE *f = fopen("/proc/meminfo", "r");
+
+	CHECK(f);
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "PageTables: %ld kB", &kb) == 1)
+			break;
+	fclose(f);
+	return kb;
+}
+
+static unsigned long read_all(const char *p, size_t size)
+{
+	unsigned long sum = 0;
+	size_t i;
+
+	for (i = 0; i < size; i += PAGE)
+		sum += *(const volatile unsigned char *)(p + i);
+	return sum;
+}
+
+static int fleet(const char *path, int n, const char *mode)
+{
+	int ready[2], go[2], i, prot = strcmp(mode, "ro") ? PROT_READ | PROT_WRITE : PROT_READ;
+	int attached = strcmp(mode, "none"), forked = !strcmp(mode, "fork");
+	long before, after, worst = 0;
+	size_t size = 0;
+	char *p = NULL;
+
+	CHECK(!pipe(ready) && !pipe(go));
+	if (forked)
+		p = attach(path, prot, &size);
+	before = page_tables_kb();
+	for (i = 0; i < n; i++) {
+		pid_t pid = fork();
+
+		CHECK(pid >= 0);
+		if (!pid) {
+			long faults = 0, first;
+			volatile unsigned long sum;
+			char byte;
+
+			close(go[1]);
+			minor_faults();		/* touch what this itself touches */
+			write(ready[1], &faults, 0);
+			if (attached) {
+				first = minor_faults();
+				if (!forked)
+					p = attach(path, prot, &size);
+				first = minor_faults();
+				sum = read_all(p, size);
+				faults = minor_faults() - first;
+				(void)sum;
+			}
+			write(ready[1], &faults, sizeof(faults));
+			read(go[0], &byte, 1);
+			_exit(0);
+		}
+	}
+	for (i = 0; i < n; i++) {
+		long faults;
+
+		CHECK(read(ready[0], &faults, sizeof(faults)) == sizeof(faults));
+		if (faults > worst)
+			worst = faults;
+	}
+	after = page_tables_kb();
+	close(go[1]);
+	for (i = 0; i < n; i++) {
+		int status;
+
+		CHECK(wait(&status) > 0);
+		CHECK(WIFEXITED(status) && !WEXITSTATUS(status));
+	}
+	printf("pagetables_kb=%ld worst_faults=%ld\n", after - before, worst);
+	return 0;
+}
+
+/* ---- spin ---- */
+
+static sigjmp_buf escape;
+static volatile int last_signal;
+
+static void on_signal(int sig)
+{
+	last_signal = sig;
+	siglongjmp(escape, 1);
+}
+
+static void catch_faults(void)
+{
+	struct sigaction act = { .sa_handler = on_signal, .sa_flags = SA_NODEFER };
+
+	sigaction(SIGSEGV, &act, NULL);
+	sigaction(SIGBUS, &act, NULL);
+}
+
+static int spin(const char *path, size_t offset, const char *what)
+{
+	int writing = !strcmp(what, "write");
+	size_t size;
+	volatile char *p = attach(path, writing ? PROT_READ | PROT_WRITE : PROT_READ, &size);
+	char first;
+
+	cpu_set_t cpus;
+
+	/* A context switch or a move to another CPU could hide a missing flush. */
+	CPU_ZERO(&cpus);
+	CPU_SET(sysconf(_SC_NPROCESSORS_ONLN) - 1, &cpus);
+	CHECK(!sched_setaffinity(0, sizeof(cpus), &cpus));
+	catch_faults();
+	first = p[offset];
+	printf("ready\n");
+	fflush(stdout);
+	if (sigsetjmp(escape, 1)) {
+		printf("signal %d\n", last_signal);
+		return 0;
+	}
+	if (writing)
+		for (;;)
+			p[offset] = first;
+	while (p[offset] == first)
+		;
+	printf("value %d\n", p[offset]);
+	return 0;
+}
+
+/* ---- victim ---- */
+
+static int victim(const char *path, const char *action)
+{
+	int fd = open(path, O_RDWR);
+	size_t len, i = 0;
+	char *p;
+
+	CHECK(fd >= 0);
+	len = length_of(fd);
+	p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(p != MAP_FAILED);
+	printf("ready\n");
+	fflush(stdout);
+	for (;; i++) {
+		struct mshare_protect request = { .offset = 16 * PAGE, .length = 16 * PAGE,
+			.prot = i % 2 ? MSHARE_PROT_READWRITE : MSHARE_PROT_READ };
+
+		if (!strcmp(action, "map")) {
+			munmap(p, len);
+			p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		} else if (!strcmp(action, "fault")) {
+			size_t page = 64 + i % 64;
+
+			p[page * PAGE] = 1;
+			if (!(i % 64))
+				fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+					  64 * PAGE, 64 * PAGE);
+		} else if (!strcmp(action, "fork")) {
+			pid_t pid = fork();
+
+			if (!pid) {
+				p[PAGE * 2] = 1;
+				_exit(0);
+			}
+			waitpid(pid, NULL, 0);
+		} else if (!strcmp(action, "protect")) {
+			ioctl(fd, MSHARE_IOC_PROTECT, &request);
+		} else if (!strcmp(action, "dontneed")) {
+			madvise(p, len, MADV_DONTNEED);
+			p[PAGE * 2] = 1;
+		}
+	}
+}
+
+/* ---- stress ---- */
+
+/*
+ * Each process owns the pages whose number is its own modulo PROCS, and knows
+ * what is in them; the others only read.  Page content: owner, version, at both
+ * ends; a page is zeroes after a punch.
+ */
+struct stamp { uint32_t owner, version; };
+
+static void put_stamp(char *page, uint32_t owner, uint32_t version)
+{
+	struct stamp s = { owner, version };
+
+	memcpy(page, &s, sizeof(s));
+	memcpy(page + PAGE - sizeof(s), &s, sizeof(s));
+}
+
+static void check_stamp(const char *page, uint32_t owner, uint32_t version)
+{
+	struct stamp want = { version ? owner : 0, version }, a, b;
+
+	memcpy(&a, page, sizeof(a));
+	memcpy(&b, page + PAGE - sizeof(b), sizeof(b));
+	CHECK(!memcmp(&a, &want, sizeof(a)) && !memcmp(&b, &want, sizeof(b)));
+}
+
+static void *thread_body(const char *p, size_t pages, unsigned int *seed)
+{
+	volatile unsigned long sum = 0;
+	int i;
+
+	for (i = 0; i < 200; i++)
+		sum += *(const volatile char *)(p + rand_r(seed) % pages * PAGE);
+	return NULL;
+}
+
+static unsigned long stress_one(const char *path, int seconds, unsigned int seed, uint32_t me,
+				uint32_t procs)
+{
+	int fd = open(path, O_RDWR), rofd = open(path, O_RDONLY), op;
+	size_t len, pages, mine;
+	uint32_t *version, next = 1;
+	struct timespec now, end;
+	unsigned long n = 0;
+	char *p, *r = NULL;
+	struct stat st;
+
+	CHECK(fd >= 0 && rofd >= 0 && !fstat(fd, &st));
+	len = length_of(fd);
+	pages = st.st_size / PAGE;
+	mine = pages / procs;
+	version = calloc(mine, sizeof(*version));
+	p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(p != MAP_FAILED);
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	end.tv_sec += seconds;
+	do {
+		size_t i = rand_r(&seed) % mine, number = i * procs + me;
+		char *page = p + number * PAGE, buffer[PAGE];
+		struct mshare_protect request = { number * PAGE, PAGE, MSHARE_PROT_READ, 0 };
+		pid_t pid;
+
+		op = rand_r(&seed) % 22;
+		switch (op) {
+		case 0 ... 4:
+			put_stamp(page, me, ++next);
+			version[i] = next;
+			break;
+		case 5 ... 6:
+			check_stamp(page, me, version[i]);
+			break;
+		case 7:
+			CHECK(!fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+					 number * PAGE, PAGE));
+			version[i] = 0;
+			check_stamp(page, me, 0);
+			break;
+		case 8:
+			CHECK(!munmap(p, len));
+			p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+			CHECK(p != MAP_FAILED);
+			break;
+		case 9:
+			pid = fork();
+			CHECK(pid >= 0);
+			if (!pid) {
+				prctl(PR_SET_PDEATHSIG, SIGKILL);
+				check_stamp(page, me, version[i]);
+				if (seed % 3 == 0)
+					kill(getpid(), SIGKILL);
+				_exit(0);
+			}
+			CHECK(waitpid(pid, NULL, 0) == pid);
+			break;
+		case 10:
+			pid = vfork();
+			if (!pid) {
+				execl("/bin/true", "true", NULL);
+				_exit(127);
+			}
+			CHECK(pid > 0 && waitpid(pid, NULL, 0) == pid);
+			break;
+		case 11:
+			CHECK(!madvise(p, len, MADV_DONTNEED));
+			check_stamp(page, me, version[i]);
+			break;
+		case 12:
+			madvise(p, len, rand_r(&seed) % 2 ? 20 /* COLD */ : 21 /* PAGEOUT */);
+			madvise(p, len, MADV_COLLAPSE);
+			break;
+		case 13:
+			CHECK(!madvise(page, PAGE, MADV_POPULATE_WRITE));
+			break;
+		case 14:
+			request.prot = MSHARE_PROT_READ;
+			CHECK(!ioctl(fd, MSHARE_IOC_PROTECT, &request));
+			check_stamp(page, me, version[i]);
+			CHECK(pwrite(fd, "x", 1, number * PAGE) == -1 && errno == EACCES);
+			request.prot = MSHARE_PROT_READWRITE;
+			CHECK(!ioctl(fd, MSHARE_IOC_PROTECT, &request));
+			break;
+		case 15:
+			CHECK(pread(fd, buffer, PAGE, number * PAGE) == PAGE);
+			check_stamp(buffer, me, version[i]);
+			put_stamp(buffer, me, ++next);
+			CHECK(pwrite(fd, buffer, PAGE, number * PAGE) == PAGE);
+			version[i] = next;
+			check_stamp(page, me, next);
+			break;
+		case 16:
+			r = mmap(NULL, len, PROT_READ, MAP_SHARED, rofd, 0);
+			CHECK(r != MAP_FAILED);
+			check_stamp(r + number * PAGE, me, version[i]);
+			CHECK(!munmap(r, len));
+			break;
+		case 17: {
+			void *target = mmap(NULL, len + 2 * UNIT, PROT_NONE,
+					    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+			char *to = (char *)(((uintptr_t)target + UNIT - 1) & ~(UNIT - 1));
+
+			CHECK(target != MAP_FAILED);
+			r = mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+			CHECK(r == to);
+			p = r;
+			page = p + number * PAGE;
+			check_stamp(page, me, version[i]);
+			if (to > (char *)target)
+				munmap(target, to - (char *)target);
+			munmap(to + len, (char *)target + len + 2 * UNIT - to - len);
+			break;
+		}
+		case 18: {
+			int refs = open("/proc/self/clear_refs", O_WRONLY);
+
+			CHECK(refs >= 0);
+			CHECK(write(refs, rand_r(&seed) % 2 ? "4" : "1", 1) == 1);
+			close(refs);
+			check_stamp(page, me, version[i]);
+			break;
+		}
+		case 19: {
+			struct iovec local = { buffer, PAGE }, remote = { page, PAGE };
+
+			CHECK(process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == PAGE);
+			check_stamp(buffer, me, version[i]);
+			break;
+		}
+		case 20:
+			mlock(page, PAGE);
+			munlock(page, PAGE);
+			CHECK(munmap(p, PAGE) == -1 && errno == EINVAL);
+			CHECK(mprotect(p, len, PROT_READ) == -1 && errno == EACCES);
+			break;
+		case 21:
+			thread_body(p, pages, &seed);
+			break;
+		}
+		n++;
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	} while (now.tv_sec < end.tv_sec);
+	return n;
+}
+
+static int stress(const char *path, int seconds, unsigned int seed, int procs)
+{
+	unsigned long total = 0, n;
+	int result[2], i, bad = 0;
+
+	CHECK(!pipe(result));
+	for (i = 0; i < procs; i++) {
+		pid_t pid = fork();
+
+		CHECK(pid >= 0);
+		if (!pid) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			n = stress_one(path, seconds, seed + i * 7919, i, procs);
+			write(result[1], &n, sizeof(n));
+			_exit(0);
+		}
+	}
+	for (i = 0; i < procs; i++) {
+		int status;
+
+		CHECK(wait(&status) > 0);
+		if (!WIFEXITED(status) || WEXITSTATUS(status)) {
+			printf("process ended with status %#x\n", status);
+			bad = 1;
+		} else {
+			read(result[0], &n, sizeof(n));
+			total += n;
+		}
+	}
+	printf("operations=%lu\n", total);
+	return bad;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 5 && !strcmp(argv[1], "fleet"))
+		return fleet(argv[2], atoi(argv[3]), argv[4]);
+	if (argc == 5 && !strcmp(argv[1], "spin"))
+		return spin(argv[2], strtoul(argv[3], NULL, 0), argv[4]);
+	if (argc == 4 && !strcmp(argv[1], "victim"))
+		return victim(argv[2], argv[3]);
+	if (argc == 6 && !strcmp(argv[1], "stress"))
+		return stress(argv[2], atoi(argv[3]), atoi(argv[4]), atoi(argv[5]));
+	fprintf(stderr, "see the comment at the top of client.c\n");
+	return 2;
+}

@@ -1,0 +1,116 @@
+"""Runs inside a guest, as root, with mshare.ko built for its kernel.
+
+MSHARE_KO names the module (default: kernel/mshare.ko).  A module that is loaded and mounted already is used as it is.
+MSHARE_NO_SKIPS=1 turns skips into failures.  MSHARE_STRESS_SECONDS sets how long the stress test runs.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(__file__))
+import mfs
+
+HERE = pathlib.Path(__file__).parent
+COMPLAINTS = ("BUG:", "WARNING:", "Oops", "INFO: possible", "Bad page", "bad pmd", "bad pud", "Bad rss", "soft lockup",
+              "rcu_sched self-detected", "non-zero pgtables", "mshare: ")
+
+
+def is_mounted():
+    with open("/proc/self/mounts") as f:
+        return any(line.split()[1:3] == [mfs.ROOT, "msharefs"] for line in f)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def mounted():
+    """The file system on /sys/fs/mshare."""
+    if os.geteuid():
+        _give_up("needs root in a guest")
+    inserted = False
+    if not os.path.isdir("/sys/module/mshare"):
+        module = os.environ.get("MSHARE_KO", str(HERE.parents[1] / "kernel" / "mshare.ko"))
+        if not os.path.exists(module):
+            _give_up(f"no module at {module}: make -C kernel")
+        subprocess.run(["insmod", module], check=True)
+        inserted = True
+    if not is_mounted():
+        subprocess.run(["mount", "-t", "msharefs", "msharefs", mfs.ROOT], check=True)
+    yield mfs.ROOT
+    if inserted:
+        subprocess.run(["umount", mfs.ROOT], check=True)
+        subprocess.run(["rmmod", "mshare"], check=True)
+
+
+def _give_up(reason):
+    if os.environ.get("MSHARE_NO_SKIPS") == "1":
+        pytest.exit(reason, 1)
+    pytest.skip(reason)
+
+
+def kernel_log():
+    return subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(mounted):
+    """After each test: no name, page or inode of ours is left, no complaint in the kernel's log."""
+    lines = len(kernel_log())
+    before = os.statvfs(mounted)
+    yield
+    for name in os.listdir(mounted):
+        if name != "mshare_info":
+            os.unlink(f"{mounted}/{name}")
+    after = os.statvfs(mounted)
+    assert (before.f_bfree, before.f_ffree) == (after.f_bfree, after.f_ffree), "pages or inodes leaked"
+    new = kernel_log()[lines:]
+    assert not [line for line in new if any(word in line for word in COMPLAINTS)], "\n".join(new)
+
+
+@pytest.fixture
+def region(mounted):
+    """Make a region: region(pages, reserve=True) -> a descriptor open for both; the name is in .path."""
+    made = []
+
+    def make(pages=16, reserve=True, name="region", mode=0o600):
+        path = f"{mounted}/{name}"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        made.append(fd)
+        if reserve:
+            mfs.fallocate(fd, 0, 0, pages * mfs.PAGE)
+        else:
+            os.ftruncate(fd, pages * mfs.PAGE)
+        return fd
+
+    make.path = f"{mounted}/region"
+    yield make
+    for fd in made:
+        os.close(fd)
+
+
+@pytest.fixture
+def attached(region):
+    """A region of 16 reserved pages and its address, one unit, unmapped at the end."""
+    fd = region(16)
+    addr = mfs.mmap(fd, mfs.UNIT)
+    yield fd, addr
+    mfs.munmap(addr, mfs.UNIT)
+
+
+@pytest.fixture(scope="session")
+def client(tmp_path_factory):
+    """Run client.c with arguments; returns its output."""
+    program = tmp_path_factory.mktemp("client") / "client"
+    subprocess.run(["gcc", "-O1", "-Wall", "-Wno-unused-result", "-o", program, HERE / "client.c"], check=True)
+
+    def run(*args, timeout=300):
+        # Without randomised addresses two runs need the same private page tables.
+        command = ["setarch", "-R", program, *map(str, args)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run.program = str(program)
+    return run

@@ -1,0 +1,151 @@
+"""The ioctls: what they tell, and what a hostile caller gets."""
+
+import errno
+import fcntl
+import itertools
+import os
+import random
+import struct
+
+import mfs
+import pytest
+
+FUZZ_ROUNDS = int(os.environ.get("MSHARE_FUZZ_ROUNDS", "3000"))
+
+
+def test_info_of_a_fresh_region(region):
+    fd = region(5)
+    facts = mfs.info(fd)
+    assert facts["abi"] == 1
+    assert facts["unit_bytes"] == mfs.UNIT
+    assert (facts["size"], facts["pages"]) == (5 * mfs.PAGE, 5)
+    assert (facts["attachments"], facts["processes"], facts["generation"], facts["flags"]) == (0, 0, 0, 0)
+
+
+def test_bases_do_not_overlap(mounted):
+    descriptors, spans = [], []
+    for number, units in enumerate((1, 3, 2, 5)):
+        descriptors.append(os.open(f"{mounted}/r{number}", os.O_RDWR | os.O_CREAT))
+        os.ftruncate(descriptors[-1], units * mfs.UNIT)
+        base = mfs.info(descriptors[-1])["base"]
+        assert base % mfs.UNIT == 0
+        assert 0x200000000000 <= base < 0x400000000000
+        spans.append((base, base + units * mfs.UNIT))
+    spans.sort()
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+    for fd in descriptors:
+        os.close(fd)
+    os.unlink(f"{mounted}/r1")
+    fd = os.open(f"{mounted}/again", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(fd, 3 * mfs.UNIT)
+    assert mfs.info(fd)["base"] < max(spans)[1], "the address of a region that is gone is used again"
+    os.close(fd)
+
+
+def test_an_empty_file_has_no_base_yet(mounted):
+    fd = os.open(f"{mounted}/empty", os.O_RDWR | os.O_CREAT)
+    assert mfs.info(fd)["base"] == 0
+    os.ftruncate(fd, 1)
+    assert mfs.info(fd)["base"] != 0
+    os.close(fd)
+
+
+def test_set_base(region):
+    fd = region(16)
+    mfs.set_base(fd, 0x300000000000)
+    assert mfs.info(fd)["base"] == 0x300000000000
+    for bad in (0, 0x300000001000, 1 << 47, (1 << 64) - mfs.UNIT, (1 << 47) - mfs.PAGE):
+        mfs.refused(errno.EINVAL, mfs.set_base, fd, bad)
+    addr = mfs.mmap(fd, mfs.UNIT)
+    mfs.refused(errno.EBUSY, mfs.set_base, fd, 0x310000000000)
+    mfs.munmap(addr, mfs.UNIT)
+    readonly = os.open(region.path, os.O_RDONLY)
+    mfs.refused(errno.EBADF, mfs.set_base, readonly, 0x310000000000)
+    os.close(readonly)
+
+
+@pytest.mark.parametrize("arguments", [
+    (1, mfs.PAGE, 1, 0), (0, 1, 1, 0), (0, 0, 1, 0), (0, 17 * mfs.PAGE, 1, 0), (16 * mfs.PAGE, mfs.PAGE, 1, 0),
+    (0, mfs.PAGE, 2, 0), (0, mfs.PAGE, 4, 0), (0, mfs.PAGE, 1, 1), ((1 << 64) - mfs.PAGE, mfs.PAGE, 1, 0),
+    ((1 << 64) - mfs.PAGE, 2 * mfs.PAGE, 1, 0), (1 << 63, mfs.PAGE, 1, 0)])
+def test_protect_refuses(region, arguments):
+    fd = region(16)
+    mfs.refused(errno.EINVAL, mfs.protect, fd, *arguments)
+    assert mfs.info(fd)["flags"] == 0
+
+
+def test_protect_needs_a_writable_descriptor(region):
+    region(16)
+    readonly = os.open(region.path, os.O_RDONLY)
+    mfs.refused(errno.EBADF, mfs.protect, readonly, 0, mfs.PAGE, mfs.NONE)
+    os.close(readonly)
+
+
+def test_generation_moves(region):
+    fd = region(16)
+    seen = [mfs.info(fd)["generation"]]
+    for change in (lambda: mfs.protect(fd, 0, mfs.PAGE, mfs.READ), lambda: mfs.protect(fd, 0, mfs.PAGE, mfs.READWRITE),
+                   lambda: mfs.fallocate(fd, mfs.PUNCH_HOLE, 0, mfs.PAGE), lambda: os.ftruncate(fd, mfs.PAGE)):
+        change()
+        seen.append(mfs.info(fd)["generation"])
+    assert seen == sorted(set(seen))
+
+
+def test_unknown_commands(region):
+    fd = region(1)
+    for number in range(4, 20):
+        mfs.refused(errno.ENOTTY, fcntl.ioctl, fd, 0xBC00 | number)
+    mfs.refused(errno.ENOTTY, fcntl.ioctl, fd, mfs.IOC_INFO + (1 << 16), bytearray(200))
+    mfs.refused(errno.EINVAL, fcntl.ioctl, fd, mfs.IOC_PIDS, bytearray(struct.pack("=QII", 0, 65537, 0)))
+    for command in (mfs.IOC_INFO, mfs.IOC_PIDS, mfs.IOC_PROTECT, mfs.IOC_SET_BASE):
+        for pointer in (0, 1, 0xFFFF888000000000, (1 << 64) - 8):
+            assert mfs.libc.syscall(16, fd, command, __import__("ctypes").c_ulong(pointer)) == -1
+
+
+def test_fuzz(region):
+    """Random commands, structures and mappings: an error or a success, never a complaint of the kernel."""
+    fd = region(64)
+    handles = [fd, os.open(region.path, os.O_RDONLY), os.open(mfs.ROOT, os.O_RDONLY),
+               os.open(f"{mfs.ROOT}/mshare_info", os.O_RDONLY)]
+    rng = random.Random(20261123)
+    special = [0, 1, mfs.PAGE, mfs.UNIT, mfs.UNIT - 1, 1 << 47, (1 << 47) - mfs.UNIT, (1 << 63) - 1, 1 << 63,
+               (1 << 64) - 1, (1 << 64) - mfs.PAGE, (1 << 64) - mfs.UNIT, 0x300000000000]
+
+    def number():
+        return rng.choice(special) if rng.random() < 0.7 else rng.getrandbits(64)
+
+    def fuzz():
+        mapped = []
+        done = 0
+        for _ in range(FUZZ_ROUNDS):
+            handle = rng.choice(handles)
+            try:
+                match rng.randrange(6):
+                    case 0:
+                        command = rng.choice([mfs.IOC_INFO, mfs.IOC_PIDS, mfs.IOC_PROTECT, mfs.IOC_SET_BASE,
+                                              rng.getrandbits(32)])
+                        argument = struct.pack("=QQQ", number(), number(), number()) + bytes(200)
+                        fcntl.ioctl(handle, command & 0xFFFFFFFF, bytearray(argument))
+                    case 1:
+                        mfs.protect(handle, number() & ~0xFFF, number() & 0xFFFFFF, rng.randrange(5), rng.randrange(2))
+                    case 2 if len(mapped) < 20:
+                        length = rng.choice([mfs.UNIT, 2 * mfs.UNIT, number()])
+                        addr = mfs.mmap(handle, length, rng.randrange(8), rng.choice([1, 1, 2, 3, 0x8001, 0x2001]),
+                                        None, rng.choice([0, mfs.UNIT, number() & ~0xFFF & (1 << 63) - 1]))
+                        mapped.append((addr, length))
+                    case 3 if mapped:
+                        addr, length = mapped[rng.randrange(len(mapped))]
+                        mfs.madvise(addr, length, rng.randrange(26))
+                    case 4 if mapped:
+                        mfs.munmap(*mapped.pop())
+                    case 5:
+                        mfs.fallocate(handle, rng.choice([0, 3, 1, 2, rng.getrandbits(8)]),
+                                      rng.randrange(1 << 18), rng.randrange(1 << 18))
+                done += 1
+            except OSError:
+                pass
+        assert done > FUZZ_ROUNDS // 50
+
+    assert mfs.outcome(fuzz) == 0
+    for handle in handles[1:]:
+        os.close(handle)

@@ -1,0 +1,104 @@
+"""That page tables are shared: measured by the kernel's own counters and by the module's."""
+
+import os
+import re
+
+import mfs
+import pytest
+
+PAGES = 16411  # a prime, about 64 MiB: 33 tables of 512 entries
+
+
+def figures(text):
+    return {key: int(value) for key, value in re.findall(r"(\w+)=(-?\d+)", text)}
+
+
+@pytest.mark.parametrize("mode", ["rw", "ro", "fork"])
+def test_a_further_process_costs_neither_tables_nor_faults(region, client, mode):
+    fd = region(PAGES)
+    addr = mfs.mmap(fd, mfs.UNIT, prot=mfs.PROT_READ | (0 if mode == "ro" else mfs.PROT_WRITE))
+    processes = 100
+    nothing = figures(client("fleet", region.path, processes, "none"))
+    attached = figures(client("fleet", region.path, processes, mode))
+    mfs.munmap(addr, mfs.UNIT)
+    growth = (attached["pagetables_kb"] - nothing["pagetables_kb"]) / processes
+    print(f"{mode}: {growth} kB of page tables per process more than without; faults {attached['worst_faults']}")
+    assert growth <= 8, attached
+    assert attached["worst_faults"] <= 2, attached  # the first look at a fresh stack page or two is not the region's
+
+
+def test_first_touch_is_one_fault_per_page_for_everybody(region, client):
+    fd = region(613, reserve=False)
+    addr = mfs.mmap(fd, mfs.UNIT)
+    client("fleet", region.path, 3, "rw")
+    facts = mfs.info(fd)
+    assert (facts["pages"], facts["filled"]) == (613, 613)
+    assert figures(client("fleet", region.path, 3, "rw"))["worst_faults"] <= 2
+    mfs.munmap(addr, mfs.UNIT)
+
+
+def test_tables_are_counted_and_given_back(region):
+    fd = region(PAGES)
+    assert mfs.info(fd)["table_bytes"] == 0
+    before = mfs.meminfo("PageTables")
+    addr = mfs.mmap(fd, mfs.UNIT)
+    tables = 1 + -(-PAGES // 512)
+    assert mfs.info(fd)["table_bytes"] == tables * mfs.PAGE
+    grown = mfs.meminfo("PageTables") - before
+    assert abs(grown - tables * 4) <= 64, grown
+    again = mfs.mmap(fd, mfs.UNIT)
+    assert mfs.info(fd)["table_bytes"] == tables * mfs.PAGE
+    readonly = mfs.mmap(fd, mfs.UNIT, prot=mfs.PROT_READ)
+    assert mfs.info(fd)["table_bytes"] == 2 * tables * mfs.PAGE
+    for each in (addr, again, readonly):
+        mfs.munmap(each, mfs.UNIT)
+
+
+def test_one_writes_all_see(region):
+    fd = region(31)
+    addr = mfs.mmap(fd, mfs.UNIT)
+
+    def child(ready, wait):
+        own = mfs.mmap(os.open(region.path, os.O_RDWR), mfs.UNIT)
+        ready()
+        wait()
+        assert [mfs.peek(own + page * mfs.PAGE) for page in range(31)] == list(range(1, 32))
+        mfs.poke(own + 7 * mfs.PAGE, 200)
+
+    children = [mfs.Child(child) for _ in range(5)]
+    for each in children:
+        each.wait_ready()
+    assert mfs.info(fd)["processes"] == 6
+    assert mfs.pids(fd) == (6, {os.getpid(), *(each.pid for each in children)})
+    for page in range(31):
+        mfs.poke(addr + page * mfs.PAGE, page + 1)
+    children[0].proceed()
+    assert children[0].result() == 0
+    assert mfs.peek(addr + 7 * mfs.PAGE) == 200
+    mfs.poke(addr + 7 * mfs.PAGE, 8)
+    for each in children[1:]:
+        each.kill()
+    assert mfs.info(fd)["processes"] == 1
+    assert mfs.pids(fd, capacity=0) == (1, set())
+    mfs.munmap(addr, mfs.UNIT)
+    assert mfs.pids(fd) == (0, set())
+
+
+def test_a_forked_child_is_a_process_of_its_own(attached):
+    fd, _addr = attached
+    child = mfs.Child(lambda ready, wait: (ready(), wait()))
+    child.wait_ready()
+    assert mfs.pids(fd) == (2, {os.getpid(), child.pid})
+    child.kill()
+    assert mfs.pids(fd) == (1, {os.getpid()})
+
+
+def test_two_mappings_of_one_process_are_one_process(region):
+    fd = region(3)
+    addresses = [mfs.mmap(fd, mfs.UNIT) for _ in range(3)]
+    for left in (3, 2, 1):
+        facts = mfs.info(fd)
+        assert (facts["attachments"], facts["processes"]) == (left, 1)
+        assert mfs.pids(fd) == (1, {os.getpid()})
+        mfs.munmap(addresses.pop(), mfs.UNIT)
+    assert mfs.info(fd)["processes"] == 0
