@@ -29,6 +29,7 @@ class PosixIpc:
     """`shm_open` and `mmap` through the package posix_ipc."""
 
     label = "posix_ipc"
+    shares_tables = False
     spec = f"{__name__}:PosixIpc"
 
     def create(self, name: str, size_bytes: int) -> str:
@@ -70,6 +71,7 @@ class SharedArray:
     """numpy arrays on /dev/shm by the package SharedArray."""
 
     label = "SharedArray"
+    shares_tables = False
     spec = f"{__name__}:SharedArray"
 
     def create(self, name: str, size_bytes: int) -> str:
@@ -97,6 +99,7 @@ class Memfd:
     """A bare memfd: the least there can be. Others reach it through /proc, as nothing else has its name."""
 
     label = "memfd (bare)"
+    shares_tables = False
     spec = f"{__name__}:Memfd"
 
     def __init__(self) -> None:

@@ -101,6 +101,18 @@ static ssize_t mshare_read_iter(struct kiocb *iocb, struct iov_iter *to)
 	return done;
 }
 
+/* Pages past the end are left over from a call that failed.  Under the inode lock. */
+static void mshare_drop_past_end(struct inode *inode)
+{
+	struct address_space *mapping = inode->i_mapping;
+	loff_t size = i_size_read(inode);
+
+	filemap_invalidate_lock(mapping);
+	mshare_unmap_pages(MSHARE_I(inode), DIV_ROUND_UP(size, PAGE_SIZE), ULONG_MAX);
+	mshare_drop_range(inode, round_up(size, PAGE_SIZE), -1);
+	filemap_invalidate_unlock(mapping);
+}
+
 static ssize_t mshare_write_pages(struct kiocb *iocb, struct iov_iter *from)
 {
 	struct inode *inode = file_inode(iocb->ki_filp);
@@ -120,16 +132,19 @@ static ssize_t mshare_write_pages(struct kiocb *iocb, struct iov_iter *from)
 		if (IS_ERR(page))
 			return done ?: PTR_ERR(page);
 		got = copy_page_from_iter(page, offset, want, from);
-		mshare_fill_page(mi, index, page);	/* or the first touch does */
+		if (got)
+			mshare_fill_page(mi, index, page);	/* or the first touch does */
 		put_page(page);
 		iocb->ki_pos += got;
 		done += got;
-		if (iocb->ki_pos > i_size_read(inode)) {
+		if (got && iocb->ki_pos > i_size_read(inode)) {
 			mshare_choose_base(mi, iocb->ki_pos);
 			i_size_write(inode, iocb->ki_pos);
 		}
-		if (got < want)
+		if (got < want) {
+			mshare_drop_past_end(inode);
 			return done ?: -EFAULT;
+		}
 		if (fatal_signal_pending(current))
 			return done ?: -EINTR;
 		cond_resched();
@@ -214,10 +229,7 @@ static int mshare_reserve(struct inode *inode, loff_t offset, loff_t len)
 	}
 	mshare_uncharge_pages(inode->i_sb, prepaid);
 	if (err) {
-		filemap_invalidate_lock(mapping);
-		mshare_unmap_pages(MSHARE_I(inode), DIV_ROUND_UP(size, PAGE_SIZE), ULONG_MAX);
-		mshare_drop_range(inode, round_up(size, PAGE_SIZE), -1);
-		filemap_invalidate_unlock(mapping);
+		mshare_drop_past_end(inode);
 		return err;
 	}
 	if (offset + len > size) {

@@ -112,7 +112,7 @@ static long mshare_ioctl_set_base(struct file *file, void __user *arg)
 	err = -EINVAL;
 	if (!base || base & (MSHARE_UNIT - 1) ||
 	    check_add_overflow(base, round_up((u64)i_size_read(inode), MSHARE_UNIT), &end) ||
-	    end > TASK_SIZE_MAX)
+	    end > DEFAULT_MAP_WINDOW)
 		goto unlock_inode;
 	mshare_count_maps(mi, &attachments, &processes, NULL, 0);
 	err = -EBUSY;

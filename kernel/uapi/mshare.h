@@ -139,7 +139,7 @@ struct mshare_protect {
 /*
  * MSHARE_IOC_SET_BASE - set the address in struct mshare_info.base.
  * The argument points to a __u64: a multiple of MSHARE_UNIT, not 0, such that
- * the region ends within the user address space (EINVAL).  Needs a descriptor
+ * the region ends below 2^47 (EINVAL).  Needs a descriptor
  * open for writing (EBADF) and the owner of the file or CAP_FOWNER (EPERM).
  * EBUSY: the region is attached somewhere.  EFAULT.
  */

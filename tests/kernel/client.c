@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <poll.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
@@ -184,6 +185,12 @@ static int spin(const char *path, size_t offset, const char *what)
 	volatile char *p = attach(path, writing ? PROT_READ | PROT_WRITE : PROT_READ, &size);
 	char first;
 
+	cpu_set_t cpus;
+
+	/* A context switch or a move to another CPU could hide a missing flush. */
+	CPU_ZERO(&cpus);
+	CPU_SET(sysconf(_SC_NPROCESSORS_ONLN) - 1, &cpus);
+	CHECK(!sched_setaffinity(0, sizeof(cpus), &cpus));
 	catch_faults();
 	first = p[offset];
 	printf("ready\n");

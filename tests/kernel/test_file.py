@@ -1,5 +1,6 @@
 """A region is a file."""
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -31,6 +32,14 @@ def test_read_write_and_holes(region):
     os.lseek(fd, 0, os.SEEK_END)
     assert os.write(fd, b"z") == 1
     assert os.fstat(fd).st_size == 7 * mfs.PAGE + 1
+
+
+def test_failed_write_past_the_end_leaves_nothing(region):
+    fd = region(3)
+    bad = ctypes.c_void_p(8)
+    assert mfs.libc.pwrite(fd, bad, ctypes.c_size_t(10), ctypes.c_long(9 * mfs.PAGE)) == -1
+    assert ctypes.get_errno() == errno.EFAULT
+    assert (os.fstat(fd).st_size, mfs.info(fd)["pages"]) == (3 * mfs.PAGE, 3)
 
 
 def test_write_and_mapping_are_the_same_memory(attached):
@@ -122,8 +131,9 @@ def test_reserving_more_than_the_mount_has_changes_nothing(mounted, region):
 @pytest.fixture
 def small(tmp_path):
     """A second mount of 64 pages, mode 0750, uid and gid 33."""
-    subprocess.run(["mount", "-t", "msharefs", "-o", "size=256k,mode=750,uid=33,gid=34,nr_inodes=5", "m", tmp_path],
-                   check=True)
+    subprocess.run(
+        ["mount", "-t", "msharefs", "-o", "size=256k,mode=750,uid=33,gid=34,nr_inodes=5", "m", tmp_path], check=True
+    )
     yield tmp_path
     subprocess.run(["umount", tmp_path], check=True)
 
@@ -137,7 +147,8 @@ def test_mount_options(small):
         (options,) = [line.split()[3] for line in f if line.split()[1] == str(small)]
     assert {"size=256k", "mode=750", "uid=33", "gid=34"} <= set(options.split(","))
     for bad in ("size=0", "size=1x", "size=101%", "uid=-1", "mode=9", "nonsense=1"):
-        assert subprocess.run(["mount", "-t", "msharefs", "-o", bad, "m", small], capture_output=True).returncode
+        command = ["mount", "-t", "msharefs", "-o", bad, "m", small]
+        assert subprocess.run(command, check=False, capture_output=True).returncode, bad
 
 
 def test_mount_limits(small):

@@ -61,8 +61,9 @@ def build(tmp_path_factory):
     directory = tmp_path_factory.mktemp("header")
 
     def run(source, name):
-        subprocess.run(["gcc", "-Wall", "-Wextra", "-Werror", "-I", TOP / "include", "-o", directory / name, source],
-                       check=True)
+        subprocess.run(
+            ["gcc", "-Wall", "-Wextra", "-Werror", "-I", TOP / "include", "-o", directory / name, source], check=True
+        )
         return str(directory / name)
 
     run.directory = directory
@@ -101,5 +102,5 @@ def test_dead_donor_leaves_a_region(build, mounted):
 def test_refusals(build):
     source = build.directory / "refusals.c"
     source.write_text(REFUSALS.replace("#include <assert.h>", "#include <assert.h>\n#include <sys/wait.h>"))
-    done = subprocess.run([build(source, "refusals")], capture_output=True, text=True)
+    done = subprocess.run([build(source, "refusals")], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

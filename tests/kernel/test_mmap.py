@@ -50,7 +50,7 @@ def test_refused_kinds(region):
 
 
 def test_attachment_is_indivisible(attached):
-    fd, addr = attached
+    _fd, addr = attached
     for offset, length in ((0, mfs.PAGE), (mfs.PAGE, mfs.PAGE), (mfs.UNIT - mfs.PAGE, mfs.PAGE)):
         mfs.refused(errno.EINVAL, mfs.munmap, addr + offset, length)
         with pytest.raises(OSError) as caught:  # 6.1 makes ENOMEM of every error here
@@ -168,10 +168,11 @@ def test_many_units(region):
 
 def test_userfaultfd_is_kept_out(attached):
     """Asynchronous write protection (6.7) would put markers into the shared tables."""
-    fd, addr = attached
+    _fd, addr = attached
     uffd = mfs.check(mfs.libc.syscall(323, os.O_CLOEXEC))
     try:
         import fcntl
+
         for features in (1 << 15, 0):  # WP_ASYNC, none
             try:
                 fcntl.ioctl(uffd, 0xC018AA3F, bytearray(struct.pack("=QQQ", 0xAA, features, 0)))
@@ -188,7 +189,7 @@ def test_userfaultfd_is_kept_out(attached):
 
 @pytest.mark.parametrize("what", ["1", "2", "3", "4"])
 def test_clear_refs(attached, what):
-    fd, addr = attached
+    _fd, addr = attached
     mfs.poke(addr, 8)
     with open("/proc/self/clear_refs", "w") as f:
         f.write(what)
@@ -198,7 +199,7 @@ def test_clear_refs(attached, what):
 
 
 def test_observers(attached):
-    fd, addr = attached
+    _fd, addr = attached
     mfs.poke(addr, 8)
     with open("/proc/self/smaps") as f:
         text = f.read()

@@ -41,7 +41,7 @@ def device(tmp_path):
 
 
 def test_store(readonly):
-    fd, addr = readonly
+    _fd, addr = readonly
     assert mfs.outcome(lambda: mfs.poke(addr, 1)) == -signal.SIGSEGV
 
 
@@ -55,12 +55,12 @@ def test_store_to_a_page_nobody_touched(region):
 
 
 def test_mprotect(readonly):
-    fd, addr = readonly
+    _fd, addr = readonly
     mfs.refused(errno.EACCES, lambda: mfs.check(mfs.libc.mprotect(addr, mfs.UNIT, 3)))
 
 
 def test_proc_mem(readonly):
-    fd, addr = readonly
+    _fd, addr = readonly
     mem = os.open("/proc/self/mem", os.O_RDWR)
     assert os.pread(mem, 1, addr) == b"\x55"
     with pytest.raises(OSError):
@@ -73,7 +73,7 @@ class Iovec(ctypes.Structure):
 
 
 def test_process_vm(readonly):
-    fd, addr = readonly
+    _fd, addr = readonly
     buffer = ctypes.create_string_buffer(b"x", 1)
     local, remote = Iovec(ctypes.addressof(buffer), 1), Iovec(addr, 1)
     arguments = (os.getpid(), ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
@@ -84,14 +84,14 @@ def test_process_vm(readonly):
 
 
 def test_read_into_it(readonly):
-    fd, addr = readonly
+    _fd, addr = readonly
     with open("/dev/zero", "rb") as zero:
         assert mfs.libc.read(zero.fileno(), ctypes.c_void_p(addr), ctypes.c_size_t(1)) == -1
     assert ctypes.get_errno() == errno.EFAULT
 
 
 def test_direct_read_into_it(readonly, device):
-    fd, addr = readonly
+    _fd, addr = readonly
     mfs.peek(addr)
     disk = os.open(device, os.O_RDONLY | os.O_DIRECT)
     for _ in range(3):
@@ -101,7 +101,7 @@ def test_direct_read_into_it(readonly, device):
 
 
 def test_ptrace(readonly):
-    fd, addr = readonly
+    _fd, addr = readonly
 
     def traced(ready, wait):
         mfs.libc.ptrace(PTRACE_TRACEME, 0, None, None)
@@ -127,12 +127,12 @@ def register_buffer(addr):
 
 
 def test_io_uring_fixed_buffer(readonly):
-    fd, addr = readonly
+    _fd, addr = readonly
     assert register_buffer(addr) == errno.EFAULT
 
 
 def test_futex_and_signal_frames_cannot_write(readonly):
-    fd, addr = readonly
+    _fd, addr = readonly
     assert mfs.libc.syscall(202, ctypes.c_void_p(addr), 6, 0, None, None, 0) == -1  # FUTEX_LOCK_PI writes its word
     assert ctypes.get_errno() in (errno.EFAULT, errno.EACCES)
     assert mfs.libc.pipe(ctypes.c_void_p(addr)) == -1

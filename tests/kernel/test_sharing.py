@@ -85,7 +85,7 @@ def test_one_writes_all_see(region):
 
 
 def test_a_forked_child_is_a_process_of_its_own(attached):
-    fd, addr = attached
+    fd, _addr = attached
     child = mfs.Child(lambda ready, wait: (ready(), wait()))
     child.wait_ready()
     assert mfs.pids(fd) == (2, {os.getpid(), child.pid})

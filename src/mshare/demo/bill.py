@@ -87,8 +87,8 @@ def draw_up(name: str, size_bytes: int, *, runs: int, slopes: bool, tell: Callab
         projected = slope.projected_bytes(PROJECTED_BYTES, PROJECTED_PROCESSES) if slope else None
         if slope and slope.is_shared:
             notes.append(
-                f"{peer.label}: PageTables grew by less than half of what VmPTE says, so the processes share tables: "
-                "VmPTE counts them in each, the projection once"
+                f"{peer.label}: the kernel shares the last level of whole GiB between processes: VmPTE counts it in "
+                "each, the projection once"
             )
         lines.append(Line(cost, slope, projected))
     return Bill(size_bytes, tuple(lines), tuple(notes))

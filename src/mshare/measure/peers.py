@@ -37,6 +37,10 @@ class Peer(Protocol):
         """What tables call it."""
 
     @property
+    def shares_tables(self) -> bool:
+        """True if processes have the last level of their page tables in common, whole GiB of it."""
+
+    @property
     def spec(self) -> str:
         """`module:class[:argument]`: how another process makes the same peer (see `load`)."""
 
@@ -65,6 +69,7 @@ class Mshare:
     def __init__(self, backend: str) -> None:
         self.backend = backend
         self.label = f"mshare {backend}"
+        self.shares_tables = backend == "hugetlb"  # `huge_pmd_share` in the kernel's mm/hugetlb.c
         self.spec = f"{__name__}:Mshare:{backend}"
 
     def create(self, name: str, size_bytes: int) -> str:
@@ -90,6 +95,7 @@ class SharedMemory:
     """
 
     label = "multiprocessing.shared_memory"
+    shares_tables = False
     spec = f"{__name__}:SharedMemory"
 
     def create(self, name: str, size_bytes: int) -> str:
@@ -125,6 +131,7 @@ class Nothing:
     """A process that shares nothing: what the measuring itself costs. Maps one page of its own, whatever the size."""
 
     label = "nothing (baseline)"
+    shares_tables = False
     spec = f"{__name__}:Nothing"
 
     def create(self, name: str, size_bytes: int) -> str:

@@ -27,11 +27,10 @@ class Slope(NamedTuple):
     page_tables_bytes_per_gib: int
     """Growth of `PageTables` by the second GiB, by the number of processes: what the machine pays."""
     processes: int
+    is_shared: bool
+    """The peer shares these tables between processes (see `Peer.shares_tables`): `VmPTE` counts them in each.
 
-    @property
-    def is_shared(self) -> bool:
-        """True if `PageTables` grew by less than half of what the processes' `VmPTE` say: they share tables."""
-        return 2 * self.page_tables_bytes_per_gib < self.vmpte_bytes_per_gib
+    Not told from `PageTables`: other programs' changes would decide it now and then."""
 
     def projected_bytes(self, size_bytes: int, processes: int) -> int:
         """Return the page-table bytes of `processes` processes that have touched `size_bytes` each.
@@ -53,4 +52,4 @@ def measure_slope(peer: Peer, *, name: str, processes: int = 4, step: Step = lam
         growth = page_tables_bytes() - before
         ask_all(group, do="detach")
     grown = sorted(b - a for a, b in zip(first, second, strict=True))
-    return Slope(grown[len(grown) // 2], growth // processes, processes)
+    return Slope(grown[len(grown) // 2], growth // processes, processes, peer.shares_tables)
