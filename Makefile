@@ -1,8 +1,12 @@
 # Two commands do all set-up: `make demo` runs the main job on real data, `make test` runs every test.
+# Those that end in -vm boot stock kernels in QEMU, with the kernel module (vm/README.md).
 PYTHON ?= python3
 BIN := .venv/bin
+VM := $(BIN)/python -m vm
+VM_KERNELS := 6.12 $(if $(filter true,$(CI)),6.1)
+VM_PACKAGES := qemu-system-x86 kmod make gcc-12 gcc libc6-dev libelf1 pahole
 
-.PHONY: venv demo test lint stress bench clean
+.PHONY: venv demo test lint stress bench clean vm-deps test-vm demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/.ready: pyproject.toml
@@ -27,6 +31,24 @@ stress: venv
 
 bench: venv
 	$(BIN)/python -m benchmarks --json docs/results/benchmarks-host.json --markdown docs/results/benchmarks-host.md
+
+vm-deps:
+	@missing="$$(for package in $(VM_PACKAGES); do \
+		dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q ' installed$$' || echo $$package; done)"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ]; then apt-get install --yes --no-install-recommends $$missing; \
+	else echo "vm: install these first: sudo apt-get install --no-install-recommends" $$missing >&2; exit 1; fi
+
+test-vm: venv vm-deps
+	$(VM) test $(addprefix --kernel ,$(VM_KERNELS))
+
+# The demo with backend msharefs in its table, in a guest of 2 GiB: smaller than `make demo`, and no projection.
+demo-vm: venv vm-deps
+	@echo "The processor is emulated: memory, page tables and faults are real, times are not."
+	$(VM) run --module -- $(CURDIR)/$(BIN)/mshare demo --size 64M --processes 8 --no-projection
+
+vm-shell: venv vm-deps
+	$(VM) shell
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from .. import backends
 from ..backend import Backend
 from ..errors import MshareError
-from ..geometry import PMD
+from ..geometry import PAGE, PMD, page_tables
 from ..linux.memory import memory_room
 from ..measure import Cost, Mshare, Peer, SharedMemory, Slope, measure, measure_slope
 from ..measure.projection import SLOPE_BYTES
@@ -89,6 +89,14 @@ def draw_up(name: str, size_bytes: int, *, runs: int, slopes: bool, tell: Callab
             notes.append(
                 f"{peer.label}: the kernel shares the last level of whole GiB between processes: VmPTE counts it in "
                 "each, the projection once"
+            )
+        if projected is not None and isinstance(peer, Mshare) and peer.backend == "msharefs":
+            tables = page_tables(PROJECTED_BYTES, leaf_size=PAGE)
+            owned = (tables.pte_pages + tables.pmd_pages) * PAGE
+            projected += owned
+            notes.append(
+                f"{peer.label}: the tables belong to the region, so no process pays for them; the projection adds them "
+                f"once, {format_size(owned)}"
             )
         lines.append(Line(cost, slope, projected))
     return Bill(size_bytes, tuple(lines), tuple(notes))
