@@ -1,0 +1,99 @@
+"""Backend `msharefs` where there is no msharefs: what it says, and that it takes nobody else's files for its own.
+
+What it does with one is tested in a guest: tests/kernel/test_backend.py.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import mshare
+from mshare import backends, machine, registry
+from mshare.backend import Request, choose, obstacle
+from mshare.findings import ADVICE, findings
+from mshare.geometry import PAGE, PUD, WINDOW
+from mshare.linux import ioctl
+from mshare.linux.libc import file_system_magic
+from mshare.linux.module import is_loaded
+from mshare.record import NoRecordError, Record, RecordError, RegionInfo
+
+MSHAREFS = backends.ALL[0]
+
+
+def test_the_ioctls_are_those_of_the_header() -> None:
+    """Numbers as gcc makes them of kernel/uapi/mshare.h."""
+    assert (ioctl._IOC_INFO, ioctl._IOC_SET_BASE) == (0x8068BC00, 0x4008BC03)
+
+
+def test_a_file_elsewhere_is_none_of_its(world: Path) -> None:
+    path = world / "shm" / "foreign"
+    path.write_bytes(b"x" * 2 * PAGE)
+    fd = os.open(path, os.O_RDWR)
+    try:
+        assert ioctl.region_facts(fd) is None
+        assert all(backend.adopt(fd, os.fstat(fd)) is None for backend in backends.ALL)
+        assert not any(backend.attached(fd) for backend in backends.ALL)
+        assert not registry.is_attached(fd)
+        with pytest.raises(mshare.NotARegionError, match="carries no region record"):
+            registry.read_record("foreign", fd)
+    finally:
+        os.close(fd)
+
+
+def test_a_root_without_msharefs(world: Path) -> None:
+    (world / "msharefs").mkdir()
+    available = MSHAREFS.availability()
+    assert not available.usable
+    assert f"no msharefs is mounted on {world / 'msharefs'}" in available.reason
+    assert "mount -t msharefs" in available.remedy
+    with pytest.raises(mshare.BackendUnavailableError, match="cannot be used here"):
+        choose(backends.ALL, Request(1 << 30), "msharefs")
+    with mshare.create("r", PAGE) as region:
+        assert region.backend == "shm"
+        assert "msharefs: no msharefs is mounted" in region.info().reason
+
+
+def test_the_doctor_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MSHARE_ROOT", raising=False)
+    if is_loaded("mshare"):
+        pytest.fail("the module is loaded on this host; these tests are for one where it is not")
+    (found,) = (each for each in findings(machine.inspect(1 << 30)) if each.topic == "backend msharefs")
+    assert found.level == ADVICE
+    assert "module" in found.text
+    assert "mshare module load" in found.command or "kernel" in found.command
+
+
+def test_addresses_in_whole_gib() -> None:
+    assert obstacle(MSHAREFS, Request(1, addr=WINDOW[0])) is None
+    assert "1 GiB" in (obstacle(MSHAREFS, Request(1, addr=WINDOW[0] + PUD // 2)) or "")
+
+
+def test_a_process_pays_what_leads_to_the_tables() -> None:
+    def info(size: int) -> RegionInfo:
+        return RegionInfo(
+            "r", size, 0o600, 0, "msharefs", PAGE, PUD, WINDOW[0], (), True, 0.0, "", False, True, "/sys/fs/mshare/r"
+        )
+
+    assert info(1).page_table_bytes == info(512 * PUD).page_table_bytes == PAGE
+    assert info(512 * PUD + 1).page_table_bytes == 2 * PAGE
+
+
+def test_a_mapping_may_reach_beyond_the_file_on_msharefs_only() -> None:
+    record = Record(3 * PAGE, WINDOW[0], PAGE, PUD, 0, "msharefs", "why")
+    assert (record.file_unit, record.align) == (PAGE, PUD)
+    assert Record.decode(record.encode(), 4 * PAGE) == record
+    for file_size in (3 * PAGE, 4 * PAGE + 1, PUD + 1):
+        with pytest.raises(RecordError, match="contradicts"):
+            Record.decode(record.encode(), file_size)
+    with pytest.raises(RecordError, match="contradicts"):
+        Record.decode(Record(PAGE, WINDOW[0] + PAGE, PAGE, PUD, 0, "msharefs", "").encode(), 2 * PAGE)
+    with pytest.raises(NoRecordError):
+        Record.decode(bytes(PAGE), 2 * PAGE)
+
+
+def test_the_magic_is_that_of_statfs() -> None:
+    assert file_system_magic(Path("/proc")) == 0x9FA0  # PROC_SUPER_MAGIC
+    assert file_system_magic(Path("/proc/none")) is None
