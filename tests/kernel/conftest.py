@@ -15,8 +15,20 @@ sys.path.insert(0, os.path.dirname(__file__))
 import mfs
 
 HERE = pathlib.Path(__file__).parent
-COMPLAINTS = ("BUG:", "WARNING:", "Oops", "INFO: possible", "Bad page", "bad pmd", "bad pud", "Bad rss", "soft lockup",
-              "rcu_sched self-detected", "non-zero pgtables", "mshare: ")
+COMPLAINTS = (
+    "BUG:",
+    "WARNING:",
+    "Oops",
+    "INFO: possible",
+    "Bad page",
+    "bad pmd",
+    "bad pud",
+    "Bad rss",
+    "soft lockup",
+    "rcu_sched self-detected",
+    "non-zero pgtables",
+    "mshare: ",
+)
 
 
 def is_mounted():

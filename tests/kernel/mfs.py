@@ -81,8 +81,19 @@ def poke(addr, value):
 def info(fd):
     raw = bytearray(INFO.size)
     fcntl.ioctl(fd, IOC_INFO, raw)
-    names = ["abi", "flags", "size", "base", "unit_bytes", "pages", "table_bytes", "generation", "filled",
-             "attachments", "processes"]
+    names = [
+        "abi",
+        "flags",
+        "size",
+        "base",
+        "unit_bytes",
+        "pages",
+        "table_bytes",
+        "generation",
+        "filled",
+        "attachments",
+        "processes",
+    ]
     return dict(zip(names, INFO.unpack(raw), strict=False))
 
 

@@ -131,8 +131,9 @@ def test_reserving_more_than_the_mount_has_changes_nothing(mounted, region):
 @pytest.fixture
 def small(tmp_path):
     """A second mount of 64 pages, mode 0750, uid and gid 33."""
-    subprocess.run(["mount", "-t", "msharefs", "-o", "size=256k,mode=750,uid=33,gid=34,nr_inodes=5", "m", tmp_path],
-                   check=True)
+    subprocess.run(
+        ["mount", "-t", "msharefs", "-o", "size=256k,mode=750,uid=33,gid=34,nr_inodes=5", "m", tmp_path], check=True
+    )
     yield tmp_path
     subprocess.run(["umount", tmp_path], check=True)
 

@@ -61,8 +61,9 @@ def build(tmp_path_factory):
     directory = tmp_path_factory.mktemp("header")
 
     def run(source, name):
-        subprocess.run(["gcc", "-Wall", "-Wextra", "-Werror", "-I", TOP / "include", "-o", directory / name, source],
-                       check=True)
+        subprocess.run(
+            ["gcc", "-Wall", "-Wextra", "-Werror", "-I", TOP / "include", "-o", directory / name, source], check=True
+        )
         return str(directory / name)
 
     run.directory = directory

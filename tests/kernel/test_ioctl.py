@@ -64,10 +64,22 @@ def test_set_base(region):
     os.close(readonly)
 
 
-@pytest.mark.parametrize("arguments", [
-    (1, mfs.PAGE, 1, 0), (0, 1, 1, 0), (0, 0, 1, 0), (0, 17 * mfs.PAGE, 1, 0), (16 * mfs.PAGE, mfs.PAGE, 1, 0),
-    (0, mfs.PAGE, 2, 0), (0, mfs.PAGE, 4, 0), (0, mfs.PAGE, 1, 1), ((1 << 64) - mfs.PAGE, mfs.PAGE, 1, 0),
-    ((1 << 64) - mfs.PAGE, 2 * mfs.PAGE, 1, 0), (1 << 63, mfs.PAGE, 1, 0)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (1, mfs.PAGE, 1, 0),
+        (0, 1, 1, 0),
+        (0, 0, 1, 0),
+        (0, 17 * mfs.PAGE, 1, 0),
+        (16 * mfs.PAGE, mfs.PAGE, 1, 0),
+        (0, mfs.PAGE, 2, 0),
+        (0, mfs.PAGE, 4, 0),
+        (0, mfs.PAGE, 1, 1),
+        ((1 << 64) - mfs.PAGE, mfs.PAGE, 1, 0),
+        ((1 << 64) - mfs.PAGE, 2 * mfs.PAGE, 1, 0),
+        (1 << 63, mfs.PAGE, 1, 0),
+    ],
+)
 def test_protect_refuses(region, arguments):
     fd = region(16)
     mfs.refused(errno.EINVAL, mfs.protect, fd, *arguments)
@@ -84,8 +96,12 @@ def test_protect_needs_a_writable_descriptor(region):
 def test_generation_moves(region):
     fd = region(16)
     seen = [mfs.info(fd)["generation"]]
-    for change in (lambda: mfs.protect(fd, 0, mfs.PAGE, mfs.READ), lambda: mfs.protect(fd, 0, mfs.PAGE, mfs.READWRITE),
-                   lambda: mfs.fallocate(fd, mfs.PUNCH_HOLE, 0, mfs.PAGE), lambda: os.ftruncate(fd, mfs.PAGE)):
+    for change in (
+        lambda: mfs.protect(fd, 0, mfs.PAGE, mfs.READ),
+        lambda: mfs.protect(fd, 0, mfs.PAGE, mfs.READWRITE),
+        lambda: mfs.fallocate(fd, mfs.PUNCH_HOLE, 0, mfs.PAGE),
+        lambda: os.ftruncate(fd, mfs.PAGE),
+    ):
         change()
         seen.append(mfs.info(fd)["generation"])
     assert seen == sorted(set(seen))
@@ -105,11 +121,28 @@ def test_unknown_commands(region):
 def test_fuzz(region):
     """Random commands, structures and mappings: an error or a success, never a complaint of the kernel."""
     fd = region(64)
-    handles = [fd, os.open(region.path, os.O_RDONLY), os.open(mfs.ROOT, os.O_RDONLY),
-               os.open(f"{mfs.ROOT}/mshare_info", os.O_RDONLY)]
+    handles = [
+        fd,
+        os.open(region.path, os.O_RDONLY),
+        os.open(mfs.ROOT, os.O_RDONLY),
+        os.open(f"{mfs.ROOT}/mshare_info", os.O_RDONLY),
+    ]
     rng = random.Random(20261123)
-    special = [0, 1, mfs.PAGE, mfs.UNIT, mfs.UNIT - 1, 1 << 47, (1 << 47) - mfs.UNIT, (1 << 63) - 1, 1 << 63,
-               (1 << 64) - 1, (1 << 64) - mfs.PAGE, (1 << 64) - mfs.UNIT, 0x300000000000]
+    special = [
+        0,
+        1,
+        mfs.PAGE,
+        mfs.UNIT,
+        mfs.UNIT - 1,
+        1 << 47,
+        (1 << 47) - mfs.UNIT,
+        (1 << 63) - 1,
+        1 << 63,
+        (1 << 64) - 1,
+        (1 << 64) - mfs.PAGE,
+        (1 << 64) - mfs.UNIT,
+        0x300000000000,
+    ]
 
     def number():
         return rng.choice(special) if rng.random() < 0.7 else rng.getrandbits(64)
@@ -122,16 +155,23 @@ def test_fuzz(region):
             try:
                 match rng.randrange(6):
                     case 0:
-                        command = rng.choice([mfs.IOC_INFO, mfs.IOC_PIDS, mfs.IOC_PROTECT, mfs.IOC_SET_BASE,
-                                              rng.getrandbits(32)])
+                        command = rng.choice(
+                            [mfs.IOC_INFO, mfs.IOC_PIDS, mfs.IOC_PROTECT, mfs.IOC_SET_BASE, rng.getrandbits(32)]
+                        )
                         argument = struct.pack("=QQQ", number(), number(), number()) + bytes(200)
                         fcntl.ioctl(handle, command & 0xFFFFFFFF, bytearray(argument))
                     case 1:
                         mfs.protect(handle, number() & ~0xFFF, number() & 0xFFFFFF, rng.randrange(5), rng.randrange(2))
                     case 2 if len(mapped) < 20:
                         length = rng.choice([mfs.UNIT, 2 * mfs.UNIT, number()])
-                        addr = mfs.mmap(handle, length, rng.randrange(8), rng.choice([1, 1, 2, 3, 0x8001, 0x2001]),
-                                        None, rng.choice([0, mfs.UNIT, number() & ~0xFFF & (1 << 63) - 1]))
+                        addr = mfs.mmap(
+                            handle,
+                            length,
+                            rng.randrange(8),
+                            rng.choice([1, 1, 2, 3, 0x8001, 0x2001]),
+                            None,
+                            rng.choice([0, mfs.UNIT, number() & ~0xFFF & (1 << 63) - 1]),
+                        )
                         mapped.append((addr, length))
                     case 3 if mapped:
                         addr, length = mapped[rng.randrange(len(mapped))]
@@ -139,8 +179,12 @@ def test_fuzz(region):
                     case 4 if mapped:
                         mfs.munmap(*mapped.pop())
                     case 5:
-                        mfs.fallocate(handle, rng.choice([0, 3, 1, 2, rng.getrandbits(8)]),
-                                      rng.randrange(1 << 18), rng.randrange(1 << 18))
+                        mfs.fallocate(
+                            handle,
+                            rng.choice([0, 3, 1, 2, rng.getrandbits(8)]),
+                            rng.randrange(1 << 18),
+                            rng.randrange(1 << 18),
+                        )
                 done += 1
             except OSError:
                 pass

@@ -68,8 +68,9 @@ def test_killed_inside(region, client, action):
     os.pwrite(fd, b"stays", 200 * mfs.PAGE)
     rng = random.Random(action)
     for _ in range(max(1, KILLS // 10)):
-        process = subprocess.Popen([client.program, "victim", region.path, action], stdout=subprocess.PIPE,
-                                   start_new_session=True)
+        process = subprocess.Popen(
+            [client.program, "victim", region.path, action], stdout=subprocess.PIPE, start_new_session=True
+        )
         assert process.stdout.readline() == b"ready\n"
         threading.Event().wait(rng.random() * 0.02)
         process.kill()

@@ -172,6 +172,7 @@ def test_userfaultfd_is_kept_out(attached):
     uffd = mfs.check(mfs.libc.syscall(323, os.O_CLOEXEC))
     try:
         import fcntl
+
         for features in (1 << 15, 0):  # WP_ASYNC, none
             try:
                 fcntl.ioctl(uffd, 0xC018AA3F, bytearray(struct.pack("=QQQ", 0xAA, features, 0)))

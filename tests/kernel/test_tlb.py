@@ -101,14 +101,26 @@ def test_protection_back_and_forth(attached, region):
 
     def rights(page):
         at = page * mfs.PAGE
-        return tuple(mfs.outcome(f) == 0 for f in (
-            lambda: mfs.peek(addr + at), lambda: mfs.poke(addr + at, 1),
-            lambda: mfs.peek(readonly + at), lambda: mfs.poke(readonly + at, 1)))
+        return tuple(
+            mfs.outcome(f) == 0
+            for f in (
+                lambda: mfs.peek(addr + at),
+                lambda: mfs.poke(addr + at, 1),
+                lambda: mfs.peek(readonly + at),
+                lambda: mfs.poke(readonly + at, 1),
+            )
+        )
 
     full, read, none = (True, True, True, False), (True, False, True, False), (False,) * 4
     assert rights(3) == full
-    for prot, expected in ((mfs.READ, read), (mfs.NONE, none), (mfs.READWRITE, full), (mfs.NONE, none),
-                           (mfs.READ, read), (mfs.READWRITE, full)):
+    for prot, expected in (
+        (mfs.READ, read),
+        (mfs.NONE, none),
+        (mfs.READWRITE, full),
+        (mfs.NONE, none),
+        (mfs.READ, read),
+        (mfs.READWRITE, full),
+    ):
         mfs.protect(fd, 3 * mfs.PAGE, 2 * mfs.PAGE, prot)
         assert [rights(page) for page in (2, 3, 4, 5)] == [full, expected, expected, full]
     assert mfs.peek(addr + 3 * mfs.PAGE) == 1
