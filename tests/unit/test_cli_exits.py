@@ -18,6 +18,7 @@ CODES = {
     "RegionExistsError": 4,
     "RegionNotFoundError": 3,
     "NotARegionError": 9,
+    "AmbiguousNameError": 9,
     "AccessDeniedError": 7,
     "ReadOnlyMappingError": 7,
     "AddressTakenError": 1,
