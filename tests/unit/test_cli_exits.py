@@ -17,6 +17,7 @@ CODES = {
     "InvalidFlagsError": 2,
     "RegionExistsError": 4,
     "RegionNotFoundError": 3,
+    "AmbiguousNameError": 1,
     "NotARegionError": 9,
     "AmbiguousNameError": 9,
     "AccessDeniedError": 7,

@@ -2,13 +2,17 @@
 May depend on: shm (the same files), linux.
 
 Facts: `MADV_COLLAPSE` (Linux 6.1) ignores the THP settings in /sys. It gathers a 2 MiB block of a tmpfs file into one
-huge page and fills what the file does not have yet with zeros, but answers EINVAL for a block with no page at all.
+huge page and fills what the file does not have yet with zeros, but answers EINVAL for a block with no page at all, and up
+to 6.12 also for one that the process has no page table for yet, though the huge page is made (`SCAN_PMD_NULL` of
+`collapse_pte_mapped_thp` in mm/khugepaged.c).
 Consequence: `fallocate` first would make 512 small pages, only for collapse to copy them (2 GiB: 1.3 to 4.9 s here).
-Decision: write one byte per block, collapse (0.27 s), and let `fallocate` see to the tail that is no whole block.
+Decision: write one byte per block, which is where a lack of memory becomes an error, read it through the mapping,
+collapse (0.27 s), and let `fallocate` see to the tail that is no whole block.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from pathlib import Path
@@ -57,6 +61,7 @@ class Thp(Shm):
             end = min(start + _STEP, blocks_end)
             for offset in range(start, end, PMD):
                 os.pwrite(fd, b"\0", offset)
+                ctypes.c_ubyte.from_address(addr + offset).value  # noqa: B018
             _collapse(fd, addr, start, end)
             if progress is not None:
                 progress(end, length)
@@ -98,6 +103,7 @@ def _collapse_problem(root: Path) -> str | None:
         addr = pick_address(os.getpid(), PMD, (vma.span for vma in proc.maps()))
         mapped = libc.mmap_shared(fd, PMD, writable=True, addr=addr)
         try:
+            ctypes.c_ubyte.from_address(mapped).value  # noqa: B018
             libc.madvise(mapped, PMD, libc.MADV_COLLAPSE)
         finally:
             libc.munmap(mapped, PMD)
