@@ -19,7 +19,6 @@ CODES = {
     "RegionNotFoundError": 3,
     "AmbiguousNameError": 1,
     "NotARegionError": 9,
-    "AmbiguousNameError": 9,
     "AccessDeniedError": 7,
     "ReadOnlyMappingError": 7,
     "AddressTakenError": 1,
