@@ -114,7 +114,7 @@ class Region:
     ) -> numpy.ndarray[Any, numpy.dtype[Any]]:
         """Return a numpy array over the region's memory, zero copy, from byte `offset` on, in C order.
 
-        Needs numpy (`pip install '.[numpy]' in its source`). Raises `InvalidSizeError` if it does not fit, `RegionClosedError`.
+        Needs numpy (the extra `numpy`). Raises `InvalidSizeError` if it does not fit, `RegionClosedError`.
         """
         import numpy
 
