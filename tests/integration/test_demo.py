@@ -98,6 +98,7 @@ def test_it_shows_what_it_promises_and_leaves_nothing(world: Path) -> None:
         ("mshare shm: attach", signal.SIGINT),
         ("shared_memory: attach", signal.SIGINT),
         ("the second half", signal.SIGTERM),
+        ("the second half", signal.SIGHUP),
     ],
 )
 def test_a_signal_in_the_middle_leaves_nothing(world: Path, step: str, number: signal.Signals) -> None:
@@ -126,7 +127,8 @@ def test_what_a_killed_demo_leaves_gc_removes(world: Path) -> None:
     demo = start()
     wait_for_step(demo, "the second half")
     demo.kill()
-    demo.communicate()
+    _, errors = demo.communicate()
+    assert errors.count("Traceback") == 0, "its children end in silence"
     wait_until(lambda: all(info.orphan for info in mshare.regions()))  # its children end when it has gone
     assert [info.name for info in mshare.gc()] == [f"mshare-demo-{demo.pid}"]
     assert files_of(demo.pid, world) == []

@@ -91,7 +91,7 @@ def left_behind(prefix: str) -> list[Path]:
 
 @contextmanager
 def _cleaned_up(prefix: str) -> Iterator[None]:
-    """Turn SIGTERM into an orderly end, and let no second Ctrl-C disturb the cleaning up.
+    """Turn SIGTERM and SIGHUP into an orderly end, and let no second Ctrl-C disturb the cleaning up.
 
     What a killed demo leaves are orphans, for `mshare gc`.
     """
@@ -100,8 +100,10 @@ def _cleaned_up(prefix: str) -> Iterator[None]:
         del frame
         raise SystemExit(128 + number)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     signal.signal(signal.SIGTERM, stop)
+    if before[signal.SIGHUP] is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, stop)
     try:
         yield
     finally:
