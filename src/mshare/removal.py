@@ -44,6 +44,9 @@ def _open_as_owner(entry: Entry) -> int:
         try:
             if widen:
                 os.chmod(link, mode | 0o600)
+        except PermissionError:  # a file of the file system's own, such as msharefs' mshare_info
+            break
+        try:
             return open_fd(link, os.O_RDWR)
         except PermissionError:
             if entry.status.st_uid != os.geteuid():
