@@ -89,7 +89,7 @@ def test_without_the_extra_it_says_what_to_install() -> None:
     done = subprocess.run([sys.executable, "-S", "-I", "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("mshare: the command line needs ")
-    assert "pip install 'mshare[cli]'" in done.stderr
+    assert "pip install '.[cli]'" in done.stderr
 
 
 # create, ls, stat, rm, gc
