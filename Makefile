@@ -1,4 +1,4 @@
-# Two commands do all set-up: `make demo` runs the main job on real data, `make test` runs every test.
+# Two commands do all set-up: `make demo` runs the main job on real data, `make test` runs lint, types and the tests.
 # Those that end in -vm boot stock kernels in QEMU, with the kernel module (vm/README.md).
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,13 +9,16 @@ VM_PACKAGES := qemu-system-x86 kmod make gcc-12 gcc libc6-dev libelf1 pahole
 .PHONY: venv demo test lint stress bench clean vm-deps test-vm demo-vm vm-shell
 venv: .venv/.ready
 
-.venv/.ready: pyproject.toml
+.venv/bin/mshare:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+
+.venv/.ready: pyproject.toml | .venv/bin/mshare
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-demo: venv
+demo: .venv/bin/mshare
 	$(BIN)/mshare demo
 
 test: venv lint

@@ -34,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.sizes:
         plan = replace(plan, sizes=tuple(parse_size(size) for size in options.sizes.split(",")))
     signal.signal(signal.SIGTERM, _stop)  # huge pages are given back, whatever ends the run
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, _stop)
     results = run.run(plan, lambda step: print(step, file=sys.stderr, flush=True))
     text = report.markdown(results)
     if options.json:

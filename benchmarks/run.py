@@ -28,7 +28,7 @@ class Plan:
     rounds: int
 
 
-FULL = Plan((64 * MIB, 256 * MIB, GIB, 2 * GIB, 4 * GIB), runs=3, processes=4, creates=2, rounds=3)
+FULL = Plan((64 * MIB, 256 * MIB, GIB, 2 * GIB, 4 * GIB), runs=3, processes=4, creates=3, rounds=3)
 QUICK = Plan((64 * MIB, 256 * MIB), runs=1, processes=2, creates=1, rounds=1)
 
 

@@ -13,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("typer", "rich", "click"):
             raise
-        sys.stderr.write(f"mshare: the command line needs {error.name}: pip install 'mshare[cli]'\n")
+        sys.stderr.write(f"mshare: the command line needs {error.name}: pip install '.[cli]' in its source\n")
         return 1
     except KeyboardInterrupt:
         return 130

@@ -95,7 +95,8 @@ class Spec:
         if self.addr is not None:
             check_address(self.addr, self.size, PAGE)
         if not isinstance(self.mode, int) or self.mode & ~0o777:
-            raise InvalidFlagsError(f"mode {self.mode!r} is no set of permission bits", "use 0o600 up to 0o777")
+            mode = f"{self.mode:#o}" if isinstance(self.mode, int) else repr(self.mode)
+            raise InvalidFlagsError(f"mode {mode} is no set of permission bits", "use 0o600 up to 0o777")
 
 
 def build(spec: Spec, forced: str | None = None) -> Region:

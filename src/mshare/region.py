@@ -114,7 +114,7 @@ class Region:
     ) -> numpy.ndarray[Any, numpy.dtype[Any]]:
         """Return a numpy array over the region's memory, zero copy, from byte `offset` on, in C order.
 
-        Needs numpy (`pip install 'mshare[numpy]'`). Raises `InvalidSizeError` if it does not fit, `RegionClosedError`.
+        Needs numpy (the extra `numpy`). Raises `InvalidSizeError` if it does not fit, `RegionClosedError`.
         """
         import numpy
 
@@ -249,7 +249,7 @@ def attach(
 
     Raises `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`, `AddressTakenError`, `InvalidAddressError`,
     `ReadOnlyMappingError` (read-write asked where this process has it mapped read-only), `RegionBusyError` (a remover
-    does not finish). Costs about 20 system calls, whatever the region's size.
+    does not finish). Costs about ten system calls, whatever the region's size.
     """
     return attach_length(name, readonly=readonly, addr=addr, owner=owner, length=0)
 

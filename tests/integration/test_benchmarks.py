@@ -40,12 +40,13 @@ def test_every_peer_is_in_json_and_report(tmp_path: Path) -> None:
     assert left_by(run.pid) == []
 
 
-def test_a_signal_gives_everything_back() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_gives_everything_back(number: signal.Signals) -> None:
     run = subprocess.Popen(COMMAND, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert run.stderr is not None
     assert any("shared_memory: attach" in line for line in run.stderr)
-    run.send_signal(signal.SIGTERM)
+    run.send_signal(number)
     run.communicate()
-    assert run.returncode == 128 + signal.SIGTERM
+    assert run.returncode == 128 + number
     assert left_by(run.pid) == []
     assert str(run.pid) not in Path("/proc/self/mountinfo").read_text()

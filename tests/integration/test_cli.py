@@ -387,8 +387,21 @@ def test_the_shell_completes_commands() -> None:
     assert done.stdout.split() == [b"plan"]
 
 
-@pytest.mark.parametrize("args", [("ls",), ("ls", "--json"), ("cp", "region:r", "-"), ("doctor",), ("--help",)])
-def test_nobody_reading_is_quiet(world: Path, args: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("ls",),
+        ("ls", "--json"),
+        ("cp", "region:r", "-"),
+        ("doctor",),
+        ("plan", "1G", "2"),
+        ("gc", "--all", "--dry-run"),
+        ("--help",),
+        ("--version",),
+    ],
+)
+def test_nobody_reading_is_quiet(world: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it changes when the pipe is found broken
     mshare.create("r", 1 << 20).close()
     reader, writer = os.pipe()
     os.close(reader)
@@ -396,6 +409,18 @@ def test_nobody_reading_is_quiet(world: Path, args: tuple[str, ...]) -> None:
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
     assert names() == ["r"]
+
+
+@pytest.mark.parametrize("args", [("doctor",), ("ls", "--json"), ("--version",)])
+def test_a_full_disk_under_stdout_is_told_once(
+    world: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
+) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([*MSHARE, *args], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 6
+    assert json.loads(done.stderr)["error"]["exit_code"] == 6 if "--json" in args else done.stderr.count(b"\n") == 1
+    assert b"No space left on device" in done.stderr
 
 
 UNPRIVILEGED = """

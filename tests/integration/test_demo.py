@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,11 @@ from pathlib import Path
 import pytest
 
 import mshare
+from mshare import backends
+from mshare.backend import Space
 from mshare.demo import flights
+from mshare.demo.main import fitting_size
+from mshare.units import MIB
 
 pytestmark = pytest.mark.timeout(300)  # dozens of interpreters per test; a busy machine takes minutes
 
@@ -93,6 +98,7 @@ def test_it_shows_what_it_promises_and_leaves_nothing(world: Path) -> None:
         ("mshare shm: attach", signal.SIGINT),
         ("shared_memory: attach", signal.SIGINT),
         ("the second half", signal.SIGTERM),
+        ("the second half", signal.SIGHUP),
     ],
 )
 def test_a_signal_in_the_middle_leaves_nothing(world: Path, step: str, number: signal.Signals) -> None:
@@ -121,7 +127,8 @@ def test_what_a_killed_demo_leaves_gc_removes(world: Path) -> None:
     demo = start()
     wait_for_step(demo, "the second half")
     demo.kill()
-    demo.communicate()
+    _, errors = demo.communicate()
+    assert errors.count("Traceback") == 0, "its children end in silence"
     wait_until(lambda: all(info.orphan for info in mshare.regions()))  # its children end when it has gone
     assert [info.name for info in mshare.gc()] == [f"mshare-demo-{demo.pid}"]
     assert files_of(demo.pid, world) == []
@@ -131,7 +138,7 @@ def test_what_a_killed_demo_leaves_gc_removes(world: Path) -> None:
     ("size", "code", "hint"),
     [
         ("1M", 2, "one copy of the table needs"),
-        ("8000T", 6, "docker run --shm-size"),
+        ("8000T", 6, "pass a smaller --size"),
         ("0", 2, "16M or more"),
     ],
 )
@@ -140,3 +147,17 @@ def test_a_size_that_cannot_be_says_what_to_do(world: Path, size: str, code: int
     assert run.returncode == code, run.stderr
     assert hint in run.stderr
     assert mshare.regions() == []
+
+
+@pytest.mark.parametrize("limit", ["memory", "free space of /dev/shm"])
+def test_a_larger_file_system_is_proposed_where_it_is_the_limit(
+    world: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(type(backends.ALL[-1]), "space", lambda _: Space(100 * MIB, limit))
+    with pytest.raises(mshare.NoSpaceError, match="100 MiB can be had") as raised:
+        fitting_size(200 * MIB)
+    proposed = re.search(r"remount,size=(\d+)M /dev/shm .*--shm-size=\1m", raised.value.hint)
+    assert (proposed is not None) is (limit != "memory")
+    if proposed is not None:
+        status = os.statvfs(SHM)
+        assert int(proposed[1]) * MIB > status.f_blocks * status.f_frsize + 100 * MIB

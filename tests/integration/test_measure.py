@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -129,3 +132,13 @@ def test_children_see_what_peers_attach(world: Path) -> None:
     with existing(peer, "seen", MIB) as memory, closing(peer.attach(memory.token)) as attachment:
         assert attachment.buf is not None
         assert len(attachment.buf) == MIB
+
+
+def test_a_child_that_nobody_hears_ends_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "from mshare.measure.child import say; say('hello')"
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")

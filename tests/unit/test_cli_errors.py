@@ -99,3 +99,17 @@ def test_each_cause_has_its_code(
     (world / "shm" / "foreign").write_bytes(b"hello")
     fails_here(capsys, code, *args)
     assert [info.name for info in mshare.regions()] == ["here"]
+
+
+@pytest.mark.parametrize(
+    ("message", "args"),
+    [
+        ("--older-than AGE or --all, not both", ("gc", "--older-than", "1h", "--all")),
+        ("mode 0o7777 is no set", ("create", "a", "1K", "--mode", "07777")),
+    ],
+)
+def test_the_message_says_what_is_wrong(
+    world: Path, capsys: pytest.CaptureFixture[str], message: str, args: tuple[str, ...]
+) -> None:
+    assert main(args) == 2
+    assert message in capsys.readouterr().err

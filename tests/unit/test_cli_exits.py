@@ -17,7 +17,7 @@ CODES = {
     "InvalidFlagsError": 2,
     "RegionExistsError": 4,
     "RegionNotFoundError": 3,
-    "AmbiguousNameError": 1,
+    "AmbiguousNameError": 9,
     "NotARegionError": 9,
     "AccessDeniedError": 7,
     "ReadOnlyMappingError": 7,

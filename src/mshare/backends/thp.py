@@ -5,7 +5,8 @@ Facts: `MADV_COLLAPSE` (Linux 6.1) ignores the THP settings in /sys. It gathers 
 huge page and fills what the file does not have yet with zeros, but answers EINVAL for a block with no page at all.
 Stock 6.12 also does where the process has no page table yet, though it has made the huge page
 (`collapse_pte_mapped_thp` in mm/khugepaged.c: `SCAN_PMD_NULL`).
-Consequence: `fallocate` first would make 512 small pages, only for collapse to copy them (2 GiB: 1.3 to 4.9 s here).
+Consequence: `fallocate` first would make 512 small pages, only for collapse to copy them (2 GiB on Linux 6.18: 1.3 to
+4.9 s).
 Decision: write one byte per block, which is where a lack of memory becomes an error, read it through the mapping,
 collapse (0.27 s), and let `fallocate` see to the tail that is no whole block.
 """

@@ -62,19 +62,30 @@ def run(argv: Sequence[str]) -> int:
     command = typer.main.get_command(app)
     as_json = "--json" in argv
     try:
-        with command.make_context("mshare", list(argv) or ["--help"]) as context:
-            code = command.invoke(context)
-        sys.stdout.flush()
-        return code or 0
-    except typer.Exit as end:
-        return end.exit_code
+        try:
+            with command.make_context("mshare", list(argv) or ["--help"]) as context:
+                code = command.invoke(context) or 0
+        except typer.Exit as end:
+            code = end.exit_code
+        if sys.stdout is not None:  # as it is where file descriptor 1 is closed
+            sys.stdout.flush()
+        return code
     except (KeyboardInterrupt, typer.Abort):
         return _exits.INTERRUPTED
     except BrokenPipeError:
-        # Nobody reads on. Python would complain when it flushes stdout at the end: give it something to flush to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _exits.BROKEN_PIPE
     except _exits.UsageError as error:
         return _exits.fail(error, as_json=as_json)
     except OSError as error:  # the world's fault; anything else is a bug of ours and shows a traceback
         return _exits.fail(error, as_json=as_json)
+    finally:
+        _forget_unwritten()
+
+
+def _forget_unwritten() -> None:
+    """Where stdout takes no more, point it to /dev/null: Python would complain when it flushes it at the end."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -33,11 +33,17 @@ BackendName = Annotated[
 _UNFOLDED = 4096
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the error pass: rich would end the process with 1 here."""
+        raise  # noqa: PLE0704 - rich calls this from its handler
+
+
 def console(*, stderr: bool = False) -> Console:
     """Return a console that prints what it is given and nothing else."""
     stream = sys.stderr if stderr else sys.stdout
     folded = stream.isatty() or "COLUMNS" in os.environ
-    return Console(
+    return _Console(
         file=stream, markup=False, emoji=False, highlight=False, width=None if folded else _UNFOLDED, soft_wrap=False
     )
 

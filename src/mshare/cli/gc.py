@@ -33,7 +33,9 @@ def command(
     Only your own, unless you are root. A region that waits for its first or next user is an orphan too, so say an age
     that no such wait reaches, or --all. The age counts from the creation, not from the last use.
     """
-    if (older_than is None) is not every:
+    if older_than is not None and every:
+        raise UsageError("say --older-than AGE or --all, not both")
+    if older_than is None and not every:
         raise UsageError("say how old an orphan must be (--older-than AGE), or --all")
     seconds = 0.0 if older_than is None else parse_age(older_than)
     found = [info for info, _ in removal.orphans(older_than=seconds)] if dry_run else removal.gc(older_than=seconds)

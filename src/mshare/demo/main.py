@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import backends, registry
+from ..backend import Space
 from ..errors import InvalidSizeError, NoSpaceError
 from ..geometry import PMD
+from ..linux.mounts import mount_under
 from ..units import MIB, format_size
 from . import flights
 from .bill import PROJECTED_BYTES, PROJECTED_PROCESSES, Bill, draw_up
@@ -60,12 +62,25 @@ def fitting_size(wanted: int | None) -> tuple[int, str]:
     if size + PMD > space.free_bytes:
         raise NoSpaceError(
             f"the demo needs {format_size(size)}, but only {format_size(space.free_bytes)} can be had ({space.limit})",
-            "pass a smaller --size (16M at least), or: sudo mount -o remount,size=1G /dev/shm "
-            "(in a container: docker run --shm-size=1g)",
+            "pass a smaller --size (16M at least)" + _remount(size + PMD, space),
         )
     if wanted is None and size != DEFAULT_BYTES:
         return size, f"{format_size(size)} instead of {format_size(DEFAULT_BYTES)}: {space.limit} has no more"
     return size, ""
+
+
+def _remount(needed: int, space: Space) -> str:
+    """Return how to make the file system larger, if that is what is too small."""
+    root = backends.ALL[-1].root()
+    mount = mount_under(root) if root else None
+    if mount is None or not space.limit.startswith("free space of"):
+        return ""
+    status = os.statvfs(mount.mount_point)
+    mebibytes = -(-(status.f_blocks * status.f_frsize + needed - space.free_bytes) // MIB)
+    return (
+        f", or: sudo mount -o remount,size={mebibytes}M {mount.mount_point} "
+        f"(in a container: docker run --shm-size={mebibytes}m)"
+    )
 
 
 def left_behind(prefix: str) -> list[Path]:
@@ -76,7 +91,7 @@ def left_behind(prefix: str) -> list[Path]:
 
 @contextmanager
 def _cleaned_up(prefix: str) -> Iterator[None]:
-    """Turn SIGTERM into an orderly end, and let no second Ctrl-C disturb the cleaning up.
+    """Turn SIGTERM and SIGHUP into an orderly end, and let no second Ctrl-C disturb the cleaning up.
 
     What a killed demo leaves are orphans, for `mshare gc`.
     """
@@ -85,8 +100,10 @@ def _cleaned_up(prefix: str) -> Iterator[None]:
         del frame
         raise SystemExit(128 + number)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     signal.signal(signal.SIGTERM, stop)
+    if before[signal.SIGHUP] is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, stop)
     try:
         yield
     finally:

@@ -78,6 +78,10 @@ def requests() -> Iterator[dict[str, Any]]:
 
 
 def say(answer: Any) -> None:
-    """In the child: send an answer."""
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
+    """In the child: send an answer, or end in silence if nobody is there to hear it."""
+    try:
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at the end
+        sys.exit(1)

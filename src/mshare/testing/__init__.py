@@ -1,4 +1,4 @@
-"""Tools that test a backend or a program that uses regions; needs `pip install 'mshare[testing]'`.
+"""Tools that test a backend or a program that uses regions; needs `pip install '.[testing]' in its source`.
 
 - `processes`: real processes that do as they are told, fork, and die by SIGKILL.
 - `strategies`: hypothesis strategies for names, sizes, records and /proc text.

@@ -10,6 +10,7 @@ for on a pidfd and verified by the exit status, which the parent collects.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import json
 import os
 import select
@@ -277,6 +278,7 @@ def in_child(function: Callable[[], Any], *, uid: int | None = None) -> Ended:
 
 def _child(function: Callable[[], Any], uid: int | None, write_fd: int) -> NoReturn:
     status = 1
+    faulthandler.disable()  # a death by SIGSEGV is an answer here
     try:
         if uid is not None:
             os.setgroups([])
