@@ -2,9 +2,9 @@
 May depend on: shm (the same files), linux.
 
 Facts: `MADV_COLLAPSE` (Linux 6.1) ignores the THP settings in /sys. It gathers a 2 MiB block of a tmpfs file into one
-huge page and fills what the file does not have yet with zeros, but answers EINVAL for a block with no page at all, and
-up to 6.12 also for one that the process has no page table for yet, though the huge page is made (`SCAN_PMD_NULL` of
-`collapse_pte_mapped_thp` in mm/khugepaged.c).
+huge page and fills what the file does not have yet with zeros, but answers EINVAL for a block with no page at all.
+Stock 6.12 also does where the process has no page table yet, though it has made the huge page
+(`collapse_pte_mapped_thp` in mm/khugepaged.c: `SCAN_PMD_NULL`).
 Consequence: `fallocate` first would make 512 small pages, only for collapse to copy them (2 GiB on Linux 6.18: 1.3 to
 4.9 s).
 Decision: write one byte per block, which is where a lack of memory becomes an error, read it through the mapping,
