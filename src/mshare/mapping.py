@@ -13,6 +13,7 @@ import ctypes
 import errno
 import weakref
 from collections.abc import Callable
+from types import CodeType
 
 from .errors import AddressTakenError, InvalidAddressError, NoSpaceError, ReadOnlyMappingError
 from .geometry import USER_END, Span
@@ -26,6 +27,17 @@ lock = descriptors.lock
 """Protects `_table`, every mapping's count, and the exporters of regions, over forks, too."""
 
 _table: dict[tuple[FileId, int], Mapping] = {}
+
+_ANCHOR = (lambda: None).__code__
+_watches: dict[int, weakref.ref[CodeType]] = {}
+"""What tells us of the death of exporters.
+
+Facts: where an exporter is part of a cycle, the collector calls the weak references to it before it calls any `__del__`
+in that cycle, and such a `__del__` may read the region, or keep an array of it alive for good. It does not look at
+objects that it does not track, such as code objects: their weak references are called when they are really freed.
+Decision: each exporter carries a code object of its own, and that one is watched. By identity: code objects that look
+alike are equal, and so are their weak references.
+"""
 
 
 class Mapping:
@@ -48,11 +60,15 @@ class Mapping:
             self._count += 1
             self.exporters += 1
             exporter = (ctypes.c_ubyte * size_bytes).from_address(self.addr)
-            weakref.finalize(exporter, self._release_exporter).atexit = False
+            anchor = _ANCHOR.replace(co_name="anchor")
+            vars(exporter)["anchor"] = anchor
+            watch = weakref.ref(anchor, self._release_exporter)
+            _watches[id(watch)] = watch
             return exporter
 
-    def _release_exporter(self) -> None:
+    def _release_exporter(self, watch: weakref.ref[CodeType]) -> None:
         with lock:
+            del _watches[id(watch)]
             self.exporters -= 1
             self.release()
 
@@ -90,7 +106,7 @@ def find(file: FileId, addr: int, *, writable: bool) -> Mapping | None:
 
 def all_of(region_name: str) -> list[Mapping]:
     """Return this process's mappings of regions that had this name when they were attached."""
-    return [mapping for mapping in _table.values() if mapping.region_name == region_name]
+    return [mapping for mapping in list(_table.values()) if mapping.region_name == region_name]
 
 
 def map_file(

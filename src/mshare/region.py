@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import weakref
 from dataclasses import replace
@@ -14,6 +15,7 @@ from . import mapping, registry
 from .errors import (
     AccessDeniedError,
     InvalidAddressError,
+    InvalidFlagsError,
     InvalidSizeError,
     NoSpaceError,
     RegionClosedError,
@@ -114,20 +116,29 @@ class Region:
     ) -> numpy.ndarray[Any, numpy.dtype[Any]]:
         """Return a numpy array over the region's memory, zero copy, from byte `offset` on, in C order.
 
-        Needs numpy (the extra `numpy`). Raises `InvalidSizeError` if it does not fit, `RegionClosedError`.
+        Needs numpy (the extra `numpy`). Raises `InvalidSizeError` if it does not fit,
+        `InvalidFlagsError` for a dtype that holds Python objects, `RegionClosedError`.
         """
         import numpy
 
         if offset < 0:
             raise InvalidSizeError(f"offset {offset} is negative", "count it from the region's first byte")
         view = self.buf
+        kind = numpy.dtype(dtype)
+        if kind.hasobject:
+            raise InvalidFlagsError(
+                f"dtype {kind} holds pointers of one process", "use numbers, booleans or fixed-size strings"
+            )
+        dimensions = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
+        count = math.prod(dimensions)
         try:
-            return numpy.ndarray(shape, dtype, buffer=view, offset=offset)
-        except (TypeError, ValueError) as error:
-            if numpy.dtype(dtype).hasobject:
-                raise
+            if min(dimensions, default=0) < 0:
+                raise ValueError("negative dimensions")
+            # Not numpy.ndarray(buffer=view): it takes what lies under a read-only view, and does not hold the view.
+            return numpy.frombuffer(view, kind, count, offset).reshape(dimensions)
+        except ValueError as error:
             raise InvalidSizeError(
-                f"an array of {shape} x {numpy.dtype(dtype)} from byte {offset} does not fit into region "
+                f"an array of {shape} x {kind} from byte {offset} does not fit into region "
                 f"{self.name!r} of {self.size} bytes ({error})",
                 "make it smaller, or the region larger",
             ) from error

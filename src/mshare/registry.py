@@ -122,6 +122,11 @@ class Entry:
                 if writable
                 else "have its owner change the mode",
             ) from error
+        except BlockingIOError as error:
+            raise RegionBusyError(
+                f"the owner of {self.path} holds a lease on it (fcntl F_SETLEASE)",
+                f"have uid {self.status.st_uid} give it back, or choose another name",
+            ) from error
         try:
             yield fd
         finally:
@@ -321,7 +326,7 @@ def records() -> Iterator[tuple[Entry, Record, bool]]:
                 with entry.opened(writable=False) as fd:
                     record, locked = read_record(name, fd), is_attached(fd)
                 yield entry, record, locked
-            except (AccessDeniedError, NotARegionError):
+            except (AccessDeniedError, NotARegionError, RegionBusyError):
                 continue
             finally:
                 close_fd(path_fd)

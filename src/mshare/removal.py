@@ -47,7 +47,9 @@ def _open_as_owner(entry: Entry) -> int:
         except PermissionError:  # a file of the file system's own, such as msharefs' mshare_info
             break
         try:
-            return open_fd(link, os.O_RDWR)
+            return open_fd(link, os.O_RDWR | os.O_NONBLOCK)
+        except BlockingIOError as error:
+            raise RegionBusyError(f"the owner of {entry.path} holds a lease on it", "have it given back") from error
         except PermissionError:
             if entry.status.st_uid != os.geteuid():
                 break

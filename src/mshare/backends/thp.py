@@ -22,7 +22,7 @@ from ..backend import Availability, Capabilities, Progress
 from ..errors import BackendUnavailableError
 from ..geometry import PAGE, PMD, pick_address
 from ..linux import libc, proc
-from ..linux.descriptors import close_fd, open_fd
+from ..linux.descriptors import close_fd, lock, open_fd
 from ..units import MIB
 from ._files import reserve
 from .shm import Shm
@@ -101,13 +101,14 @@ def _collapse_problem(root: Path) -> str | None:
     try:
         os.ftruncate(fd, PMD)
         os.pwrite(fd, b"\0", 0)
-        addr = pick_address(os.getpid(), PMD, (vma.span for vma in proc.maps()))
-        mapped = libc.mmap_shared(fd, PMD, writable=True, addr=addr)
-        try:
-            ctypes.c_ubyte.from_address(mapped).value  # noqa: B018
-            libc.madvise(mapped, PMD, libc.MADV_COLLAPSE)
-        finally:
-            libc.munmap(mapped, PMD)
+        with lock:  # a child forked by another thread must not inherit it
+            addr = pick_address(os.getpid(), PMD, (vma.span for vma in proc.maps()))
+            mapped = libc.mmap_shared(fd, PMD, writable=True, addr=addr)
+            try:
+                ctypes.c_ubyte.from_address(mapped).value  # noqa: B018
+                libc.madvise(mapped, PMD, libc.MADV_COLLAPSE)
+            finally:
+                libc.munmap(mapped, PMD)
     except OSError as error:
         if error.errno in _TRANSIENT:  # it exists, and only this moment was bad: populate tries again, and tells
             return None
