@@ -194,12 +194,16 @@ def find(name: str) -> Iterator[Entry]:
 
 def _hits(name: str, places: tuple[_Root, ...]) -> list[Entry]:
     """Open what has `name` in each of the places, if these are still what they were."""
-    hits = []
+    hits: list[Entry] = []
     for place in places:
         try:
             path_fd = open_fd(f"{place.path}/{name}", os.O_PATH | os.O_NOFOLLOW)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # the last: a root not ours to search, now
             continue
+        except BaseException:
+            for hit in hits:
+                close_fd(hit.path_fd)
+            raise
         status = os.fstat(path_fd)
         hits.append(Entry(name, place.path, path_fd, FileId(status.st_dev, status.st_ino)))
         if status.st_dev != place.dev:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import mshare
+from mshare.testing.processes import in_child
 
 AS_NOBODY = """
 import os, mshare
@@ -61,3 +62,25 @@ def test_a_hugetlbfs_out_of_reach_is_none(hugetlb_world: Path) -> None:
     )
     hugetlb_world.chmod(0o755)
     assert run.returncode == 0, run.stderr
+
+
+def test_a_root_that_privilege_was_dropped_for_is_passed_over_and_nothing_leaks(hugetlb_world: Path) -> None:
+    """Remembered as root, out of reach as somebody else: in either order of the roots."""
+    mshare.create("in-shm", 4096, backend="shm", mode=0o666).close()
+    mshare.create("in-hugetlb", 4096, backend="hugetlb", mode=0o666).close()
+
+    def drop_and_attach(closed: str, name: str) -> int:
+        mshare.attach(name).close()
+        (hugetlb_world / closed).chmod(0o700)
+        try:
+            os.seteuid(65534)
+            before = len(os.listdir("/proc/self/fd"))
+            for _ in range(5):
+                mshare.attach(name).close()
+            return len(os.listdir("/proc/self/fd")) - before
+        finally:
+            os.seteuid(0)
+            (hugetlb_world / closed).chmod(0o1777)
+
+    assert in_child(lambda: drop_and_attach("hugetlb", "in-shm")).value == 0
+    assert in_child(lambda: drop_and_attach("shm", "in-hugetlb")).value == 0
