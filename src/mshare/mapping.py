@@ -1,7 +1,7 @@
 """What this process has mapped: one `Mapping` per region and address, counted. May depend on: errors, geometry, linux.
 
 Facts: a memoryview or numpy array keeps the object it was made from alive, and nothing else; memory under it must not
-be unmapped before. A ctypes array at an address is such an object and can be watched with a weak reference.
+be unmapped before. A ctypes array at an address is such an object; how its death is noticed: `_watches`.
 Decision: every `Region` has an exporter of its own, a ctypes array that all its views hang on. Each exporter is one
 count of the mapping, taken back when the exporter dies, by whatever road: `close`, the last view, or the garbage
 collector. At process exit the kernel unmaps; we register nothing.

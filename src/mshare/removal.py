@@ -2,7 +2,8 @@
 
 Remove when idle: take the write lock on `ATTACHED_BYTE` (so nobody is attached, and who wants to be waits), look that
 the name still means this file, unlink. `NAME_BYTE` keeps two removers apart, so that none unlinks a newer region of the
-same name. A remover that dies has changed nothing: the kernel drops its locks.
+same name, unless it was stopped for more than a second in between (DESIGN.md, "Known gaps"). A remover that dies has
+changed nothing: the kernel drops its locks.
 """
 
 from __future__ import annotations
