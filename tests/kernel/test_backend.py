@@ -14,16 +14,15 @@ from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis import settings
 
 import mshare
 from mshare.geometry import PAGE, PUD, WINDOW
 from mshare.linux import ioctl
 from mshare.linux.descriptors import opened
 from mshare.testing.conformance import BackendConformance, table_bytes
-from mshare.testing.processes import Nursery, in_child
-from mshare.testing.statemachine import RegionMachine
+from mshare.testing.processes import in_child
+from mshare.testing.statemachine import check
 
 pytestmark = pytest.mark.timeout(600)
 MIB = 1 << 20
@@ -51,24 +50,8 @@ class TestBackends(BackendConformance):
     """What every backend promises, kept on this kernel."""
 
 
-def test_every_backend_does_what_the_model_does(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MSHARE_BACKEND", backend)
-    with Nursery() as nursery:
-
-        class Machine(RegionMachine):
-            pass
-
-        Machine.backend, Machine.nursery = backend, nursery
-        run_state_machine_as_test(
-            Machine,
-            settings=settings(
-                max_examples=7 if backend == "msharefs" else 2,
-                stateful_step_count=19,
-                deadline=None,
-                database=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+def test_every_backend_does_what_the_model_does(backend: str) -> None:
+    check(backend, settings(max_examples=7 if backend == "msharefs" else 2, stateful_step_count=19, database=None))
 
 
 def test_it_is_the_first_choice(msharefs_world: Path) -> None:

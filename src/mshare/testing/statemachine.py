@@ -4,21 +4,28 @@ Up to four processes over three names create, attach, store, close, unlink, call
 After every step three things are compared: the outcome (value or error class), the contents every attachment sees,
 and what `regions()` shows (pids and orphans included) in a process that has nothing attached.
 
-    class Machine(RegionMachine):
-        backend, nursery = "shm", Nursery()
-
-    run_state_machine_as_test(Machine)
+    check("shm", settings(max_examples=31, stateful_step_count=29))
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import patch
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 import mshare
 from mshare.geometry import Span
@@ -180,6 +187,18 @@ class RegionMachine(RuleBasedStateMachine):
         pairs = [(pid, handle) for pid, process in self.model.processes.items() for handle in process.attached]
         pid, handle = pairs[which % len(pairs)]
         return self.workers[pid], handle
+
+
+def check(backend: str, bounds: settings) -> None:
+    """Hold `backend`, which must be usable here, to the model; `bounds` says how many examples of how many steps.
+
+    Deadlines and health checks are off whatever `bounds` says: real processes take the time they take.
+    """
+    with patch.dict(os.environ, MSHARE_BACKEND=backend), Nursery() as nursery:
+        machine = type("Machine", (RegionMachine,), {"backend": backend, "nursery": nursery})
+        run_state_machine_as_test(
+            machine, settings=settings(bounds, deadline=None, suppress_health_check=list(HealthCheck))
+        )
 
 
 def shown() -> dict[str, Seen]:
