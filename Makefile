@@ -6,7 +6,7 @@ VM := $(BIN)/python -m vm
 VM_KERNELS := 6.12 $(if $(filter true,$(CI)),6.1)
 VM_PACKAGES := qemu-system-x86 kmod make gcc-12 gcc libc6-dev libelf1 pahole
 
-.PHONY: venv demo test lint stress bench clean vm-deps test-vm demo-vm vm-shell
+.PHONY: venv demo test lint stress bench clean vm-deps test-vm test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/bin/mshare:
@@ -39,11 +39,16 @@ vm-deps:
 	@missing="$$(for package in $(VM_PACKAGES); do \
 		dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q ' installed$$' || echo $$package; done)"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
-	if [ "$$(id -u)" = 0 ]; then apt-get install --yes --no-install-recommends $$missing; \
+	if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install --yes --no-install-recommends $$missing; \
 	else echo "vm: install these first: sudo apt-get install --no-install-recommends" $$missing >&2; exit 1; fi
 
 test-vm: venv vm-deps
 	$(VM) test $(addprefix --kernel ,$(VM_KERNELS))
+
+# Not part of `make test`: a kernel with KASAN, lockdep and the page tables' own checks, built once (vm/debug.py).
+test-debug-kernel: VM_PACKAGES += flex bison bc libelf-dev xz-utils
+test-debug-kernel: venv vm-deps
+	$(VM) test --kernel debug --timeout 7200
 
 # The demo with backend msharefs in its table, in a guest of 2 GiB: smaller than `make demo`, and no projection.
 demo-vm: venv vm-deps

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import machine, report, selftest, store, suite, verdict
+from . import debug, machine, report, selftest, store, suite, verdict
 from .errors import HostToolMissing, VmError
 from .store import Kernel
 
@@ -63,7 +63,9 @@ def main(argv: list[str] | None = None) -> int:
 def _kernels(options: argparse.Namespace) -> int:
     cache = store.cache_directory()
     for series in options.series or SERIES:
-        kernel = store.ensure(cache, series, progress, refresh=options.refresh)
+        if options.refresh and series != "debug":
+            store.ensure(cache, series, progress, refresh=True)
+        kernel = _kernel(series)
         print(f"{kernel.release}  image={kernel.image}  KDIR={kernel.build}")
     return 0
 
@@ -148,6 +150,9 @@ def _selftest(options: argparse.Namespace) -> int:
 
 def _kernel(wanted: str) -> Kernel:
     cache = store.cache_directory()
+    if wanted == "debug":
+        store.ensure(cache, SERIES[0], progress)  # for its busybox
+        return store.from_directory(debug.ensure(cache, progress), cache)
     if "/" in wanted:
         return store.from_directory(Path(wanted), cache)
     return store.ensure(cache, wanted, progress)
@@ -196,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     guest.add_argument("--cpu", default=machine.CPU, help="QEMU's CPU model (default %(default)s)")
     guest.add_argument("--accel", default=machine.ACCEL, help="QEMU's accelerator (default %(default)s)")
 
-    which = "series (6.12), release, or a directory with boot/vmlinuz-* and lib/modules (default 6.12)"
+    which = "series (6.12), release, debug, or a directory with boot/vmlinuz-* and lib/modules (default 6.12)"
     run = commands.add_parser("run", parents=[guest], help="run one command in a guest")
     run.add_argument("--kernel", default=SERIES[0], help=which)
     run.add_argument(

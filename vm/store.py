@@ -112,10 +112,10 @@ def _fetch(cache: Path, wanted: str, progress: Progress) -> Kernel:
     progress("asking apt for kernels")
     # The lists of a fresh machine are missing or too old to download from, so they are brought up to date each time.
     if os.geteuid() == 0:
-        _run(["apt-get", "update", "-qq"])
+        run(["apt-get", "update", "-qq"])
     else:
         progress("not root: package lists stay as old as they are")
-    found = versions.newest(_run(["apt-cache", "search", "--names-only", "^linux-image-[0-9].*-amd64$"]), wanted)
+    found = versions.newest(run(["apt-cache", "search", "--names-only", "^linux-image-[0-9].*-amd64$"]), wanted)
     kernel = Kernel(found.release, cache / found.release)
     if (kernel.root / "complete").exists():
         return kernel
@@ -124,19 +124,19 @@ def _fetch(cache: Path, wanted: str, progress: Progress) -> Kernel:
         f"linux-image-{found.release}",
         headers,
         f"linux-headers-{found.common}-common",
-        versions.kbuild_package(_run(["apt-cache", "depends", headers])),
+        versions.kbuild_package(run(["apt-cache", "depends", headers])),
         BUSYBOX_PACKAGE,
     ]
     work = Path(tempfile.mkdtemp(prefix=".fetch-", dir=cache))
     try:
         progress(f"downloading {found.release}")
-        _run(["apt-get", "download", "-qq", *packages], cwd=work)
+        run(["apt-get", "download", "-qq", *packages], cwd=work)
         unpacked = work / "root"
         for package in sorted(work.glob("*.deb")):
             progress(f"unpacking {package.name}")
-            _run(["dpkg-deb", "-x", str(package), str(unpacked)])
+            run(["dpkg-deb", "-x", str(package), str(unpacked)])
             package.unlink()
-        _run(["depmod", "-b", str(unpacked), found.release])
+        run(["depmod", "-b", str(unpacked), found.release])
         _relocate(unpacked, kernel)
         (unpacked / "complete").write_text("\n".join(packages) + "\n")
         shutil.rmtree(kernel.root, ignore_errors=True)
@@ -163,7 +163,8 @@ def _relocate(unpacked: Path, kernel: Kernel) -> None:
 _PACKAGE_OF = {"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg", "depmod": "kmod"}
 
 
-def _run(command: list[str], cwd: Path | None = None) -> bytes:
+def run(command: list[str], cwd: Path | None = None) -> bytes:
+    """What a package tool prints. Raises HostToolMissing, FetchError with its last lines."""
     program = shutil.which(command[0], path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if program is None:
         raise HostToolMissing(command[0], _PACKAGE_OF[command[0]])

@@ -1,0 +1,63 @@
+"""When the debug kernel is built, and that it has every option asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vm import debug
+from vm.errors import BuildError
+
+CONFIG = Path(debug.__file__).with_name("debug.config")
+
+
+def test_options_are_what_sets_something_in_any_order() -> None:
+    assert debug.options("# why\nCONFIG_B=y\n\n# CONFIG_C is not set\nCONFIG_A=3\n") == ["CONFIG_A=3", "CONFIG_B=y"]
+
+
+def test_an_option_kconfig_dropped_or_changed_is_missing() -> None:
+    made = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=m\nCONFIG_D=y\n"
+    assert debug.missing("CONFIG_A=y\nCONFIG_B=y\nCONFIG_C=y\n", made) == ["CONFIG_B=y", "CONFIG_C=y"]
+
+
+@pytest.mark.parametrize("check", ["KASAN", "PROVE_LOCKING", "DEBUG_VM", "PAGE_TABLE_CHECK_ENFORCED", "DEBUG_LIST"])
+def test_the_checks_are_asked_for(check: str) -> None:
+    assert f"CONFIG_{check}=y" in debug.options(CONFIG.read_text())
+
+
+def test_no_option_is_asked_for_twice() -> None:
+    names = [option.partition("=")[0] for option in debug.options(CONFIG.read_text())]
+    assert sorted(set(names)) == sorted(names)
+
+
+def test_it_is_built_once_and_again_when_an_option_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[Path] = []
+    monkeypatch.setattr(debug, "_build", lambda root, wanted, progress: built.append(root))
+    root = tmp_path / "new" / "debug"
+    for _ in range(2):
+        assert debug.ensure(tmp_path / "new", print) == root
+    assert built == [root]
+    complete = root / "complete"
+    complete.write_text("# reworded\n" + complete.read_text())
+    debug.ensure(tmp_path / "new", print)
+    assert built == [root]
+    complete.write_text(complete.read_text() + "CONFIG_NEW=y\n")
+    (root / "half").touch()
+    debug.ensure(tmp_path / "new", print)
+    assert built == [root, root]
+    assert not (root / "half").exists()
+
+
+def test_a_build_that_failed_is_not_taken_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[Path] = []
+
+    def fail(root: Path, wanted: str, progress: object) -> None:
+        tries.append(root)
+        raise BuildError("no compiler")
+
+    monkeypatch.setattr(debug, "_build", fail)
+    for _ in range(2):
+        with pytest.raises(BuildError):
+            debug.ensure(tmp_path, print)
+    assert len(tries) == 2
