@@ -1,12 +1,13 @@
-# Two commands do all set-up: `make demo` runs the main job on real data, `make test` runs lint, types and the tests.
-# Those that end in -vm boot stock kernels in QEMU, with the kernel module (vm/README.md).
+# Two commands do all set-up: `make demo` runs the main job on real data, `make test` runs lint, types and the tests,
+# here and in a guest. Those that end in -vm boot stock kernels in QEMU, with the kernel module (vm/README.md); with
+# CI=true `make test` boots both.
 PYTHON ?= python3
 BIN := .venv/bin
 VM := $(BIN)/python -m vm
 VM_KERNELS := 6.12 $(if $(filter true,$(CI)),6.1)
 VM_PACKAGES := qemu-system-x86 kmod make gcc-12 gcc libc6-dev libelf1 pahole
 
-.PHONY: venv demo test lint stress bench clean vm-deps test-vm test-debug-kernel demo-vm vm-shell
+.PHONY: venv demo test test-host lint stress bench clean vm-deps test-vm test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/bin/mshare:
@@ -21,7 +22,10 @@ venv: .venv/.ready
 demo: .venv/bin/mshare
 	$(BIN)/mshare demo
 
-test: venv lint
+# The packages first: who lacks them and is not root hears it at once. `make test-host` needs none.
+test: vm-deps test-host test-vm
+
+test-host: venv lint
 	$(BIN)/python -m pytest
 
 lint: venv
@@ -39,7 +43,7 @@ vm-deps:
 	@missing="$$(for package in $(VM_PACKAGES); do \
 		dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q ' installed$$' || echo $$package; done)"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
-	if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install --yes --no-install-recommends $$missing; \
+	if [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $$missing; \
 	else echo "vm: install these first: sudo apt-get install --no-install-recommends" $$missing >&2; exit 1; fi
 
 test-vm: venv vm-deps

@@ -66,6 +66,7 @@ def _build(root: Path, wanted: str, progress: Progress) -> None:
         if shutil.which(program) is None:
             raise HostToolMissing(program, PACKAGES)
     progress(f"downloading and unpacking {SOURCE}")
+    store.update_lists(progress)
     store.run(["apt-get", "download", "-qq", SOURCE], cwd=root)
     (package,) = root.glob("*.deb")
     store.run(["dpkg-deb", "-x", str(package), str(root)])

@@ -110,11 +110,7 @@ def from_directory(root: Path, cache: Path) -> Kernel:
 
 def _fetch(cache: Path, wanted: str, progress: Progress) -> Kernel:
     progress("asking apt for kernels")
-    # The lists of a fresh machine are missing or too old to download from, so they are brought up to date each time.
-    if os.geteuid() == 0:
-        run(["apt-get", "update", "-qq"])
-    else:
-        progress("not root: package lists stay as old as they are")
+    update_lists(progress)
     found = versions.newest(run(["apt-cache", "search", "--names-only", "^linux-image-[0-9].*-amd64$"]), wanted)
     kernel = Kernel(found.release, cache / found.release)
     if (kernel.root / "complete").exists():
@@ -144,6 +140,14 @@ def _fetch(cache: Path, wanted: str, progress: Progress) -> Kernel:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return kernel
+
+
+def update_lists(progress: Progress) -> None:
+    """Have apt's lists brought up to date: those of a fresh machine are missing or too old to download from."""
+    if os.geteuid() == 0:
+        run(["apt-get", "update", "-qq"])
+    else:
+        progress("not root: package lists stay as old as they are")
 
 
 def _relocate(unpacked: Path, kernel: Kernel) -> None:
