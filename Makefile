@@ -57,7 +57,7 @@ test-debug-kernel: venv vm-deps
 # The demo with backend msharefs in its table, in a guest of 2 GiB: smaller than `make demo`, and no projection.
 demo-vm: venv vm-deps
 	@echo "The processor is emulated: memory, page tables and faults are real, times are not."
-	$(VM) run --module -- $(CURDIR)/$(BIN)/mshare demo --size 16M --processes 4 --no-projection
+	$(VM) run --module --timeout 1800 -- $(CURDIR)/$(BIN)/mshare demo --size 16M --processes 4 --no-projection
 
 vm-shell: venv vm-deps
 	$(VM) shell

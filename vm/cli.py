@@ -234,7 +234,11 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("selftest", help="prove that each verdict is given when it must be")
     check.add_argument("--kernel", default=SERIES[0], help=which)
     check.add_argument(
-        "--only", action="append", default=[], choices=list(selftest.CASES), help="this case; may be repeated"
+        "--only",
+        action="append",
+        default=[],
+        choices=[*selftest.CASES, *selftest.DEBUG_CASES],
+        help="this case; may be repeated",
     )
     check.set_defaults(action=_selftest)
     return parser

@@ -61,3 +61,7 @@ def test_a_build_that_failed_is_not_taken_for_one(tmp_path: Path, monkeypatch: p
         with pytest.raises(BuildError):
             debug.ensure(tmp_path, print)
     assert len(tries) == 2
+
+
+def test_the_selftest_knows_it_by_its_release() -> None:
+    assert f'CONFIG_LOCALVERSION="{debug.RELEASE_ENDING}"' in debug.options(CONFIG.read_text())
