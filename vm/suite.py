@@ -17,6 +17,7 @@ from .store import Kernel, Progress
 MODULE = "mshare"
 FILE_SYSTEM = "msharefs"
 MOUNT_POINT = "/sys/fs/mshare"
+BUILT = ("*.o", "*.ko", "*.mod", "*.mod.c", "*.cmd", "*.symvers", "*.order")  # what a build leaves in kernel/
 STAGE_FILE = "/run/mshare-vm/stage"  # the agent sends its one word along with the exit status
 
 
@@ -26,9 +27,9 @@ def build_directory(repository: Path, kernel: Kernel) -> Path:
 
 
 def build_module(repository: Path, kernel: Kernel, progress: Progress) -> Path:
-    """Compile `kernel/` against that kernel's headers; the path of the copy under `build/vm/RELEASE`.
+    """Compile a copy of `kernel/` against that kernel's headers; the path of the module under `build/vm/RELEASE`.
 
-    Objects of another kernel are cleaned away first, one build at a time (a lock in `build/vm`).
+    A copy, because guests that run at the moment see `kernel/` itself, and each kernel needs objects of its own.
     Raises BuildError with the compiler's last lines, HostToolMissing.
     """
     source = repository / "kernel"
@@ -39,28 +40,26 @@ def build_module(repository: Path, kernel: Kernel, progress: Progress) -> Path:
             raise HostToolMissing(program, "make gcc-12 libc6-dev libelf1 pahole")
     target = build_directory(repository, kernel)
     target.mkdir(parents=True, exist_ok=True)
-    with (target.parent / "lock").open("w") as lock:
+    with (target / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        stamp = target.parent / "built-for"
-        if not stamp.is_file() or stamp.read_text() != kernel.release:
-            stamp.unlink(missing_ok=True)
-            _make(source, kernel, "clean")
         progress(f"building {MODULE}.ko for {kernel.release}")
-        _make(source, kernel)
-        stamp.write_text(kernel.release)
-        built = source / f"{MODULE}.ko"
+        work = target / "kernel"
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.copytree(source, work, ignore=shutil.ignore_patterns(*BUILT))
+        _make(work, kernel)
+        built = work / f"{MODULE}.ko"
         if not built.is_file():
             raise BuildError(f"make succeeded but left no {built}; check kernel/Kbuild")
         shutil.copy2(built, target / built.name)
     return target / built.name
 
 
-def _make(source: Path, kernel: Kernel, *targets: str) -> None:
+def _make(source: Path, kernel: Kernel) -> None:
     # A `make` above us must not hand its flags and job server to the kernel's build.
     environment = {
         name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
     }
-    command = ["make", "-C", str(source), f"KDIR={kernel.build}", f"-j{os.cpu_count() or 1}", *targets]
+    command = ["make", "-C", str(source), f"KDIR={kernel.build}", f"-j{os.cpu_count() or 1}"]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     if done.returncode != 0:
         tail = "\n".join(done.stdout.decode(errors="replace").splitlines()[-40:])

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vm import cli, machine, store, suite, verdict
+from vm.errors import BuildError
 
 WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 
@@ -117,3 +118,31 @@ def test_errors_of_the_host_have_a_status_of_their_own(
     with pytest.raises(SystemExit) as wrong:
         cli.main(["run", "--timeout", "0", "--", "true"])
     assert wrong.value.code == 2
+
+
+MAKEFILE = "mshare.ko: source.c\n\techo $(KDIR) > $@\n\tcat source.c *.o >> $@ 2> /dev/null || true\n"
+
+
+def test_the_module_is_built_from_a_copy(tmp_path: Path, kernel: store.Kernel) -> None:
+    """What somebody built in kernel/ is neither used nor changed, and what is gone from it is gone from the copy."""
+    source = tmp_path / "kernel"
+    source.mkdir()
+    (source / "Makefile").write_text(MAKEFILE)
+    (source / "source.c").write_text("one\n")
+    (source / "old.o").write_text("built for another kernel\n")
+    (source / "mshare.ko").write_text("built for another kernel\n")
+    before = sorted(source.iterdir())
+    for text in ("one\n", "two\n"):
+        (source / "source.c").write_text(text)
+        built = suite.build_module(tmp_path, kernel, lambda _: None)
+        assert built == tmp_path / "build" / "vm" / kernel.release / "mshare.ko"
+        assert built.read_text() == f"{kernel.build}\n{text}"
+    assert sorted(source.iterdir()) == before
+    assert (source / "mshare.ko").read_text() == "built for another kernel\n"
+
+
+def test_a_module_that_does_not_compile_is_told_with_the_compilers_words(tmp_path: Path, kernel: store.Kernel) -> None:
+    (tmp_path / "kernel").mkdir()
+    (tmp_path / "kernel" / "Makefile").write_text("all:\n\t@echo missing semicolon; false\n")
+    with pytest.raises(BuildError, match="missing semicolon"):
+        suite.build_module(tmp_path, kernel, lambda _: None)
