@@ -104,7 +104,8 @@ def shell_script(module: Path | None, cwd: Path, environment: dict[str, str]) ->
     lines.append(f"cd {shlex.quote(str(cwd))}")
     if module is not None:
         lines.append(f"/sbin/insmod {shlex.quote(str(module))} && mount -t {FILE_SYSTEM} {FILE_SYSTEM} {MOUNT_POINT}")
-    lines += ['echo "$(uname -r): exit or C-d ends the machine, C-a x kills it"', "exec /bin/bash -i"]
+    # No start-up files: programs they run take seconds each here.
+    lines += ['echo "$(uname -r): exit or C-d ends the machine, C-a x kills it"', "exec /bin/bash --norc -i"]
     return ("\n".join(lines) + "\n").encode()
 
 
