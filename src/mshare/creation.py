@@ -21,9 +21,11 @@ from .errors import (
     ViewsAliveError,
 )
 from .geometry import PAGE, USER_END, attachment_span, round_up
-from .linux.descriptors import close_fd, open_fd, opened
+from .linux import locks, proc
+from .linux.descriptors import Descriptor
+from .linux.memory import file_size_limit
 from .procfs import FileId
-from .record import Record, file_size
+from .record import ATTACHED_BYTE, Record, file_size
 from .region import Region, check_address, free_address
 from .units import format_size
 
@@ -102,6 +104,8 @@ class Spec:
 def build(spec: Spec, forced: str | None = None) -> Region:
     """Create what `spec` says on the backend `forced`, or on the first candidate that has the memory."""
     spec.check()
+    if not proc.is_mounted():
+        raise registry.no_proc()
     registry.refuse_existing(spec.name)
     forced = forced or os.environ.get("MSHARE_BACKEND") or None
     choice = choose(backends.ALL, Request(spec.size, spec.reserve, spec.addr), forced)
@@ -135,20 +139,34 @@ class _Draft:
         root = backend.root()
         assert root is not None
         self.root = root
-        self.area: mapping.Mapping | None = None
+        self.owner = mapping.Owner()
+        limit = file_size_limit()
+        if limit is not None and self.length > limit:
+            raise NoSpaceError(
+                f"region {spec.name!r} needs a file of {format_size(self.length)}, and this process may make none "
+                f"above {format_size(limit)} (RLIMIT_FSIZE)",
+                "raise that limit (`ulimit -f`), or make it smaller",
+            )
         if spec.reserve and self.length > backend.space().free_bytes:
             raise _no_space(spec, self.length, backend)
-        self.fd = open_fd(root, os.O_RDWR | os.O_TMPFILE)
+        with self._out_of_room_named():
+            self.file = Descriptor(root, os.O_RDWR | os.O_TMPFILE)
+        self.fd = self.file.fd
         try:
             with self._out_of_room_named():
                 os.ftruncate(self.fd, self.length)
-                registry.lock_as_attached(spec.name, self.fd)
-                self.area = _map_new(self.fd, spec, backend)
+                locks.try_read_lock(self.fd, ATTACHED_BYTE)
+                area = _map_new(self.fd, spec, backend, self.owner)
                 if spec.reserve:
-                    backend.populate(self.fd, self.length, self.area.addr, self.area.length, spec.progress)
+                    backend.populate(self.fd, self.length, area.addr, area.length, spec.progress)
         except BaseException:
             self.end()
             raise
+
+    @property
+    def area(self) -> mapping.Mapping:
+        assert self.owner.area is not None
+        return self.owner.area
 
     @contextmanager
     def _out_of_room_named(self) -> Iterator[None]:
@@ -161,8 +179,8 @@ class _Draft:
 
     def fill(self, fill: Fill) -> None:
         """Let the caller write the content. Its errors pass as they are: no other backend is tried then."""
-        assert self.area is not None
         exporter = self.area.export(self.spec.size)
+        assert exporter is not None
         watch = weakref.ref(exporter)
         with memoryview(exporter).cast("B") as view:
             del exporter
@@ -176,26 +194,47 @@ class _Draft:
     def publish(self, reason: str) -> Region:
         """Write the record and give the file its name; return the region attached."""
         spec = self.spec
-        assert self.area is not None
         record = _record(self.backend, spec, self.area.addr, reason)
         with self._out_of_room_named():
             self.backend.write_record(self.fd, self.length, record.encode())
         if spec.frozen:
-            self.area = _remap_readonly(self.fd, self.area)
+            self._remap_readonly()
         os.fchmod(self.fd, spec.mode & 0o555 if spec.frozen else spec.mode)
-        region = Region(spec.name, self.root, os.fstat(self.fd), record, self.area, readonly=spec.frozen)
+        region = Region(spec.name, self.root, os.fstat(self.fd), record, readonly=spec.frozen)
         try:
+            self.area.hold(region)
             registry.publish(self.fd, self.root, spec.name)
-        except BaseException:
+            with mapping.lock:
+                self.area.published(spec.name)
+        except BaseException:  # a signal handler's, perhaps, when the name is there already
             region.close()  # now, not when the error's traceback lets go of it
+            registry.withdraw(self.fd, self.root, spec.name)
             raise
         return region
 
+    def _remap_readonly(self) -> None:
+        """Replace the creator's mapping by one the kernel will never let it write through."""
+        writable = self.area
+        with Descriptor(f"/proc/self/fd/{self.fd}", os.O_RDONLY) as readonly_fd:
+            locks.try_read_lock(readonly_fd, ATTACHED_BYTE)
+            with mapping.lock:  # so that no other thread's region takes the address
+                writable.release(self.owner)
+                mapping.map_file(
+                    readonly_fd,
+                    writable.file,
+                    writable.length,
+                    writable=False,
+                    next_addr=lambda: writable.addr,
+                    fixed=True,
+                    owner=self.owner,
+                    draft=True,
+                )
+
     def end(self) -> None:
-        """Let go of the file and of this count of the mapping."""
-        if self.area is not None:
-            self.area.release()
-        close_fd(self.fd)
+        """Let go of the file and of the mapping."""
+        if self.owner.area is not None:
+            self.owner.area.release(self.owner)
+        self.file.close()
 
 
 def _file_id(fd: int) -> FileId:
@@ -203,34 +242,26 @@ def _file_id(fd: int) -> FileId:
     return FileId(status.st_dev, status.st_ino)
 
 
-def _map_new(fd: int, spec: Spec, backend: Backend) -> mapping.Mapping:
+def _map_new(fd: int, spec: Spec, backend: Backend, owner: mapping.Owner) -> mapping.Mapping:
     """Map the new file where the region shall live, clear of all regions this process knows of."""
-    known = [attachment_span(record.size_bytes, record.addr) for _, record, _ in registry.records()]
+    known = [attachment_span(record.size_bytes, record.addr) for record in registry.known_records()]
 
     def next_addr() -> int:
         addr = spec.addr if spec.addr is not None else free_address(crc32(spec.name.encode()), spec.size, known)
         backend.announce(fd, addr)
         return addr
 
-    return mapping.map_file(
-        fd,
-        _file_id(fd),
-        round_up(spec.size, backend.capabilities.map_unit),
-        writable=True,
-        next_addr=next_addr,
-        fixed=spec.addr is not None,
-    )
-
-
-def _remap_readonly(fd: int, area: mapping.Mapping) -> mapping.Mapping:
-    """Replace the creator's mapping by one the kernel will never let it write through. Uses up `area`'s count."""
-    with opened(f"/proc/self/fd/{fd}", os.O_RDONLY) as readonly_fd:
-        registry.lock_as_attached("", readonly_fd)
-        with mapping.lock:  # so that no other thread's region takes the address
-            area.release()
-            return mapping.map_file(
-                readonly_fd, area.file, area.length, writable=False, next_addr=lambda: area.addr, fixed=True
-            )
+    with mapping.lock:
+        return mapping.map_file(
+            fd,
+            _file_id(fd),
+            round_up(spec.size, backend.capabilities.map_unit),
+            writable=True,
+            next_addr=next_addr,
+            fixed=spec.addr is not None,
+            owner=owner,
+            draft=True,
+        )
 
 
 def _record(backend: Backend, spec: Spec, addr: int, reason: str) -> Record:
@@ -249,6 +280,14 @@ def _record(backend: Backend, spec: Spec, addr: int, reason: str) -> Record:
 
 
 def _no_space(spec: Spec, length: int, backend: Backend) -> NoSpaceError:
+    root = backend.root()
+    assert root is not None
+    files = os.statvfs(root)
+    if files.f_files and not files.f_favail:
+        return NoSpaceError(
+            f"region {spec.name!r} needs a file, and {root} may have no more of them",
+            f"remove some (mshare gc), or allow more: sudo mount -o remount,nr_inodes=N {root}",
+        )
     space = backend.space()
     return NoSpaceError(
         f"region {spec.name!r} needs {format_size(length)} on {backend.name}, but only "

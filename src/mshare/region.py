@@ -18,6 +18,7 @@ from .errors import (
     InvalidFlagsError,
     InvalidSizeError,
     NoSpaceError,
+    RegionBusyError,
     RegionClosedError,
     RegionNotFoundError,
     ViewsAliveError,
@@ -42,34 +43,25 @@ ANYWHERE: Final = _Anywhere()
 """As `addr=` of `attach`: any free address of this process will do."""
 
 
-class Region:
+class Region(mapping.Owner):
     """A region as this process has it attached. Made by `create` and `attach`; usable as a context manager.
 
     The attachment ends with `close`, with the `with` block, with the garbage collection of the object and all its
     views, or with the process, whatever ends it. None of these removes the name.
     """
 
-    def __init__(
-        self,
-        name: str,
-        root: Path,
-        status: os.stat_result,
-        record: Record,
-        mapped: mapping.Mapping,
-        *,
-        readonly: bool,
-    ) -> None:
-        """`root`, `status` and `record`: the file as it is at this moment."""
+    def __init__(self, name: str, root: Path, status: os.stat_result, record: Record, *, readonly: bool) -> None:
+        """`root`, `status` and `record`: the file as it is at this moment. Of use once it owns a mapping (`area`), at
+        the record's address unless told otherwise."""
         self._name = name
         self._root = root
         self._status = status
         self._record = record
-        self._mapping = mapped
-        mapped.region_name = name
         self._readonly = readonly
-        self._exporter: mapping.Exporter | None = mapped.export(record.size_bytes)
-        with mapping.lock:
-            _open_regions.add(self)
+        self._exporter: mapping.Exporter | None = None
+        """What all views hang on; made for the first."""
+        self._closed = False
+        self._addr = record.addr
 
     @property
     def name(self) -> str:
@@ -84,7 +76,7 @@ class Region:
     @property
     def addr(self) -> int:
         """Address of the first byte in this process: the region's own, unless attached elsewhere."""
-        return self._mapping.addr
+        return self._addr
 
     @property
     def readonly(self) -> bool:
@@ -99,13 +91,15 @@ class Region:
     @property
     def closed(self) -> bool:
         """True after `close`."""
-        return self._exporter is None
+        return self._closed
 
     @property
     def buf(self) -> memoryview:
         """The region's bytes, zero copy; read-only if the region is. While it or anything made from it lives, the
         region cannot be closed. Raises `RegionClosedError`."""
         with mapping.lock:
+            if self._exporter is None and not self._closed and self.area is not None:
+                self._exporter = self.area.export(self.size)
             if self._exporter is None:
                 raise RegionClosedError(f"region {self.name!r} is closed", "attach it again")
             view = memoryview(self._exporter).cast("B")
@@ -147,11 +141,13 @@ class Region:
         """Return the region as it is now. Costs one pass over /proc. Raises `RegionClosedError`."""
         if self.closed:
             raise RegionClosedError(f"region {self.name!r} is closed", "see mshare.regions()")
-        pids = proc.processes_mapping({self._mapping.file})[self._mapping.file]
+        assert self.area is not None
+        file = self.area.file
+        pids = proc.processes_mapping({file})[file]
         status, linked = self._status, False
         try:
             with registry.find(self.name) as entry:
-                if entry.file == self._mapping.file:
+                if entry.file == file:
                     status, linked = entry.status, True
         except (RegionNotFoundError, OSError):
             pass
@@ -167,7 +163,7 @@ class Region:
         with mapping.lock:
             if not self._drop_exporter():
                 raise _views_alive(self.name)
-            _open_regions.discard(self)
+            self._let_go()
 
     def _drop_exporter(self) -> bool:
         """Let go of the exporter; False, with nothing changed, if views keep it alive."""
@@ -178,9 +174,11 @@ class Region:
         self._exporter = watch()
         return self._exporter is None
 
-    def _renew_exporter(self) -> None:
-        if self._exporter is None:
-            self._exporter = self._mapping.export(self.size)
+    def _let_go(self) -> None:
+        self._closed = True
+        self._exporter = None
+        if self.area is not None:
+            self.area.release(self)
 
     def __enter__(self) -> Self:
         return self
@@ -196,8 +194,7 @@ class Region:
             # The views belong to frames of the error on its way out: it matters more, and the memory is given back
             # when they go.
             with mapping.lock:
-                self._exporter = None
-                _open_regions.discard(self)
+                self._let_go()
 
     def __reduce__(self) -> str:
         raise TypeError("a Region cannot be pickled: pass its name and call mshare.attach(name) there")
@@ -205,10 +202,6 @@ class Region:
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.addr:#x}{' read-only' if self.readonly else ''}"
         return f"<mshare.Region {self.name!r} {format_size(self.size)} {self.backend} {state}>"
-
-
-_open_regions: weakref.WeakSet[Region] = weakref.WeakSet()
-"""The open `Region`s of this process. Protected by `mapping.lock`."""
 
 
 def _views_alive(name: str) -> ViewsAliveError:
@@ -267,52 +260,67 @@ def attach(
 
 def attach_length(name: str, *, readonly: bool, addr: int | _Anywhere | None, owner: int | None, length: int) -> Region:
     """`attach`, for a caller who also says how long the region is (0: does not)."""
-    while True:
-        with registry.find(name) as entry, entry.opened(writable=not readonly) as fd:
-            status = registry.lock_as_attached(name, fd)
-            if status is None:
-                continue  # removed since; there may be a new one
-            record = registry.read_record(name, fd, status)
-            if length not in (0, record.size_bytes):
-                raise InvalidSizeError(
-                    f"region {name!r} has {record.size_bytes} bytes, not {length}",
-                    "pass that length, or 0 for all of it",
-                )
-            if owner is not None and status.st_uid != owner:
-                raise AccessDeniedError(
-                    f"region {name!r} belongs to uid {status.st_uid}, not {owner}", "check who made it"
-                )
-            if record.frozen and not readonly:
-                raise AccessDeniedError(
-                    f"region {name!r} was created read-only for everybody", "attach it with readonly=True"
-                )
-            area = _map(fd, entry.file, record, writable=not readonly, addr=addr)
-            try:
-                return Region(name, entry.root, status, record, area, readonly=readonly)
-            finally:
-                area.release()
+    registry.check_name(name)
+    opened = registry.open_to_attach(name, writable=not readonly)
+    if opened is None:
+        opened = _wait_to_open(name, writable=not readonly)
+    file, root, status = opened
+    with file as fd:
+        record = registry.read_record(name, fd, status)
+        if length not in (0, record.size_bytes):
+            raise InvalidSizeError(
+                f"region {name!r} has {record.size_bytes} bytes, not {length}",
+                "pass that length, or 0 for all of it",
+            )
+        if owner is not None and status.st_uid != owner:
+            raise AccessDeniedError(f"region {name!r} belongs to uid {status.st_uid}, not {owner}", "check who made it")
+        if record.frozen and not readonly:
+            raise AccessDeniedError(
+                f"region {name!r} was created read-only for everybody", "attach it with readonly=True"
+            )
+        region = Region(name, root, status, record, readonly=readonly)
+        _map(fd, FileId(status.st_dev, status.st_ino), region, addr)
+        return region
 
 
-def _map(fd: int, file: FileId, record: Record, *, writable: bool, addr: int | _Anywhere | None) -> mapping.Mapping:
-    """Return this process's mapping of the region, an old or a new one, held once."""
+def _wait_to_open(name: str, *, writable: bool) -> registry.Opened:
+    """`registry.open_to_attach`, when somebody is removing the region: they need microseconds, unless they stopped."""
+    found: list[registry.Opened] = []
+
+    def look() -> bool:
+        opened = registry.open_to_attach(name, writable=writable)
+        found.extend([opened] if opened is not None else [])
+        return opened is not None
+
+    if not registry.wait(look):
+        raise RegionBusyError(f"region {name!r} is being removed by somebody who does not finish", "try again later")
+    return found[0]
+
+
+def _map(fd: int, file: FileId, region: Region, addr: int | _Anywhere | None) -> None:
+    """Make `region` an owner of this process's mapping of the open file, an old or a new one."""
+    record, writable = region._record, not region.readonly
     length = round_up(record.size_bytes, record.unit)
     with mapping.lock:
         if isinstance(addr, _Anywhere):
-            return mapping.map_file(
+            area = mapping.map_file(
                 fd,
                 file,
                 length,
                 writable=writable,
                 next_addr=lambda: free_address(randbits(32), record.size_bytes, []),
                 fixed=False,
+                owner=region,
             )
-        if addr is not None:
-            check_address(addr, record.size_bytes, record.align)
-        wanted = record.addr if addr is None else addr
-        area = mapping.find(file, wanted, writable=writable)
-        if area is not None:
-            return area
-        return mapping.map_file(fd, file, length, writable=writable, next_addr=lambda: wanted, fixed=True)
+        else:
+            if addr is not None:
+                check_address(addr, record.size_bytes, record.align)
+            wanted = record.addr if addr is None else addr
+            area = mapping.find(file, wanted, writable=writable, owner=region) or mapping.map_file(
+                fd, file, length, writable=writable, next_addr=lambda: wanted, fixed=True, owner=region
+            )
+        area.published(region.name)
+        region._addr = area.addr
 
 
 def detach_all(name: str) -> list[FileId]:
@@ -321,19 +329,12 @@ def detach_all(name: str) -> list[FileId]:
     Raises `ViewsAliveError`, with nothing changed, if a view of one of them is alive.
     """
     with mapping.lock:
-        mine = [region for region in _open_regions if region.name == name and not region.closed]
         areas = mapping.all_of(name)
-        for area in areas:
-            area.hold()
-        try:
-            dropped = all(region._drop_exporter() for region in mine)
-            if not dropped or any(area.exporters for area in areas):  # views outlive the Region they came from
-                for region in mine:
-                    region._renew_exporter()
-                raise _views_alive(name)
-            for region in mine:
-                _open_regions.discard(region)
-        finally:
-            for area in areas:
-                area.release()
+        mine = [owner for area in areas for owner in area.owners() if isinstance(owner, Region)]
+        dropped = [region._drop_exporter() for region in mine]
+        # Views have an owner, also those of a Region that is gone. A dropped exporter is made anew on demand.
+        if not all(dropped) or any(not isinstance(owner, Region) for area in areas for owner in area.owners()):
+            raise _views_alive(name)
+        for region in mine:
+            region._let_go()
         return [area.file for area in areas]

@@ -38,6 +38,8 @@ def writable(root: Path) -> Availability:
     """Tell whether this process may create files in `root`."""
     if os.access(root, os.W_OK | os.X_OK, effective_ids=True):
         return Availability(True, f"{root} is writable")
+    if os.statvfs(root).f_flag & os.ST_RDONLY:
+        return Availability(False, f"{root} is mounted read-only", f"sudo mount -o remount,rw {root}")
     return Availability(False, f"{root} is not writable for uid {os.geteuid()}", f"sudo chmod 1777 {root}")
 
 

@@ -22,7 +22,7 @@ from ..backend import Availability, Capabilities, Progress
 from ..errors import BackendUnavailableError
 from ..geometry import PAGE, PMD, pick_address
 from ..linux import libc, proc
-from ..linux.descriptors import close_fd, lock, open_fd
+from ..linux.descriptors import Descriptor, lock
 from ..units import MIB
 from ._files import reserve
 from .shm import Shm
@@ -97,23 +97,18 @@ def _collapse_problem(root: Path) -> str | None:
     status = os.statvfs(root)
     if status.f_blocks and status.f_bavail * status.f_frsize < 2 * PMD:
         return None
-    fd = open_fd(root, os.O_RDWR | os.O_TMPFILE)
     try:
-        os.ftruncate(fd, PMD)
-        os.pwrite(fd, b"\0", 0)
-        with lock:  # a child forked by another thread must not inherit it
-            addr = pick_address(os.getpid(), PMD, (vma.span for vma in proc.maps()))
-            mapped = libc.mmap_shared(fd, PMD, writable=True, addr=addr)
-            try:
-                ctypes.c_ubyte.from_address(mapped).value  # noqa: B018
-                libc.madvise(mapped, PMD, libc.MADV_COLLAPSE)
-            finally:
-                libc.munmap(mapped, PMD)
+        with Descriptor(root, os.O_RDWR | os.O_TMPFILE) as fd:
+            os.ftruncate(fd, PMD)
+            os.pwrite(fd, b"\0", 0)
+            with lock:  # a child forked by another thread must not inherit the mapping
+                addr = pick_address(os.getpid(), PMD, (vma.span for vma in proc.maps()))
+                with libc.mapped(fd, PMD, addr=addr) as block:
+                    ctypes.c_ubyte.from_address(block).value  # noqa: B018
+                    libc.madvise(block, PMD, libc.MADV_COLLAPSE)
     except OSError as error:
         if error.errno in _TRANSIENT:  # it exists, and only this moment was bad: populate tries again, and tells
             return None
         return f"MADV_COLLAPSE failed: {error.strerror}"
-    finally:
-        close_fd(fd)
     _able.add(root)
     return None

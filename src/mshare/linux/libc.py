@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import starmap
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,27 +41,38 @@ def raise_errno() -> NoReturn:
     raise OSError(number, os.strerror(number))
 
 
-def mmap_shared(fd: int, length: int, *, writable: bool, addr: int | None = None, offset: int = 0) -> int:
-    """Map `length` bytes of `fd` with MAP_SHARED and return the address.
+def mmap_into(at: list[int], fd: int, length: int, *, writable: bool, addr: int | None = None, offset: int = 0) -> None:
+    """Map `length` bytes of `fd` with MAP_SHARED and put the address into `at`, before any signal handler can run.
 
     With `addr` the mapping lies there or nowhere (`MAP_FIXED_NOREPLACE`, EEXIST). The mapping keeps the open file
     description alive, and with it every lock taken through `fd`, also after `fd` is closed and in forked children.
     """
     flags = MAP_SHARED | (MAP_FIXED_NOREPLACE if addr is not None else 0)
     prot = PROT_READ | (PROT_WRITE if writable else 0)
-    got = _libc.mmap(addr, length, prot, flags, fd, offset)
-    if got == _FAILED or got is None:
+    at.extend(starmap(_libc.mmap, ((addr, length, prot, flags, fd, offset),)))
+    if at[0] == _FAILED:
+        at.clear()
         raise_errno()
-    if addr is not None and got != addr:  # kernels before 4.17 take the flag for a hint
-        munmap(got, length)
+    if addr is not None and at[0] != addr:  # kernels before 4.17 take the flag for a hint
+        munmap_from(at, length)
         raise OSError(17, os.strerror(17))
-    return int(got)
 
 
-def munmap(addr: int, length: int) -> None:
-    """Unmap `length` bytes at `addr`."""
-    if _libc.munmap(addr, length):
+def munmap_from(at: list[int], length: int) -> None:
+    """Unmap `length` bytes at the address in `at`, taken out of it in the same step; nothing if it is empty."""
+    if at and at[0] != _FAILED and next(map(_libc.munmap, map(at.pop, (0,)), (length,))):
         raise_errno()
+
+
+@contextmanager
+def mapped(fd: int, length: int, *, addr: int | None = None, offset: int = 0) -> Iterator[int]:
+    """Map `length` bytes of `fd` read-write for the time of a `with` block, which gets the address. See `mmap_into`."""
+    at: list[int] = []
+    try:
+        mmap_into(at, fd, length, writable=True, addr=addr, offset=offset)
+        yield at[0]
+    finally:
+        munmap_from(at, length)
 
 
 def madvise(addr: int, length: int, advice: int) -> None:

@@ -10,6 +10,11 @@ from ..geometry import Span
 from ..procfs import FileId, Vma, parse_fields_kb, parse_maps, parse_stat_faults
 
 
+def is_mounted() -> bool:
+    """Tell whether there is a /proc. Without, a file that has no name cannot be given one."""
+    return os.path.exists("/proc/self/fd")
+
+
 def process_ids() -> Iterator[int]:
     """Yield the ids of the processes that exist now; some may be gone when you look."""
     return (int(name) for name in os.listdir("/proc") if name.isdigit())
