@@ -9,9 +9,11 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from secrets import randbits
 from zlib import crc32
 
 from . import backends, mapping, registry
+from .attachment import check_address, free_address
 from .backend import Backend, Progress, Request, choose, explain
 from .errors import (
     BackendUnavailableError,
@@ -21,12 +23,13 @@ from .errors import (
     ViewsAliveError,
 )
 from .geometry import PAGE, USER_END, attachment_span, round_up
+from .handle import Handle, fix_size
 from .linux import locks, proc
 from .linux.descriptors import Descriptor
 from .linux.memory import file_size_limit
 from .procfs import FileId
 from .record import ATTACHED_BYTE, Record, file_size
-from .region import Region, check_address, free_address
+from .region import Region
 from .units import format_size
 
 Fill = Callable[[memoryview], None]
@@ -68,11 +71,36 @@ def create(
     return build(Spec(name, size, mode, addr, reserve, progress, fill), backend)
 
 
+def create_anonymous(
+    size: int,
+    *,
+    backend: str | None = None,
+    addr: int | None = None,
+    reserve: bool = True,
+    linkable: bool = False,
+    progress: Progress | None = None,
+    fill: Fill | None = None,
+) -> Region:
+    """Create a region without a name and return it attached read-write.
+
+    It lives while any descriptor (`Handle`) or mapping of it lives, in whatever process, and goes with the last.
+    `control` and `map_only` give handles for other processes.
+
+    - `linkable`: it can be given a name later (`Region.link`). Except on msharefs it can then not be sealed: only a
+      memfd can, and only a file of a mounted file system can have a name.
+    - The rest: as for `create`. A memfd obeys no limit of /dev/shm.
+
+    Raises what `create` raises.
+    """
+    return build(Spec(None, size, 0o600, addr, reserve, progress, fill, linkable=linkable), backend)
+
+
 @dataclass(frozen=True, slots=True)
 class Spec:
     """What a new region shall be."""
 
-    name: str
+    name: str | None
+    """None for a region that gets none, or later."""
     size: int
     mode: int = 0o600
     addr: int | None = None
@@ -81,10 +109,17 @@ class Spec:
     fill: Fill | None = None
     frozen: bool = False
     """Nobody may attach it read-write, its creator neither."""
+    linkable: bool = False
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return "a region without a name" if self.name is None else f"region {self.name!r}"
 
     def check(self) -> None:
         """Raise the error that fits if this cannot be made anywhere."""
-        registry.check_name(self.name)
+        if self.name is not None:
+            registry.check_name(self.name)
         if not isinstance(self.size, int) or isinstance(self.size, bool):
             raise TypeError(f"a region's size is an int, in bytes, not {type(self.size).__name__}")
         if self.size < 1:
@@ -106,9 +141,11 @@ def build(spec: Spec, forced: str | None = None) -> Region:
     spec.check()
     if not proc.is_mounted():
         raise registry.no_proc()
-    registry.refuse_existing(spec.name)
+    if spec.name is not None:
+        registry.refuse_existing(spec.name)
     forced = forced or os.environ.get("MSHARE_BACKEND") or None
-    choice = choose(backends.ALL, Request(spec.size, spec.reserve, spec.addr), forced)
+    able = backends.NAMELESS if spec.name is None and not spec.linkable else backends.ALL
+    choice = choose(able, Request(spec.size, spec.reserve, spec.addr), forced)
     rejected = list(choice.rejected)
     problem: NoSpaceError | BackendUnavailableError | None = None
     for backend in choice.candidates:
@@ -136,21 +173,19 @@ class _Draft:
         """Reserve the memory. Raises `NoSpaceError`, `BackendUnavailableError`, `AddressTakenError`."""
         self.spec, self.backend = spec, backend
         self.length = file_size(spec.size, backend.capabilities.unit)
-        root = backend.root()
-        assert root is not None
-        self.root = root
+        self.root = backend.root()
         self.owner = mapping.Owner()
         limit = file_size_limit()
         if limit is not None and self.length > limit:
             raise NoSpaceError(
-                f"region {spec.name!r} needs a file of {format_size(self.length)}, and this process may make none "
+                f"{spec.label} needs a file of {format_size(self.length)}, and this process may make none "
                 f"above {format_size(limit)} (RLIMIT_FSIZE)",
                 "raise that limit (`ulimit -f`), or make it smaller",
             )
         if spec.reserve and self.length > backend.space().free_bytes:
             raise _no_space(spec, self.length, backend)
         with self._out_of_room_named():
-            self.file = Descriptor(root, os.O_RDWR | os.O_TMPFILE)
+            self.file = backend.open_file()
         self.fd = self.file.fd
         try:
             with self._out_of_room_named():
@@ -188,7 +223,7 @@ class _Draft:
         del view
         if watch() is not None:
             raise ViewsAliveError(
-                f"fill has kept views of region {self.spec.name!r}", "keep none: use the Region that create returns"
+                f"fill has kept views of {self.spec.label}", "keep none: use the Region that create returns"
             )
 
     def publish(self, reason: str) -> Region:
@@ -200,15 +235,20 @@ class _Draft:
         if spec.frozen:
             self._remap_readonly()
         os.fchmod(self.fd, spec.mode & 0o555 if spec.frozen else spec.mode)
-        region = Region(spec.name, self.root, os.fstat(self.fd), record, readonly=spec.frozen)
+        region = Region(spec.name or "", self.root, os.fstat(self.fd), record, readonly=spec.frozen)
         try:
             self.area.hold(region)
-            registry.publish(self.fd, self.root, spec.name)
+            if spec.name is None:
+                fix_size(self.fd)
+                region.keep(Handle(Descriptor(f"/proc/self/fd/{self.fd}", os.O_RDWR)))
+            elif self.root is not None:
+                registry.publish(self.fd, self.root, spec.name)
             with mapping.lock:
-                self.area.published(spec.name)
+                self.area.published(region.name)
         except BaseException:  # a signal handler's, perhaps, when the name is there already
             region.close()  # now, not when the error's traceback lets go of it
-            registry.withdraw(self.fd, self.root, spec.name)
+            if self.root is not None and spec.name is not None:
+                registry.withdraw(self.fd, self.root, spec.name)
             raise
         return region
 
@@ -247,7 +287,8 @@ def _map_new(fd: int, spec: Spec, backend: Backend, owner: mapping.Owner) -> map
     known = [attachment_span(record.size_bytes, record.addr) for record in registry.known_records()]
 
     def next_addr() -> int:
-        addr = spec.addr if spec.addr is not None else free_address(crc32(spec.name.encode()), spec.size, known)
+        seed = randbits(32) if spec.name is None else crc32(spec.name.encode())
+        addr = spec.addr if spec.addr is not None else free_address(seed, spec.size, known)
         backend.announce(fd, addr)
         return addr
 
@@ -281,16 +322,15 @@ def _record(backend: Backend, spec: Spec, addr: int, reason: str) -> Record:
 
 def _no_space(spec: Spec, length: int, backend: Backend) -> NoSpaceError:
     root = backend.root()
-    assert root is not None
-    files = os.statvfs(root)
-    if files.f_files and not files.f_favail:
+    files = os.statvfs(root) if root is not None else None
+    if files is not None and files.f_files and not files.f_favail:
         return NoSpaceError(
-            f"region {spec.name!r} needs a file, and {root} may have no more of them",
+            f"{spec.label} needs a file, and {root} may have no more of them",
             f"remove some (mshare gc), or allow more: sudo mount -o remount,nr_inodes=N {root}",
         )
     space = backend.space()
     return NoSpaceError(
-        f"region {spec.name!r} needs {format_size(length)} on {backend.name}, but only "
+        f"{spec.label} needs {format_size(length)} on {backend.name}, but only "
         f"{format_size(space.free_bytes)} can be had ({space.limit})",
         "make it smaller, free some (mshare ls, mshare gc), or raise that limit; `mshare doctor` shows them all",
     )

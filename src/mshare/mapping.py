@@ -79,7 +79,7 @@ class Mapping:
             return bool(self.at)
 
     def promise(self, owner: Owner) -> None:
-        """Make `owner` an owner of what is about to be mapped. Under `lock`, as the next three."""
+        """Make `owner` an owner of what is about to be mapped. Under `lock`, as the next four."""
         owner.area = self
         self._owners[id(owner)] = weakref.ref(owner)
 
@@ -88,6 +88,11 @@ class Mapping:
         if _table.get((self.file, self.addr)) is self:
             del _table[self.file, self.addr]
         libc.munmap_from(self.at, self.length)
+
+    def replace(self, fd: int, *, writable: bool) -> None:
+        """Map `fd`, the same file opened otherwise, in its place."""
+        libc.remap(fd, self.length, writable=writable, addr=self.addr)
+        self.writable = writable
 
     def published(self, name: str) -> None:
         """The region is complete, and has its name: it is no draft any more."""
@@ -134,6 +139,11 @@ def find(file: FileId, addr: int, *, writable: bool, owner: Owner) -> Mapping | 
 def all_of(region_name: str) -> list[Mapping]:
     """Return this process's mappings of regions that had this name when they were attached."""
     return [mapping for mapping in list(_table.values()) if mapping.region_name == region_name]
+
+
+def all_of_file(file: FileId) -> list[Mapping]:
+    """Return this process's mappings of that file."""
+    return [mapping for mapping in list(_table.values()) if mapping.file == file]
 
 
 def map_file(

@@ -97,6 +97,11 @@ def roots() -> list[Path]:
     return [root.path for root in _present_roots()]
 
 
+def root_of(dev: int) -> Path | None:
+    """Return the root that lies on the file system `dev`, if one does."""
+    return next((root.path for root in _present_roots() if root.dev == dev), None)
+
+
 def no_proc() -> BackendUnavailableError:
     """Return what to raise where there is no /proc."""
     return BackendUnavailableError("there is no /proc here", "sudo mount -t proc proc /proc")
@@ -369,7 +374,7 @@ def withdraw(fd: int, root: Path, name: str) -> None:
 
 
 def describe(
-    name: str, root: Path, status: os.stat_result, record: Record, *, locked: bool, pids: tuple[int, ...]
+    name: str, root: Path | None, status: os.stat_result, record: Record, *, locked: bool, pids: tuple[int, ...]
 ) -> RegionInfo:
     """Put together what `info()` and `regions()` show."""
     return RegionInfo(
@@ -387,7 +392,7 @@ def describe(
         reason=record.reason,
         frozen=record.frozen,
         linked=True,
-        path=str(root / name),
+        path=str(root / name) if root is not None else "",
     )
 
 

@@ -1,4 +1,5 @@
-"""What the backends have in common, all being files under a root. May depend on: backend, record."""
+"""What the backends have in common, all being files under a root. May depend on: backend, record,
+linux.descriptors."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import os
 from pathlib import Path
 
 from ..backend import Availability, Progress
+from ..linux.descriptors import Descriptor
 from ..record import Record
 from ..units import MIB
 
@@ -15,6 +17,14 @@ _STEP = 16 * MIB
 
 class PlainFiles:
     """Files of which the kernel knows no more than of any other: no address, no users. A base for backends."""
+
+    def root(self) -> Path | None:
+        raise NotImplementedError
+
+    def open_file(self) -> Descriptor:
+        root = self.root()
+        assert root is not None
+        return Descriptor(root, os.O_RDWR | os.O_TMPFILE)
 
     def announce(self, fd: int, addr: int) -> None:
         del fd, addr

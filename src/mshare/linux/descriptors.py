@@ -1,4 +1,4 @@
-"""Descriptors that live for one call, and the lock that keeps forks and threads apart. May depend on: nothing.
+"""Descriptors, most of them for one call, and the lock that keeps forks and threads apart. May depend on: nothing.
 
 Facts: a forked child inherits every descriptor, also those that another thread has open just then, and nobody in the
 child will ever close them. Ours carry locks that live as long as any copy does.
@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from itertools import starmap
 from pathlib import Path
+from typing import Self
 
 lock = threading.RLock()
 """Held over every fork, and while a descriptor is opened or closed or a mapping made or dropped, so that a child never
@@ -36,12 +38,28 @@ class Descriptor:
 
     def __init__(self, path: str | Path, flags: int) -> None:
         """Open `path`, never inherited by `exec`. Raises `OSError`."""
+        self._make(os.open, path, flags | os.O_CLOEXEC, 0o600)
+
+    @classmethod
+    def made_by(cls, make: Callable[..., int], *arguments: object) -> Self:
+        """Return the descriptor that `make`, a function written in C, returns."""
+        made = cls.__new__(cls)
+        made._make(make, *arguments)
+        return made
+
+    def _make(self, make: Callable[..., int], *arguments: object) -> None:
         held: list[int] = []
         self._held = held
         with lock:
             _open[id(held)] = threading.get_ident(), held
-            held.extend(starmap(os.open, ((path, flags | os.O_CLOEXEC, 0o600),)))
+            held.extend(starmap(make, (arguments,)))
             self.fd: int = held[0]
+
+    def keep(self) -> Self:
+        """Let it live beyond the call, also in children that other threads fork."""
+        with lock:
+            _open.pop(id(self._held), None)
+        return self
 
     def close(self) -> None:
         """Close it now. A second call does nothing."""

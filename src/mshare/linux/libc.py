@@ -15,6 +15,7 @@ from typing import NoReturn
 
 PROT_READ, PROT_WRITE = 1, 2
 MAP_SHARED = 0x01
+MAP_FIXED = 0x10
 MAP_FIXED_NOREPLACE = 0x100000
 """Linux 4.17 (commit a4ff8e8620d3): fail with EEXIST instead of replacing what lies at the address."""
 MADV_COLLAPSE = 25
@@ -56,6 +57,22 @@ def mmap_into(at: list[int], fd: int, length: int, *, writable: bool, addr: int 
     if addr is not None and at[0] != addr:  # kernels before 4.17 take the flag for a hint
         munmap_from(at, length)
         raise OSError(17, os.strerror(17))
+
+
+def remap(fd: int, length: int, *, writable: bool, addr: int) -> None:
+    """Put a mapping of `fd` in the place of the one at `addr`, in one step."""
+    prot = PROT_READ | (PROT_WRITE if writable else 0)
+    if _libc.mmap(addr, length, prot, MAP_SHARED | MAP_FIXED, fd, 0) == _FAILED:
+        raise_errno()
+
+
+def pidfd_getfd(pidfd: int, number: int) -> int:
+    """Return a duplicate of a descriptor of another process, which one must be allowed to ptrace. Linux 5.6 (commit
+    8649c322f75c)."""
+    got = int(_libc.syscall(ctypes.c_long(438), ctypes.c_int(pidfd), ctypes.c_int(number), ctypes.c_uint(0)))
+    if got < 0:
+        raise_errno()
+    return got
 
 
 def munmap_from(at: list[int], length: int) -> None:

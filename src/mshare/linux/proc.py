@@ -58,6 +58,18 @@ def processes_mapping(files: set[FileId]) -> dict[FileId, tuple[int, ...]]:
     return {file: tuple(pids) for file, pids in found.items()}
 
 
+def writers(file: FileId) -> tuple[int, ...]:
+    """Return the processes that map `file` so that they can write through it, as far as this one may look."""
+    found = []
+    for pid in sorted(process_ids()):
+        try:
+            if any(vma.file == file and "w" in vma.perms for vma in maps(pid)):
+                found.append(pid)
+        except OSError:  # gone since, or not ours to read
+            continue
+    return tuple(found)
+
+
 def mapping_in_the_way(wanted: Span) -> Vma | None:
     """Return this process's first mapping that overlaps `wanted`."""
     return next((vma for vma in maps() if vma.span.overlaps(wanted)), None)
