@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Generator, Iterator
 from fcntl import LOCK_EX, flock
@@ -88,3 +89,19 @@ def backend(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
     request.getfixturevalue("hugetlb_world" if name == "hugetlb" else "world")
     return name
+
+
+@pytest.fixture(params=["shm", "thp", "hugetlb"])
+def nameless(request: pytest.FixtureRequest, world: Path) -> str:
+    """Each backend in turn, by name, able to create regions without a name: no mount is needed for those."""
+    if request.param == "hugetlb":
+        request.getfixturevalue("huge_pages")
+    return str(request.param)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two ends of a Unix socket."""
+    here, there = socket.socketpair()
+    with here, there:
+        yield here, there

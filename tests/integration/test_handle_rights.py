@@ -21,16 +21,7 @@ from mshare.linux import memfd
 from mshare.testing.processes import in_child
 
 SIZE = PMD + 3 * PAGE
-BACKENDS = ("shm", "thp", "hugetlb")
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-@pytest.fixture(params=BACKENDS)
-def nameless(request: pytest.FixtureRequest, world: Path) -> str:
-    """Each backend in turn, by name, able to create regions without a name."""
-    if request.param == "hugetlb":
-        request.getfixturevalue("huge_pages")
-    return str(request.param)
 
 
 def checked(result: int) -> int:

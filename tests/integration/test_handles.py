@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +22,7 @@ from mshare.geometry import PAGE, PMD
 from mshare.testing.processes import in_child
 
 SIZE = PMD + 3 * PAGE
-BACKENDS = ("shm", "thp", "hugetlb")
 HELLO = b"hello"
-
-
-@pytest.fixture(params=BACKENDS)
-def nameless(request: pytest.FixtureRequest, world: Path) -> str:
-    """Each backend in turn, by name, able to create regions without a name."""
-    if request.param == "hugetlb":
-        request.getfixturevalue("huge_pages")
-    return str(request.param)
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Two ends of a Unix socket."""
-    here, there = socket.socketpair()
-    yield here, there
-    here.close()
-    there.close()
 
 
 def descriptors() -> list[str]:
