@@ -13,10 +13,17 @@ from tempfile import mkdtemp
 
 import pytest
 
+from mshare.linux.mounts import private
+
 HUGE_PAGES = 96
 """2 MiB pages that tests of backend `hugetlb` may use at once: 192 MiB."""
 
 _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+
+
+def pytest_configure() -> None:
+    """Mounts of tests are nobody else's business: other programs would take a hugetlbfs of ours for a root."""
+    private()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -4,6 +4,7 @@ mapping, linux."""
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from secrets import randbits
 from typing import Final
 
@@ -12,6 +13,7 @@ from .errors import (
     AccessDeniedError,
     InvalidAddressError,
     InvalidSizeError,
+    MshareError,
     NoSpaceError,
     NotSealedError,
     RegionBusyError,
@@ -201,8 +203,11 @@ def detach_all(name: str) -> list[FileId]:
 
     Raises `ViewsAliveError`, with nothing changed, if a view of one of them is alive.
     """
+    files: set[FileId] = set()
+    with suppress(MshareError), registry.find(name) as entry:
+        files.add(entry.file)  # which may have been attached by handle, or before it had this name
     with mapping.lock:
-        areas = mapping.all_of(name)
+        areas = mapping.all_of(name, files)
         mine = [owner for area in areas for owner in area.owners() if isinstance(owner, Region)]
         dropped = [region.drop_exporter() for region in mine]
         # Views have an owner, also those of a Region that is gone. A dropped exporter is made anew on demand.

@@ -95,9 +95,9 @@ class Mapping:
         self.writable = writable
 
     def published(self, name: str) -> None:
-        """The region is complete, and has its name: it is no draft any more."""
+        """The region is complete, and has its name, if it gets one: it is no draft any more."""
         self.draft_of = None
-        self.region_name = name
+        self.region_name = name or self.region_name
 
     def release(self, owner: Owner) -> None:
         """Let go. With the last owner the memory is unmapped, and the kernel drops the attachment's lock."""
@@ -136,14 +136,13 @@ def find(file: FileId, addr: int, *, writable: bool, owner: Owner) -> Mapping | 
     return mapping
 
 
-def all_of(region_name: str) -> list[Mapping]:
-    """Return this process's mappings of regions that had this name when they were attached."""
-    return [mapping for mapping in list(_table.values()) if mapping.region_name == region_name]
-
-
-def all_of_file(file: FileId) -> list[Mapping]:
-    """Return this process's mappings of that file."""
-    return [mapping for mapping in list(_table.values()) if mapping.file == file]
+def all_of(region_name: str, files: set[FileId]) -> list[Mapping]:
+    """Return this process's mappings of these files, and of regions that had this name when they were attached."""
+    return [
+        mapping
+        for mapping in list(_table.values())
+        if mapping.file in files or (region_name and mapping.region_name == region_name)
+    ]
 
 
 def map_file(

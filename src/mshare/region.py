@@ -225,7 +225,7 @@ class Region(mapping.Owner):
                     "use create_anonymous(size), and seal it before map_only()",
                 )
             assert self.area is not None
-            areas = [area for area in mapping.all_of_file(self.area.file) if area.writable]
+            areas = [area for area in mapping.all_of("", {self.area.file}) if area.writable]
             owners = [owner for area in areas for owner in area.owners() if isinstance(owner, Region)]
             dropped = [region.drop_exporter() for region in owners]
             if not all(dropped) or any(not isinstance(owner, Region) for area in areas for owner in area.owners()):
@@ -268,9 +268,13 @@ class Region(mapping.Owner):
             try:
                 os.fchmod(handle.fileno(), mode)
                 registry.publish(handle.fileno(), root, name)
-            except BaseException:
+            except BaseException as error:
                 registry.withdraw(handle.fileno(), root, name)
                 os.fchmod(handle.fileno(), stat.S_IMODE(status.st_mode))
+                if isinstance(error, FileNotFoundError):
+                    raise BackendUnavailableError(
+                        "the region had a name, which was removed: the kernel gives no second one", "make a new region"
+                    ) from error
                 raise
             with mapping.lock:
                 self._name, self._root = name, root

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import subprocess
@@ -13,10 +12,9 @@ from worlds import STRANGER, needs_root, small_tmpfs, window_mappings
 
 import mshare
 from mshare.geometry import PAGE
+from mshare.linux.mounts import private
 from mshare.testing.conformance import files
 from mshare.testing.processes import in_child
-
-_CLONE_NEWNS = 0x00020000
 
 
 def test_a_limit_on_file_sizes_is_named(world: Path) -> None:
@@ -94,8 +92,7 @@ def test_without_proc_creating_is_refused_with_the_reason_and_attaching_works(wo
     mshare.create("r", PAGE).close()
 
     def hide_proc() -> bool:
-        assert ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS) == 0
-        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        assert private()
         subprocess.run(["mount", "-t", "tmpfs", "none", "/proc"], check=True)
         with pytest.raises(mshare.BackendUnavailableError, match="no /proc"):
             mshare.create("new", PAGE)

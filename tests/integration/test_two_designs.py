@@ -3,7 +3,6 @@ for each test."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
@@ -16,10 +15,10 @@ import pytest
 from worlds import STRANGER, needs_root
 
 import mshare
+from mshare.linux.mounts import private
 from mshare.testing.processes import LIMIT_S, in_child
 
 SIZE = 3 * 4096
-_CLONE_NEWNS = 0x00020000
 
 
 @contextmanager
@@ -256,8 +255,7 @@ def test_a_container_sees_no_name_but_can_be_given_a_descriptor(
         mshare.send_handle(here, handle)
 
     def contained() -> str:
-        assert ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS) == 0
-        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        assert private()
         subprocess.run(["mount", "-t", "tmpfs", "none", str(world / "shm")], check=True)
         with pytest.raises(mshare.RegionNotFoundError):
             mshare.attach("sga")

@@ -10,6 +10,7 @@ from mshare.testing.processes import Nursery
 from mshare.testing.statemachine import RegionMachine
 
 
+@pytest.mark.timeout(600)
 def test_every_backend_does_what_the_model_does(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MSHARE_BACKEND", backend)
     with Nursery() as nursery:
