@@ -7,7 +7,6 @@ which the kernel takes away with us, however we end.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import subprocess
@@ -17,10 +16,10 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from mshare.geometry import PMD, round_up
+from mshare.linux.mounts import private
 from mshare.units import format_size
 
 _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
-_CLONE_NEWNS = 0x00020000  # <linux/sched.h>; os.unshare is Python 3.12's
 _MEMORY_SHARE = 0.5
 """At most this part of the free memory goes into the pool."""
 
@@ -28,13 +27,6 @@ _MEMORY_SHARE = 0.5
 def _free_bytes() -> int:
     lines = Path("/proc/meminfo").read_text().split("\n")
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-
-
-def _alone() -> bool:
-    """Give this process and its children a mount namespace of their own; False if the kernel does not allow it."""
-    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS):
-        return False
-    return subprocess.run(["mount", "--make-rprivate", "/"], check=False).returncode == 0
 
 
 @contextmanager
@@ -61,7 +53,7 @@ def lent(size_bytes: int) -> Iterator[tuple[int, str]]:
         _POOL.write_text(str(before + wanted))
         got = int(_POOL.read_text()) - before
         mount = ["mount", "-t", "hugetlbfs", "-o", "pagesize=2M", "none", str(root / "hugetlb")]
-        mounted = _alone() and subprocess.run(mount, check=False, stderr=subprocess.DEVNULL).returncode == 0
+        mounted = private() and subprocess.run(mount, check=False, stderr=subprocess.DEVNULL).returncode == 0
         os.environ["MSHARE_ROOT"] = str(root)
         if got < wanted:
             yield 0, f"hugetlb is missing: the kernel gave {got} of {wanted} huge pages"

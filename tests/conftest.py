@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Generator, Iterator
 from fcntl import LOCK_EX, flock
@@ -12,10 +13,17 @@ from tempfile import mkdtemp
 
 import pytest
 
+from mshare.linux.mounts import private
+
 HUGE_PAGES = 96
 """2 MiB pages that tests of backend `hugetlb` may use at once: 192 MiB."""
 
 _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+
+
+def pytest_configure() -> None:
+    """Mounts of tests are nobody else's business: other programs would take a hugetlbfs of ours for a root."""
+    private()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -88,3 +96,19 @@ def backend(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
     request.getfixturevalue("hugetlb_world" if name == "hugetlb" else "world")
     return name
+
+
+@pytest.fixture(params=["shm", "thp", "hugetlb"])
+def nameless(request: pytest.FixtureRequest, world: Path) -> str:
+    """Each backend in turn, by name, able to create regions without a name: no mount is needed for those."""
+    if request.param == "hugetlb":
+        request.getfixturevalue("huge_pages")
+    return str(request.param)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two ends of a Unix socket."""
+    here, there = socket.socketpair()
+    with here, there:
+        yield here, there

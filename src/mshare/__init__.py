@@ -19,19 +19,22 @@ b'hello'
 #   backend      what a backend is, and the choice;  backends/*: one file each
 #   mapping      what this process has mapped, counted
 #   registry     names and files: find, publish, list;  removal: unlink, gc
-#   region       attach, Region;  creation: create;  calls: mshare(), mshare_unlink()
+#   handle       descriptors of regions and their rights;  handover: sending them over a socket
+#   region       Region;  attachment: attach;  creation: create, create_anonymous;  calls: mshare(), mshare_unlink()
 #   module       builds, loads and unloads our kernel module; kernel_source/ is the repository's kernel/
 #   machine      what this machine offers (`findings` judges it, `report` and `plan` make text)
 #   measure      what processes pay, measured in real processes
 #   testing/*    the conformance suite, strategies and state machine, shipped for others' backends
 
+from .attachment import ANYWHERE, attach
 from .calls import mshare, mshare_unlink
-from .creation import create
+from .creation import create, create_anonymous
 from .errors import (
     AccessDeniedError,
     AddressTakenError,
     AmbiguousNameError,
     BackendUnavailableError,
+    DescriptorLimitError,
     InvalidAddressError,
     InvalidFlagsError,
     InvalidNameError,
@@ -39,7 +42,9 @@ from .errors import (
     ModuleBuildError,
     MshareError,
     NoSpaceError,
+    NotAHandleError,
     NotARegionError,
+    NotSealedError,
     ReadOnlyMappingError,
     RegionBusyError,
     RegionClosedError,
@@ -47,8 +52,10 @@ from .errors import (
     RegionNotFoundError,
     ViewsAliveError,
 )
+from .handle import Handle
+from .handover import recv_handle, send_handle
 from .record import RegionInfo
-from .region import ANYWHERE, Region, attach
+from .region import Region
 from .registry import regions
 from .removal import gc, unlink
 
@@ -60,6 +67,8 @@ __all__ = [
     "AddressTakenError",
     "AmbiguousNameError",
     "BackendUnavailableError",
+    "DescriptorLimitError",
+    "Handle",
     "InvalidAddressError",
     "InvalidFlagsError",
     "InvalidNameError",
@@ -67,7 +76,9 @@ __all__ = [
     "ModuleBuildError",
     "MshareError",
     "NoSpaceError",
+    "NotAHandleError",
     "NotARegionError",
+    "NotSealedError",
     "ReadOnlyMappingError",
     "Region",
     "RegionBusyError",
@@ -78,9 +89,12 @@ __all__ = [
     "ViewsAliveError",
     "attach",
     "create",
+    "create_anonymous",
     "gc",
     "mshare",
     "mshare_unlink",
+    "recv_handle",
     "regions",
+    "send_handle",
     "unlink",
 ]

@@ -1,4 +1,5 @@
-"""What a backend is, and which one a new region gets. May depend on: errors, units, geometry, record.
+"""What a backend is, and which one a new region gets. May depend on: errors, units, geometry, record,
+linux.descriptors (the type).
 
 A backend decides where a region's memory comes from and with that its page tables; everything else (names, lifetime,
 rights, addresses) is the same for all and lives above. The implementations are in `backends/`.
@@ -14,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 from .errors import BackendUnavailableError, InvalidFlagsError
 from .geometry import PMD
+from .linux.descriptors import Descriptor
 from .record import Record, file_size
 from .units import format_size
 
@@ -65,6 +67,9 @@ class Backend(Protocol):
 
     def root(self) -> Path | None:
         """Return the directory whose files are this backend's regions; None if the machine has no such place."""
+
+    def open_file(self) -> Descriptor:
+        """Return a new, empty file without a name. Raises `OSError`."""
 
     def availability(self) -> Availability:
         """Tell whether this process could create a region now, apart from its size."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from . import region as _region
+from . import attachment as _attachment
 from . import registry, removal
 from .creation import Spec, build
 from .errors import InvalidFlagsError, RegionBusyError, RegionExistsError, RegionNotFoundError
@@ -39,7 +39,7 @@ def mshare(name: str, addr: int | None, length: int, oflags: int, mode: int = 0o
     while True:
         if not oflags & os.O_EXCL:
             try:
-                return _region.attach_length(name, readonly=readonly, addr=where, owner=None, length=length)
+                return _attachment.attach_length(name, readonly=readonly, addr=where, owner=None, length=length)
             except RegionNotFoundError:
                 if not oflags & os.O_CREAT:
                     raise
@@ -62,7 +62,7 @@ def mshare_unlink(name: str) -> bool:
     nothing changed if a view into the region lives.
     """
     registry.check_name(name)
-    files = _region.detach_all(name)
+    files = _attachment.detach_all(name)
     if not files:
         removal.remove_if_idle(name)
         return True

@@ -9,9 +9,11 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from secrets import randbits
 from zlib import crc32
 
 from . import backends, mapping, registry
+from .attachment import check_address, free_address
 from .backend import Backend, Progress, Request, choose, explain
 from .errors import (
     BackendUnavailableError,
@@ -21,10 +23,13 @@ from .errors import (
     ViewsAliveError,
 )
 from .geometry import PAGE, USER_END, attachment_span, round_up
-from .linux.descriptors import close_fd, open_fd, opened
+from .handle import Handle, fix_size
+from .linux import locks, proc
+from .linux.descriptors import Descriptor
+from .linux.memory import file_size_limit
 from .procfs import FileId
-from .record import Record, file_size
-from .region import Region, check_address, free_address
+from .record import ATTACHED_BYTE, Record, file_size
+from .region import Region
 from .units import format_size
 
 Fill = Callable[[memoryview], None]
@@ -66,11 +71,36 @@ def create(
     return build(Spec(name, size, mode, addr, reserve, progress, fill), backend)
 
 
+def create_anonymous(
+    size: int,
+    *,
+    backend: str | None = None,
+    addr: int | None = None,
+    reserve: bool = True,
+    linkable: bool = False,
+    progress: Progress | None = None,
+    fill: Fill | None = None,
+) -> Region:
+    """Create a region without a name and return it attached read-write.
+
+    It lives while any descriptor (`Handle`) or mapping of it lives, in whatever process, and goes with the last.
+    `control` and `map_only` give handles for other processes.
+
+    - `linkable`: it can be given a name later (`Region.link`). Except on msharefs it can then not be sealed: only a
+      memfd can, and only a file of a mounted file system can have a name.
+    - The rest: as for `create`. A memfd obeys no limit of /dev/shm.
+
+    Raises what `create` raises.
+    """
+    return build(Spec(None, size, 0o600, addr, reserve, progress, fill, linkable=linkable), backend)
+
+
 @dataclass(frozen=True, slots=True)
 class Spec:
     """What a new region shall be."""
 
-    name: str
+    name: str | None
+    """None for a region that gets none, or later."""
     size: int
     mode: int = 0o600
     addr: int | None = None
@@ -79,10 +109,17 @@ class Spec:
     fill: Fill | None = None
     frozen: bool = False
     """Nobody may attach it read-write, its creator neither."""
+    linkable: bool = False
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return "a region without a name" if self.name is None else f"region {self.name!r}"
 
     def check(self) -> None:
         """Raise the error that fits if this cannot be made anywhere."""
-        registry.check_name(self.name)
+        if self.name is not None:
+            registry.check_name(self.name)
         if not isinstance(self.size, int) or isinstance(self.size, bool):
             raise TypeError(f"a region's size is an int, in bytes, not {type(self.size).__name__}")
         if self.size < 1:
@@ -102,9 +139,13 @@ class Spec:
 def build(spec: Spec, forced: str | None = None) -> Region:
     """Create what `spec` says on the backend `forced`, or on the first candidate that has the memory."""
     spec.check()
-    registry.refuse_existing(spec.name)
+    if not proc.is_mounted():
+        raise registry.no_proc()
+    if spec.name is not None:
+        registry.refuse_existing(spec.name)
     forced = forced or os.environ.get("MSHARE_BACKEND") or None
-    choice = choose(backends.ALL, Request(spec.size, spec.reserve, spec.addr), forced)
+    able = backends.NAMELESS if spec.name is None and not spec.linkable else backends.ALL
+    choice = choose(able, Request(spec.size, spec.reserve, spec.addr), forced)
     rejected = list(choice.rejected)
     problem: NoSpaceError | BackendUnavailableError | None = None
     for backend in choice.candidates:
@@ -132,23 +173,35 @@ class _Draft:
         """Reserve the memory. Raises `NoSpaceError`, `BackendUnavailableError`, `AddressTakenError`."""
         self.spec, self.backend = spec, backend
         self.length = file_size(spec.size, backend.capabilities.unit)
-        root = backend.root()
-        assert root is not None
-        self.root = root
-        self.area: mapping.Mapping | None = None
+        self.root = backend.root()
+        self.owner = mapping.Owner()
+        limit = file_size_limit()
+        if limit is not None and self.length > limit:
+            raise NoSpaceError(
+                f"{spec.label} needs a file of {format_size(self.length)}, and this process may make none "
+                f"above {format_size(limit)} (RLIMIT_FSIZE)",
+                "raise that limit (`ulimit -f`), or make it smaller",
+            )
         if spec.reserve and self.length > backend.space().free_bytes:
             raise _no_space(spec, self.length, backend)
-        self.fd = open_fd(root, os.O_RDWR | os.O_TMPFILE)
+        with self._out_of_room_named():
+            self.file = backend.open_file()
+        self.fd = self.file.fd
         try:
             with self._out_of_room_named():
                 os.ftruncate(self.fd, self.length)
-                registry.lock_as_attached(spec.name, self.fd)
-                self.area = _map_new(self.fd, spec, backend)
+                locks.try_read_lock(self.fd, ATTACHED_BYTE)
+                area = _map_new(self.fd, spec, backend, self.owner)
                 if spec.reserve:
-                    backend.populate(self.fd, self.length, self.area.addr, self.area.length, spec.progress)
+                    backend.populate(self.fd, self.length, area.addr, area.length, spec.progress)
         except BaseException:
             self.end()
             raise
+
+    @property
+    def area(self) -> mapping.Mapping:
+        assert self.owner.area is not None
+        return self.owner.area
 
     @contextmanager
     def _out_of_room_named(self) -> Iterator[None]:
@@ -161,8 +214,8 @@ class _Draft:
 
     def fill(self, fill: Fill) -> None:
         """Let the caller write the content. Its errors pass as they are: no other backend is tried then."""
-        assert self.area is not None
         exporter = self.area.export(self.spec.size)
+        assert exporter is not None
         watch = weakref.ref(exporter)
         with memoryview(exporter).cast("B") as view:
             del exporter
@@ -170,32 +223,58 @@ class _Draft:
         del view
         if watch() is not None:
             raise ViewsAliveError(
-                f"fill has kept views of region {self.spec.name!r}", "keep none: use the Region that create returns"
+                f"fill has kept views of {self.spec.label}", "keep none: use the Region that create returns"
             )
 
     def publish(self, reason: str) -> Region:
         """Write the record and give the file its name; return the region attached."""
         spec = self.spec
-        assert self.area is not None
         record = _record(self.backend, spec, self.area.addr, reason)
         with self._out_of_room_named():
             self.backend.write_record(self.fd, self.length, record.encode())
         if spec.frozen:
-            self.area = _remap_readonly(self.fd, self.area)
+            self._remap_readonly()
         os.fchmod(self.fd, spec.mode & 0o555 if spec.frozen else spec.mode)
-        region = Region(spec.name, self.root, os.fstat(self.fd), record, self.area, readonly=spec.frozen)
+        region = Region(spec.name or "", self.root, os.fstat(self.fd), record, readonly=spec.frozen)
         try:
-            registry.publish(self.fd, self.root, spec.name)
-        except BaseException:
+            self.area.hold(region)
+            if spec.name is None:
+                fix_size(self.fd)
+                region.keep(Handle(Descriptor(f"/proc/self/fd/{self.fd}", os.O_RDWR)))
+            elif self.root is not None:
+                registry.publish(self.fd, self.root, spec.name)
+            with mapping.lock:
+                self.area.published(region.name)
+        except BaseException:  # a signal handler's, perhaps, when the name is there already
             region.close()  # now, not when the error's traceback lets go of it
+            if self.root is not None and spec.name is not None:
+                registry.withdraw(self.fd, self.root, spec.name)
             raise
         return region
 
+    def _remap_readonly(self) -> None:
+        """Replace the creator's mapping by one the kernel will never let it write through."""
+        writable = self.area
+        with Descriptor(f"/proc/self/fd/{self.fd}", os.O_RDONLY) as readonly_fd:
+            locks.try_read_lock(readonly_fd, ATTACHED_BYTE)
+            with mapping.lock:  # so that no other thread's region takes the address
+                writable.release(self.owner)
+                mapping.map_file(
+                    readonly_fd,
+                    writable.file,
+                    writable.length,
+                    writable=False,
+                    next_addr=lambda: writable.addr,
+                    fixed=True,
+                    owner=self.owner,
+                    draft=True,
+                )
+
     def end(self) -> None:
-        """Let go of the file and of this count of the mapping."""
-        if self.area is not None:
-            self.area.release()
-        close_fd(self.fd)
+        """Let go of the file and of the mapping."""
+        if self.owner.area is not None:
+            self.owner.area.release(self.owner)
+        self.file.close()
 
 
 def _file_id(fd: int) -> FileId:
@@ -203,34 +282,27 @@ def _file_id(fd: int) -> FileId:
     return FileId(status.st_dev, status.st_ino)
 
 
-def _map_new(fd: int, spec: Spec, backend: Backend) -> mapping.Mapping:
+def _map_new(fd: int, spec: Spec, backend: Backend, owner: mapping.Owner) -> mapping.Mapping:
     """Map the new file where the region shall live, clear of all regions this process knows of."""
-    known = [attachment_span(record.size_bytes, record.addr) for _, record, _ in registry.records()]
+    known = [attachment_span(record.size_bytes, record.addr) for record in registry.known_records()]
 
     def next_addr() -> int:
-        addr = spec.addr if spec.addr is not None else free_address(crc32(spec.name.encode()), spec.size, known)
+        seed = randbits(32) if spec.name is None else crc32(spec.name.encode())
+        addr = spec.addr if spec.addr is not None else free_address(seed, spec.size, known)
         backend.announce(fd, addr)
         return addr
 
-    return mapping.map_file(
-        fd,
-        _file_id(fd),
-        round_up(spec.size, backend.capabilities.map_unit),
-        writable=True,
-        next_addr=next_addr,
-        fixed=spec.addr is not None,
-    )
-
-
-def _remap_readonly(fd: int, area: mapping.Mapping) -> mapping.Mapping:
-    """Replace the creator's mapping by one the kernel will never let it write through. Uses up `area`'s count."""
-    with opened(f"/proc/self/fd/{fd}", os.O_RDONLY) as readonly_fd:
-        registry.lock_as_attached("", readonly_fd)
-        with mapping.lock:  # so that no other thread's region takes the address
-            area.release()
-            return mapping.map_file(
-                readonly_fd, area.file, area.length, writable=False, next_addr=lambda: area.addr, fixed=True
-            )
+    with mapping.lock:
+        return mapping.map_file(
+            fd,
+            _file_id(fd),
+            round_up(spec.size, backend.capabilities.map_unit),
+            writable=True,
+            next_addr=next_addr,
+            fixed=spec.addr is not None,
+            owner=owner,
+            draft=True,
+        )
 
 
 def _record(backend: Backend, spec: Spec, addr: int, reason: str) -> Record:
@@ -249,9 +321,16 @@ def _record(backend: Backend, spec: Spec, addr: int, reason: str) -> Record:
 
 
 def _no_space(spec: Spec, length: int, backend: Backend) -> NoSpaceError:
+    root = backend.root()
+    files = os.statvfs(root) if root is not None else None
+    if files is not None and files.f_files and not files.f_favail:
+        return NoSpaceError(
+            f"{spec.label} needs a file, and {root} may have no more of them",
+            f"remove some (mshare gc), or allow more: sudo mount -o remount,nr_inodes=N {root}",
+        )
     space = backend.space()
     return NoSpaceError(
-        f"region {spec.name!r} needs {format_size(length)} on {backend.name}, but only "
+        f"{spec.label} needs {format_size(length)} on {backend.name}, but only "
         f"{format_size(space.free_bytes)} can be had ({space.limit})",
         "make it smaller, free some (mshare ls, mshare gc), or raise that limit; `mshare doctor` shows them all",
     )

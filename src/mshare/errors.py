@@ -18,7 +18,10 @@ RegionBusyError          EBUSY       -                  live processes are attac
 BackendUnavailableError  EOPNOTSUPP  -                  a backend asked for by name cannot be used here
 ModuleBuildError         ENOEXEC     -                  the kernel module does not compile for this kernel
 ViewsAliveError          EBUSY       BufferError        a memoryview or array still looks into the region
-RegionClosedError        EBADF       ValueError         the `Region` object was closed before
+RegionClosedError        EBADF       ValueError         the `Region` or `Handle` object was closed before
+NotAHandleError          EBADMSG     -                  what came over a socket is not one handle of a region
+DescriptorLimitError     EMFILE      -                  the process may have no more descriptors
+NotSealedError           EPERM       PermissionError    a region that was to be sealed is not
 
 Every message ends with what the caller can do. May depend on: nothing.
 """
@@ -143,6 +146,24 @@ class ViewsAliveError(MshareError, BufferError):
 
 
 class RegionClosedError(MshareError, ValueError):
-    """The `Region` object has been closed."""
+    """The `Region` or `Handle` object has been closed."""
 
     code = _errno.EBADF
+
+
+class NotAHandleError(MshareError):
+    """The message had no descriptor, more than one, or the other side hung up."""
+
+    code = _errno.EBADMSG
+
+
+class DescriptorLimitError(MshareError):
+    """A descriptor was sent that this process may not have (`RLIMIT_NOFILE`). It is closed."""
+
+    code = _errno.EMFILE
+
+
+class NotSealedError(MshareError, PermissionError):
+    """A sealed region was required, and others can still write to this one or change its size."""
+
+    code = _errno.EPERM

@@ -1,19 +1,21 @@
-"""What this process has mapped: one `Mapping` per region and address, counted. May depend on: errors, geometry, linux.
+"""What this process has mapped: one `Mapping` per region and address, with its owners. May depend on: errors, geometry,
+linux.
 
 Facts: a memoryview or numpy array keeps the object it was made from alive, and nothing else; memory under it must not
-be unmapped before. A ctypes array at an address is such an object; how its death is noticed: `_watches`.
-Decision: every `Region` has an exporter of its own, a ctypes array that all its views hang on. Each exporter is one
-count of the mapping, taken back when the exporter dies, by whatever road: `close`, the last view, or the garbage
-collector. At process exit the kernel unmaps; we register nothing.
+be unmapped before. A ctypes array at an address is such an object.
+Decision: a mapping is unmapped when the last of its owners lets go or dies. Owners are the open `Region`s, and one
+for each exporter, the ctypes array that all views of a `Region` hang on. At process exit the kernel unmaps; we register
+nothing.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import os
+import threading
 import weakref
 from collections.abc import Callable
-from types import CodeType
 
 from .errors import AddressTakenError, InvalidAddressError, NoSpaceError, ReadOnlyMappingError
 from .geometry import USER_END, Span
@@ -24,24 +26,31 @@ from .units import format_size
 Exporter = ctypes.Array[ctypes.c_ubyte]
 
 lock = descriptors.lock
-"""Protects `_table`, every mapping's count, and the exporters of regions, over forks, too."""
+"""Protects `_table`, every mapping's owners, and the exporters of regions, over forks, too."""
 
 _table: dict[tuple[FileId, int], Mapping] = {}
 
-_ANCHOR = (lambda: None).__code__
-_watches: dict[int, weakref.ref[CodeType]] = {}
-"""What tells us of the death of exporters.
+_BOX = (lambda: None).__code__
+"""Facts: where an exporter is part of a cycle, the collector finalizes all of that cycle in any order, and a `__del__`
+in it may read the region, or keep an array of it alive for good. The collector does not look into objects that it does
+not track, such as code objects: what only they hold dies when they are really freed.
+Decision: each exporter carries a code object of its own, with the exporter's `Owner` among its constants."""
 
-Facts: where an exporter is part of a cycle, the collector calls the weak references to it before it calls any `__del__`
-in that cycle, and such a `__del__` may read the region, or keep an array of it alive for good. It does not look at
-objects that it does not track, such as code objects: their weak references are called when they are really freed.
-Decision: each exporter carries a code object of its own, and that one is watched. By identity: code objects that look
-alike are equal, and so are their weak references.
-"""
+
+class Owner:
+    """What keeps a mapping in this process: a `Region`, or a mere hold, such as an exporter's. It lets go with
+    `Mapping.release`, or when it is freed."""
+
+    area: Mapping | None = None
+    """The mapping, from before it is there (a signal handler may raise at any time) until it is let go of."""
+
+    def __del__(self) -> None:
+        if self.area is not None:
+            self.area.release(self)
 
 
 class Mapping:
-    """Addresses of this process that show a region. Made by `map_file`, held once; found by `find`."""
+    """Addresses of this process that show a region. Made by `map_file`; found by `find`."""
 
     def __init__(self, file: FileId, addr: int, length: int, writable: bool) -> None:
         self.file = file
@@ -50,97 +59,134 @@ class Mapping:
         self.writable = writable
         self.region_name = ""
         """For messages; /proc has no name for what was mapped before it got one."""
-        self._count = 1
-        self.exporters = 0
-        """How many of the counts are exporters that are alive."""
+        self.draft_of: int | None = None
+        """The thread that is creating this region; None when it is there. Protected by `lock`."""
+        self.at: list[int] = []
+        """The address while it is mapped."""
+        self._owners: dict[int, weakref.ref[Owner]] = {}
+        """By id(), so that letting go twice, as an interrupted owner may, does no harm."""
 
-    def export(self, size_bytes: int) -> Exporter:
-        """Return a new exporter over the first `size_bytes`, counted until it dies."""
+    def owners(self) -> list[Owner]:
+        """Return the owners that are alive."""
+        return [owner for owner in (ref() for ref in list(self._owners.values())) if owner is not None]
+
+    def hold(self, owner: Owner) -> bool:
+        """Make `owner` an owner until its `release`. False if the mapping is gone: a garbage collection can run
+        anywhere, also between finding a mapping and holding it."""
         with lock:
-            self._count += 1
-            self.exporters += 1
+            if self.at:
+                self.promise(owner)
+            return bool(self.at)
+
+    def promise(self, owner: Owner) -> None:
+        """Make `owner` an owner of what is about to be mapped. Under `lock`, as the next four."""
+        owner.area = self
+        self._owners[id(owner)] = weakref.ref(owner)
+
+    def unmap(self) -> None:
+        """Unmap it, whoever holds it. A second call does nothing."""
+        if _table.get((self.file, self.addr)) is self:
+            del _table[self.file, self.addr]
+        libc.munmap_from(self.at, self.length)
+
+    def replace(self, fd: int, *, writable: bool) -> None:
+        """Map `fd`, the same file opened otherwise, in its place."""
+        libc.remap(fd, self.length, writable=writable, addr=self.addr)
+        self.writable = writable
+
+    def published(self, name: str) -> None:
+        """The region is complete, and has its name, if it gets one: it is no draft any more."""
+        self.draft_of = None
+        self.region_name = name or self.region_name
+
+    def release(self, owner: Owner) -> None:
+        """Let go. With the last owner the memory is unmapped, and the kernel drops the attachment's lock."""
+        with lock:
+            self._owners.pop(id(owner), None)
+            if not self._owners or not self.owners():
+                self.unmap()
+            owner.area = None
+
+    def export(self, size_bytes: int) -> Exporter | None:
+        """Return a new exporter over the first `size_bytes`, which holds the mapping until it dies; None if the mapping
+        is gone."""
+        with lock:
+            hold = Owner()
+            if not self.hold(hold):
+                return None
             exporter = (ctypes.c_ubyte * size_bytes).from_address(self.addr)
-            anchor = _ANCHOR.replace(co_name="anchor")
-            vars(exporter)["anchor"] = anchor
-            watch = weakref.ref(anchor, self._release_exporter)
-            _watches[id(watch)] = watch
+            vars(exporter)["anchor"] = _BOX.replace(co_consts=(hold,))
             return exporter
 
-    def _release_exporter(self, watch: weakref.ref[CodeType]) -> None:
-        with lock:
-            del _watches[id(watch)]
-            self.exporters -= 1
-            self.release()
 
-    def hold(self) -> bool:
-        """Take one count that is no exporter's; give it back with `release`. False, and no count, if the mapping is
-        gone: a garbage collection can run anywhere, also between finding a mapping and holding it."""
-        with lock:
-            if self._count <= 0:
-                return False
-            self._count += 1
-            return True
-
-    def release(self) -> None:
-        """Give one count back; with the last one the memory is unmapped and the kernel drops the attachment's lock."""
-        with lock:
-            self._count -= 1
-            if self._count == 0:
-                del _table[self.file, self.addr]
-                libc.munmap(self.addr, self.length)
-
-
-def find(file: FileId, addr: int, *, writable: bool) -> Mapping | None:
-    """Return this process's mapping of `file` at `addr`, held once more, if there is one.
+def find(file: FileId, addr: int, *, writable: bool, owner: Owner) -> Mapping | None:
+    """Return this process's mapping of `file` at `addr`, held by `owner`, if there is one.
 
     Raises `ReadOnlyMappingError` if `writable` is asked and it is not.
     """
     mapping = _table.get((file, addr))
-    if mapping is not None and writable and not mapping.writable:
+    if mapping is None or not mapping.hold(owner):
+        return None
+    if writable and not mapping.writable:
+        mapping.release(owner)
         raise ReadOnlyMappingError(
             f"this process has the region mapped read-only at {addr:#x}",
             "close that one first, or attach with addr=mshare.ANYWHERE",
         )
-    return mapping if mapping is not None and mapping.hold() else None
+    return mapping
 
 
-def all_of(region_name: str) -> list[Mapping]:
-    """Return this process's mappings of regions that had this name when they were attached."""
-    return [mapping for mapping in list(_table.values()) if mapping.region_name == region_name]
+def all_of(region_name: str, files: set[FileId]) -> list[Mapping]:
+    """Return this process's mappings of these files, and of regions that had this name when they were attached."""
+    return [
+        mapping
+        for mapping in list(_table.values())
+        if mapping.file in files or (region_name and mapping.region_name == region_name)
+    ]
 
 
 def map_file(
-    fd: int, file: FileId, length: int, *, writable: bool, next_addr: Callable[[], int], fixed: bool
+    fd: int,
+    file: FileId,
+    length: int,
+    *,
+    writable: bool,
+    next_addr: Callable[[], int],
+    fixed: bool,
+    owner: Owner,
+    draft: bool = False,
 ) -> Mapping:
-    """Map the first `length` bytes of `fd` and return the mapping, held once (see `Mapping.hold`).
+    """Map the first `length` bytes of `fd` and return the mapping, held by `owner`. Under `lock`.
 
-    `next_addr` gives the address; if something lies there and `fixed` is false, it is asked again.
+    `next_addr` gives the address; if something lies there and `fixed` is false, it is asked again. `draft`: a child
+    that another thread forks meanwhile shall not have it.
     Raises `AddressTakenError` naming what lies there, `InvalidAddressError`, `NoSpaceError`, or `OSError`.
     """
-    with lock:
-        for _ in range(16):
-            addr = next_addr()
-            if addr + length > USER_END:
-                raise _not_allowed(addr, length)
-            try:
-                libc.mmap_shared(fd, length, writable=writable, addr=addr)
-            except FileExistsError as error:
-                if not fixed:
-                    continue
-                raise _taken(Span(addr, addr + length)) from error
-            except OSError as error:
-                if error.errno in (errno.EPERM, errno.EINVAL):  # below vm.mmap_min_addr; not whole huge pages
-                    raise _not_allowed(addr, length) from error
-                if error.errno != errno.ENOMEM:
-                    raise
-                raise NoSpaceError(
-                    f"the kernel refused to map {format_size(length)} at {addr:#x}",
-                    "check `ulimit -v`, free huge pages and free memory",
-                ) from error
-            mapping = Mapping(file, addr, length, writable)
-            _table[file, addr] = mapping
-            return mapping
-        raise AddressTakenError("no free address was found in 16 tries", "pass addr= yourself")
+    for _ in range(16):
+        addr = next_addr()
+        if addr + length > USER_END:
+            raise _not_allowed(addr, length)
+        mapping = Mapping(file, addr, length, writable)
+        mapping.draft_of = threading.get_ident() if draft else None
+        mapping.promise(owner)
+        try:
+            libc.mmap_into(mapping.at, fd, length, writable=writable, addr=addr)
+        except FileExistsError as error:
+            if not fixed:
+                continue
+            raise _taken(Span(addr, addr + length)) from error
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.EINVAL):  # below vm.mmap_min_addr; not whole huge pages
+                raise _not_allowed(addr, length) from error
+            if error.errno != errno.ENOMEM:
+                raise
+            raise NoSpaceError(
+                f"the kernel refused to map {format_size(length)} at {addr:#x}",
+                "check `ulimit -v`, free huge pages and free memory",
+            ) from error
+        _table[file, addr] = mapping
+        return mapping
+    raise AddressTakenError("no free address was found in 16 tries", "pass addr= yourself")
 
 
 def _not_allowed(addr: int, length: int) -> InvalidAddressError:
@@ -151,7 +197,10 @@ def _not_allowed(addr: int, length: int) -> InvalidAddressError:
 
 
 def _taken(wanted: Span) -> AddressTakenError:
-    vma = proc.mapping_in_the_way(wanted)
+    try:
+        vma = proc.mapping_in_the_way(wanted)
+    except OSError:  # no /proc
+        vma = None
     what = "another mapping"
     if vma is not None:
         path = vma.path.decode("utf-8", "backslashreplace") or "anonymous memory"
@@ -163,3 +212,13 @@ def _taken(wanted: Span) -> AddressTakenError:
         f"addresses {wanted.start:#x}-{wanted.end:#x} are taken in this process by {what}",
         "unmap that, or attach elsewhere with addr=mshare.ANYWHERE",
     )
+
+
+def _after_fork_in_child() -> None:
+    """Drop what threads that this child does not have were creating: nobody here would ever."""
+    for mapping in list(_table.values()):
+        if mapping.draft_of not in (None, threading.get_ident()):
+            mapping.unmap()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

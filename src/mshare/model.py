@@ -14,6 +14,7 @@ from itertools import count
 from .errors import (
     AccessDeniedError,
     AddressTakenError,
+    BackendUnavailableError,
     ReadOnlyMappingError,
     RegionBusyError,
     RegionClosedError,
@@ -24,15 +25,22 @@ from .geometry import Span
 
 _HINT = "the model says so"
 
+NAMED, LINKABLE, MEMFD = "created with a name", "can have a name", "can be sealed"
+"""Kinds of regions. Nothing can be both: files of a mounted tmpfs cannot be sealed, a memfd can have no name."""
+
 
 @dataclass(eq=False)
 class ModelRegion:
-    """Named memory. Lives while it has its name or an attachment; two of the same name are two regions."""
+    """Memory with a name or without. Lives while it has its name or an attachment; two of the same name are two
+    regions."""
 
     name: str
+    """The last one it had; empty for none so far."""
     size: int
     addr: int
     frozen: bool
+    kind: str = NAMED
+    sealed: bool = False
     data: dict[int, int] = field(default_factory=dict)
     """Bytes that were stored, by offset; all others are zero."""
 
@@ -58,6 +66,8 @@ class ModelProcess:
 
     attached: dict[int, Attached] = field(default_factory=dict)
     writable: dict[int, bool] = field(default_factory=dict)
+    known: dict[int, str] = field(default_factory=dict)
+    """The name it last attached each region by, or gave it."""
 
     def mapped(self) -> list[ModelRegion]:
         return list({id(a.region): a.region for a in self.attached.values()}.values())
@@ -87,7 +97,7 @@ class Model:
         """A child appears that has attached what its parent has, by the same handles."""
         source = self.processes[parent]
         copies = {handle: Attached(a.region, a.readonly) for handle, a in source.attached.items()}
-        self.processes[child] = ModelProcess(copies, dict(source.writable))
+        self.processes[child] = ModelProcess(copies, dict(source.writable), dict(source.known))
 
     def kill(self, pid: int) -> None:
         """A process disappears, and its attachments with it; no name changes."""
@@ -106,20 +116,69 @@ class Model:
         region = ModelRegion(name, size, addr, frozen)
         self.names[name] = region
         self._map(pid, handle, region, readonly=frozen)
+        self.processes[pid].known[id(region)] = name
 
     def attach(self, pid: int, handle: int, name: str, *, readonly: bool) -> int:
         """Return the address it is attached at."""
         region = self._named(name)
         if region.frozen and not readonly:
             raise AccessDeniedError(name, _HINT)
+        addr = self._attach(pid, handle, region, readonly=readonly)
+        self.processes[pid].known[id(region)] = name
+        return addr
+
+    def _attach(self, pid: int, handle: int, region: ModelRegion, *, readonly: bool) -> int:
         process = self.processes[pid]
         if region in process.mapped():
             if not readonly and not process.writable[id(region)]:
-                raise ReadOnlyMappingError(name, _HINT)
+                raise ReadOnlyMappingError(region.name, _HINT)
         elif any(region.span.overlaps(other.span) for other in process.mapped()):
-            raise AddressTakenError(name, _HINT)
+            raise AddressTakenError(region.name, _HINT)
         self._map(pid, handle, region, readonly=readonly)
         return region.addr
+
+    def create_anonymous(self, pid: int, handle: int, size: int, addr: int, *, linkable: bool) -> None:
+        """A region without a name appears."""
+        region = ModelRegion("", size, addr, False, LINKABLE if linkable else MEMFD)
+        self._map(pid, handle, region, readonly=False)
+
+    def give(self, pid: int, handle: int, to: int, new_handle: int, *, readonly: bool | None) -> int:
+        """The region's handle goes from one process to another, which attaches; return the address."""
+        region = self._attached(pid, handle).region
+        if readonly is None:
+            readonly = region.sealed
+        return self._attach(to, new_handle, region, readonly=readonly)
+
+    def seal(self, pid: int, handle: int) -> None:
+        """Read-only for ever, if nobody else can write."""
+        region = self._controlled(pid, handle)
+        if region.sealed:
+            return
+        if region.kind != MEMFD:
+            raise BackendUnavailableError(region.kind, _HINT)
+        for other, process in self.processes.items():
+            if other != pid and process.writable.get(id(region)):
+                raise RegionBusyError(str(other), _HINT)
+        region.sealed = True
+        process = self.processes[pid]
+        process.writable[id(region)] = False
+        for attached in process.attached.values():
+            attached.readonly |= attached.region is region
+
+    def link(self, pid: int, handle: int, name: str) -> None:
+        """Give it a name, its first."""
+        region = self._controlled(pid, handle)
+        if self.names.get(region.name) is region:
+            raise RegionExistsError(region.name, _HINT)
+        if region.kind != LINKABLE:
+            raise BackendUnavailableError(region.kind, _HINT)
+        if name in self.names:
+            raise RegionExistsError(name, _HINT)
+        if region.name:
+            raise BackendUnavailableError("it had a name", _HINT)
+        region.name = name
+        self.processes[pid].known[id(region)] = name
+        self.names[name] = region
 
     def store(self, pid: int, handle: int, offset: int, value: int) -> None:
         attached = self._attached(pid, handle)
@@ -136,6 +195,7 @@ class Model:
         attached = process.attached.pop(handle, None)
         if attached is not None and attached.region not in process.mapped():
             del process.writable[id(attached.region)]
+            process.known.pop(id(attached.region), None)
 
     def unlink(self, name: str) -> None:
         self._named(name)
@@ -143,7 +203,11 @@ class Model:
 
     def mshare_unlink(self, pid: int, name: str) -> bool:
         process = self.processes[pid]
-        mine = [handle for handle, a in process.attached.items() if a.region.name == name]
+        mine = [
+            handle
+            for handle, a in process.attached.items()
+            if process.known.get(id(a.region)) == name or self.names.get(name) is a.region
+        ]
         regions = [process.attached[handle].region for handle in mine]
         for handle in mine:
             self.close(pid, handle)
@@ -190,6 +254,13 @@ class Model:
         if attached is None:
             raise RegionClosedError(str(handle), _HINT)
         return attached
+
+    def _controlled(self, pid: int, handle: int) -> ModelRegion:
+        """What a handle can be had of: a region without a name, or with the one it was created with."""
+        region = self._attached(pid, handle).region
+        if region.kind == NAMED and self.names.get(region.name) is not region:
+            raise RegionNotFoundError(region.name, _HINT)
+        return region
 
     def _map(self, pid: int, handle: int, region: ModelRegion, *, readonly: bool) -> None:
         process = self.processes[pid]

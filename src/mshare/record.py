@@ -178,7 +178,7 @@ class RegionInfo:
     linked: bool
     """False once the name has been removed: the memory goes with the last attachment."""
     path: str
-    """The file that is the region, for programs that map it without this library."""
+    """The file that is the region, for programs that map it without this library; empty if it has no name."""
 
     @property
     def page_table_bytes(self) -> int:

@@ -1,30 +1,32 @@
-"""Attaching and using regions. May depend on: registry, mapping, linux."""
+"""A region as one process has it attached. May depend on: handle, registry, mapping, linux."""
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import stat
 import weakref
 from dataclasses import replace
 from pathlib import Path
-from secrets import randbits
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from . import handle as handles
 from . import mapping, registry
 from .errors import (
-    AccessDeniedError,
-    InvalidAddressError,
+    BackendUnavailableError,
     InvalidFlagsError,
     InvalidSizeError,
-    NoSpaceError,
+    RegionBusyError,
     RegionClosedError,
+    RegionExistsError,
     RegionNotFoundError,
     ViewsAliveError,
 )
-from .geometry import USER_END, Span, pick_address, round_up
-from .linux import proc
-from .procfs import FileId
+from .handle import Handle
+from .linux import memfd, proc
+from .linux.descriptors import Descriptor
 from .record import Record, RegionInfo
 from .units import format_size
 
@@ -33,43 +35,27 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
 
-class _Anywhere:
-    def __repr__(self) -> str:
-        return "mshare.ANYWHERE"
-
-
-ANYWHERE: Final = _Anywhere()
-"""As `addr=` of `attach`: any free address of this process will do."""
-
-
-class Region:
+class Region(mapping.Owner):
     """A region as this process has it attached. Made by `create` and `attach`; usable as a context manager.
 
     The attachment ends with `close`, with the `with` block, with the garbage collection of the object and all its
     views, or with the process, whatever ends it. None of these removes the name.
     """
 
-    def __init__(
-        self,
-        name: str,
-        root: Path,
-        status: os.stat_result,
-        record: Record,
-        mapped: mapping.Mapping,
-        *,
-        readonly: bool,
-    ) -> None:
-        """`root`, `status` and `record`: the file as it is at this moment."""
+    def __init__(self, name: str, root: Path | None, status: os.stat_result, record: Record, *, readonly: bool) -> None:
+        """`root`, `status` and `record`: the file as it is at this moment. Of use once it owns a mapping (`area`), at
+        the record's address unless told otherwise."""
         self._name = name
         self._root = root
         self._status = status
         self._record = record
-        self._mapping = mapped
-        mapped.region_name = name
         self._readonly = readonly
-        self._exporter: mapping.Exporter | None = mapped.export(record.size_bytes)
-        with mapping.lock:
-            _open_regions.add(self)
+        self._exporter: mapping.Exporter | None = None
+        """What all views hang on; made for the first."""
+        self._closed = False
+        self._handle: Handle | None = None
+        """Of a region without a name: kept for `control`, and to keep the region alive."""
+        self._addr = record.addr
 
     @property
     def name(self) -> str:
@@ -84,12 +70,12 @@ class Region:
     @property
     def addr(self) -> int:
         """Address of the first byte in this process: the region's own, unless attached elsewhere."""
-        return self._mapping.addr
+        return self._addr
 
     @property
     def readonly(self) -> bool:
         """True if this object gives no write access."""
-        return self._readonly
+        return self._readonly or (self.area is not None and not self.area.writable)
 
     @property
     def backend(self) -> str:
@@ -99,17 +85,19 @@ class Region:
     @property
     def closed(self) -> bool:
         """True after `close`."""
-        return self._exporter is None
+        return self._closed
 
     @property
     def buf(self) -> memoryview:
         """The region's bytes, zero copy; read-only if the region is. While it or anything made from it lives, the
         region cannot be closed. Raises `RegionClosedError`."""
         with mapping.lock:
+            if self._exporter is None and not self._closed and self.area is not None:
+                self._exporter = self.area.export(self.size)
             if self._exporter is None:
                 raise RegionClosedError(f"region {self.name!r} is closed", "attach it again")
             view = memoryview(self._exporter).cast("B")
-            return view.toreadonly() if self._readonly else view
+            return view.toreadonly() if self.readonly else view
 
     def ndarray(
         self, dtype: DTypeLike, shape: int | tuple[int, ...], offset: int = 0
@@ -147,11 +135,13 @@ class Region:
         """Return the region as it is now. Costs one pass over /proc. Raises `RegionClosedError`."""
         if self.closed:
             raise RegionClosedError(f"region {self.name!r} is closed", "see mshare.regions()")
-        pids = proc.processes_mapping({self._mapping.file})[self._mapping.file]
+        assert self.area is not None
+        file = self.area.file
+        pids = proc.processes_mapping({file})[file]
         status, linked = self._status, False
         try:
             with registry.find(self.name) as entry:
-                if entry.file == self._mapping.file:
+                if entry.file == file:
                     status, linked = entry.status, True
         except (RegionNotFoundError, OSError):
             pass
@@ -165,11 +155,11 @@ class Region:
         object lives.
         """
         with mapping.lock:
-            if not self._drop_exporter():
-                raise _views_alive(self.name)
-            _open_regions.discard(self)
+            if not self.drop_exporter():
+                raise views_alive(self.name)
+            self.let_go()
 
-    def _drop_exporter(self) -> bool:
+    def drop_exporter(self) -> bool:
         """Let go of the exporter; False, with nothing changed, if views keep it alive."""
         if self._exporter is None:
             return True
@@ -178,9 +168,118 @@ class Region:
         self._exporter = watch()
         return self._exporter is None
 
-    def _renew_exporter(self) -> None:
-        if self._exporter is None:
-            self._exporter = self._mapping.export(self.size)
+    def let_go(self) -> None:
+        """Close it, whatever views there are: they keep the memory mapped."""
+        self._closed = True
+        self._exporter = None
+        if self._handle is not None:
+            self._handle.close()
+        if self.area is not None:
+            self.area.release(self)
+
+    def keep(self, handle: Handle) -> None:
+        """Keep `handle`, which nobody else closes, as long as this is open."""
+        self._handle = handle
+
+    def _own_handle(self, *, writable: bool) -> Handle:
+        """Return a handle of the region, to be closed by the caller."""
+        if self._closed or self.area is None:
+            raise RegionClosedError(f"region {self.name!r} is closed", "attach it again")
+        if self._handle is not None:
+            return self._handle.duplicate()
+        return handles.of_named(self.name, self.area.file, writable=writable)
+
+    @property
+    def control(self) -> Handle:
+        """A new handle that can do with the region all that this process may, for itself to close.
+
+        Raises `RegionClosedError`; `RegionNotFoundError` if a name it had is gone.
+        """
+        return self._own_handle(writable=not self.readonly)
+
+    def map_only(self, *, readonly: bool = True) -> Handle:
+        """Return a new handle that can map the region and nothing more; see `Handle.map_only`."""
+        with self.control as control:
+            return control.map_only(readonly=readonly)
+
+    @property
+    def sealed(self) -> bool:
+        """True if nobody can ever write to the region again, or change its size."""
+        with self._own_handle(writable=False) as handle:
+            return handle.sealed
+
+    def seal(self) -> None:
+        """Make the region read-only for everybody, for ever, this process included.
+
+        On a memfd that is refused while others can write. A second call does nothing.
+        Raises `RegionBusyError` naming who has it mapped writable, `ViewsAliveError` while views of this process live,
+        `BackendUnavailableError` for files that cannot be sealed; nothing has changed then.
+        """
+        with mapping.lock, self.control as handle:
+            if handle.sealed:
+                return
+            fd = handle.fileno()
+            if memfd.seals(fd) & memfd.SEAL:
+                raise BackendUnavailableError(
+                    f"this region on {self.backend} cannot be sealed (any more)",
+                    "use create_anonymous(size), and seal it before map_only()",
+                )
+            assert self.area is not None
+            areas = [area for area in mapping.all_of("", {self.area.file}) if area.writable]
+            owners = [owner for area in areas for owner in area.owners() if isinstance(owner, Region)]
+            dropped = [region.drop_exporter() for region in owners]
+            if not all(dropped) or any(not isinstance(owner, Region) for area in areas for owner in area.owners()):
+                raise views_alive(self.name)
+            with Descriptor(f"/proc/self/fd/{fd}", os.O_RDONLY) as readonly_fd:
+                try:
+                    for area in areas:
+                        area.replace(readonly_fd, writable=False)
+                    handles.seal_file(fd)
+                except BaseException as error:
+                    for area in areas:
+                        area.replace(fd, writable=True)
+                    if isinstance(error, OSError) and error.errno == errno.EBUSY:
+                        who = proc.writers(self.area.file) or "processes not ours to see"
+                        raise RegionBusyError(
+                            f"others can write to the region: {who}",
+                            "have them close it, or attach it with readonly=True",
+                        ) from error
+                    raise
+
+    def link(self, name: str, *, mode: int = 0o600) -> None:
+        """Give a region without a name this one, in one step. From then on it is a named region like all others.
+
+        Raises `RegionExistsError` if the name is taken or the region has one, `InvalidNameError`,
+        `BackendUnavailableError` for a region that was not created `linkable`.
+        """
+        registry.check_name(name)
+        if mode & ~0o777:
+            raise InvalidFlagsError(f"mode {mode:#o} is no set of permission bits", "use 0o600 up to 0o777")
+        with self.control as handle:
+            status = os.fstat(handle.fileno())
+            if status.st_nlink:
+                raise RegionExistsError("the region has a name", "use that one")
+            root = registry.root_of(status.st_dev)
+            if root is None:
+                raise BackendUnavailableError(
+                    f"memory of this kind ({self.backend}, a memfd) cannot have a name",
+                    "use create_anonymous(size, linkable=True)",
+                )
+            try:
+                os.fchmod(handle.fileno(), mode)
+                registry.publish(handle.fileno(), root, name)
+            except BaseException as error:
+                registry.withdraw(handle.fileno(), root, name)
+                os.fchmod(handle.fileno(), stat.S_IMODE(status.st_mode))
+                if isinstance(error, FileNotFoundError):
+                    raise BackendUnavailableError(
+                        "the region had a name, which was removed: the kernel gives no second one", "make a new region"
+                    ) from error
+                raise
+            with mapping.lock:
+                self._name, self._root = name, root
+                if self.area is not None:
+                    self.area.published(name)
 
     def __enter__(self) -> Self:
         return self
@@ -196,144 +295,17 @@ class Region:
             # The views belong to frames of the error on its way out: it matters more, and the memory is given back
             # when they go.
             with mapping.lock:
-                self._exporter = None
-                _open_regions.discard(self)
+                self.let_go()
 
     def __reduce__(self) -> str:
-        raise TypeError("a Region cannot be pickled: pass its name and call mshare.attach(name) there")
+        raise TypeError("a Region cannot be pickled: pass its name or its `control` handle, and attach that there")
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.addr:#x}{' read-only' if self.readonly else ''}"
         return f"<mshare.Region {self.name!r} {format_size(self.size)} {self.backend} {state}>"
 
 
-_open_regions: weakref.WeakSet[Region] = weakref.WeakSet()
-"""The open `Region`s of this process. Protected by `mapping.lock`."""
-
-
-def _views_alive(name: str) -> ViewsAliveError:
+def views_alive(name: str) -> ViewsAliveError:
     return ViewsAliveError(
         f"memoryviews or arrays of region {name!r} are still alive", "delete or release() them, then close"
     )
-
-
-def check_address(addr: int, size: int, unit: int) -> None:
-    if not isinstance(addr, int):
-        raise TypeError(f"an address is an int, not {type(addr).__name__}")
-    if addr <= 0 or addr % unit:
-        raise InvalidAddressError(
-            f"address {addr:#x} is no positive multiple of {format_size(unit)}", "round it, or pass None"
-        )
-    if addr + size > USER_END:
-        raise InvalidAddressError(
-            f"{addr:#x} plus {format_size(size)} ends above user space ({USER_END:#x})",
-            "choose a lower address",
-        )
-
-
-def free_address(seed: int, size: int, known: list[Span]) -> int:
-    """Return an address clear of what this process has mapped right now, and of `known` regions if they leave room."""
-    mine = [vma.span for vma in proc.maps()]
-    addr = pick_address(seed, size, [*known, *mine])
-    if addr is None:  # a hostile file may claim the whole window
-        addr = pick_address(seed, size, mine)
-    if addr is None:
-        raise NoSpaceError(
-            f"no {format_size(size)} of addresses are free in mshare's window",
-            "pass addr= yourself, or remove regions",
-        )
-    return addr
-
-
-def attach(
-    name: str, *, readonly: bool = False, addr: int | _Anywhere | None = None, owner: int | None = None
-) -> Region:
-    """Attach an existing region and return it, at the same address as in every other process.
-
-    - `readonly`: the kernel will refuse every write through it: stores, `mprotect`, system calls.
-    - `addr`: None for the region's own address, `ANYWHERE`, or an address of your own: a multiple of the leaf size, on
-      msharefs of 1 GiB.
-    - `owner`: refuse a region that does not belong to this uid. Names are first come, first served in a root that
-      all users may write to: say it when you attach what another user made.
-
-    What this process has at that address already gives another `Region` over the same mapping.
-
-    Raises `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`, `AddressTakenError`, `InvalidAddressError`,
-    `ReadOnlyMappingError` (read-write asked where this process has it mapped read-only), `RegionBusyError` (a remover
-    does not finish). Costs about ten system calls, whatever the region's size.
-    """
-    return attach_length(name, readonly=readonly, addr=addr, owner=owner, length=0)
-
-
-def attach_length(name: str, *, readonly: bool, addr: int | _Anywhere | None, owner: int | None, length: int) -> Region:
-    """`attach`, for a caller who also says how long the region is (0: does not)."""
-    while True:
-        with registry.find(name) as entry, entry.opened(writable=not readonly) as fd:
-            status = registry.lock_as_attached(name, fd)
-            if status is None:
-                continue  # removed since; there may be a new one
-            record = registry.read_record(name, fd, status)
-            if length not in (0, record.size_bytes):
-                raise InvalidSizeError(
-                    f"region {name!r} has {record.size_bytes} bytes, not {length}",
-                    "pass that length, or 0 for all of it",
-                )
-            if owner is not None and status.st_uid != owner:
-                raise AccessDeniedError(
-                    f"region {name!r} belongs to uid {status.st_uid}, not {owner}", "check who made it"
-                )
-            if record.frozen and not readonly:
-                raise AccessDeniedError(
-                    f"region {name!r} was created read-only for everybody", "attach it with readonly=True"
-                )
-            area = _map(fd, entry.file, record, writable=not readonly, addr=addr)
-            try:
-                return Region(name, entry.root, status, record, area, readonly=readonly)
-            finally:
-                area.release()
-
-
-def _map(fd: int, file: FileId, record: Record, *, writable: bool, addr: int | _Anywhere | None) -> mapping.Mapping:
-    """Return this process's mapping of the region, an old or a new one, held once."""
-    length = round_up(record.size_bytes, record.unit)
-    with mapping.lock:
-        if isinstance(addr, _Anywhere):
-            return mapping.map_file(
-                fd,
-                file,
-                length,
-                writable=writable,
-                next_addr=lambda: free_address(randbits(32), record.size_bytes, []),
-                fixed=False,
-            )
-        if addr is not None:
-            check_address(addr, record.size_bytes, record.align)
-        wanted = record.addr if addr is None else addr
-        area = mapping.find(file, wanted, writable=writable)
-        if area is not None:
-            return area
-        return mapping.map_file(fd, file, length, writable=writable, next_addr=lambda: wanted, fixed=True)
-
-
-def detach_all(name: str) -> list[FileId]:
-    """Close every open `Region` of `name` in this process, or none: returns the files that were attached.
-
-    Raises `ViewsAliveError`, with nothing changed, if a view of one of them is alive.
-    """
-    with mapping.lock:
-        mine = [region for region in _open_regions if region.name == name and not region.closed]
-        areas = mapping.all_of(name)
-        for area in areas:
-            area.hold()
-        try:
-            dropped = all(region._drop_exporter() for region in mine)
-            if not dropped or any(area.exporters for area in areas):  # views outlive the Region they came from
-                for region in mine:
-                    region._renew_exporter()
-                raise _views_alive(name)
-            for region in mine:
-                _open_regions.discard(region)
-        finally:
-            for area in areas:
-                area.release()
-        return [area.file for area in areas]

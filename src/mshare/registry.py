@@ -16,7 +16,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from . import backends
 from .errors import (
     AccessDeniedError,
     AmbiguousNameError,
+    BackendUnavailableError,
     InvalidNameError,
     NotARegionError,
     RegionBusyError,
@@ -32,7 +33,7 @@ from .errors import (
     RegionNotFoundError,
 )
 from .linux import locks, proc
-from .linux.descriptors import close_fd, open_fd, opened
+from .linux.descriptors import Descriptor
 from .procfs import FileId
 from .record import ATTACHED_BYTE, RECORD_SIZE, NoRecordError, Record, RecordError, RegionInfo
 
@@ -55,22 +56,13 @@ def check_name(name: str) -> str:
     return name
 
 
-def roots() -> list[Path]:
-    """Return the directories that hold regions, in the order in which names are looked up."""
-    found: list[Path] = []
-    for backend in backends.ALL:
-        root = backend.root()
-        # A root that is not ours to search (a pool kept for one group, say) holds nothing for us.
-        if root is not None and root not in found and os.access(root, os.X_OK, effective_ids=True) and root.is_dir():
-            found.append(root)
-    return found
-
-
 class _Root(NamedTuple):
     """A root, and the file system that lay there when it was looked at."""
 
     path: Path
     dev: int
+    prefix: str
+    """The path with a slash: a name goes behind it."""
 
 
 _remembered: tuple[str | None, tuple[_Root, ...]] = (None, ())
@@ -84,35 +76,76 @@ def _remembered_roots() -> tuple[_Root, ...]:
 
 def _present_roots() -> tuple[_Root, ...]:
     global _remembered  # noqa: PLW0603
-    base = os.environ.get("MSHARE_ROOT")
-    _remembered = base, tuple(_Root(root, os.stat(root).st_dev) for root in roots())
+    found: dict[str, _Root] = {}
+    for root in (backend.root() for backend in backends.ALL):
+        prefix = f"{root}/"
+        if root is None or prefix in found:
+            continue
+        try:
+            status = os.stat(root)
+        except OSError:
+            continue
+        # A root that is not ours to search (a pool kept for one group, say) holds nothing for us.
+        if stat.S_ISDIR(status.st_mode) and os.access(root, os.X_OK, effective_ids=True):
+            found[prefix] = _Root(root, status.st_dev, prefix)
+    _remembered = os.environ.get("MSHARE_ROOT"), tuple(found.values())
     return _remembered[1]
+
+
+def roots() -> list[Path]:
+    """Return the directories that hold regions, in the order in which names are looked up."""
+    return [root.path for root in _present_roots()]
+
+
+def root_of(dev: int) -> Path | None:
+    """Return the root that lies on the file system `dev`, if one does."""
+    return next((root.path for root in _present_roots() if root.dev == dev), None)
+
+
+def no_proc() -> BackendUnavailableError:
+    """Return what to raise where there is no /proc."""
+    return BackendUnavailableError("there is no /proc here", "sudo mount -t proc proc /proc")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A region found by name: its file, still to be opened. `path_fd` is an `O_PATH` descriptor of it."""
+    """A region found by name: its file, still to be opened. `handle` is an `O_PATH` descriptor of it."""
 
     name: str
     root: Path
-    path_fd: int
+    handle: Descriptor
     file: FileId
 
     @property
     def status(self) -> os.stat_result:
         """The file's mode, owner and so on as they are now."""
-        return os.fstat(self.path_fd)
+        return os.fstat(self.handle.fd)
 
     @property
     def path(self) -> Path:
         return self.root / self.name
 
-    @contextmanager
-    def opened(self, *, writable: bool) -> Iterator[int]:
-        """Open this very file (not whatever has its name now). Raises `AccessDeniedError`."""
-        flags = os.O_RDWR if writable else os.O_RDONLY
+    @property
+    def link(self) -> str:
+        """A path that means this very file, not whatever has its name now."""
+        return f"/proc/self/fd/{self.handle.fd}"
+
+    def reopen(self, access: int) -> Descriptor:
+        """Open this very file. Raises `OSError`, `BackendUnavailableError` without a /proc, `RegionBusyError`."""
         try:
-            fd = open_fd(f"/proc/self/fd/{self.path_fd}", flags | os.O_NONBLOCK)
+            return Descriptor(self.link, access | os.O_NONBLOCK)
+        except FileNotFoundError as error:
+            raise no_proc() from error
+        except BlockingIOError as error:
+            raise RegionBusyError(
+                f"the owner of {self.path} holds a lease on it (fcntl F_SETLEASE)",
+                f"have uid {self.status.st_uid} give it back, or choose another name",
+            ) from error
+
+    def open(self, *, writable: bool) -> Descriptor:
+        """`reopen` for who wants to attach, or look. Raises `AccessDeniedError`."""
+        try:
+            return self.reopen(os.O_RDWR if writable else os.O_RDONLY)
         except PermissionError as error:
             status = self.status
             raise AccessDeniedError(
@@ -122,15 +155,6 @@ class Entry:
                 if writable
                 else "have its owner change the mode",
             ) from error
-        except BlockingIOError as error:
-            raise RegionBusyError(
-                f"the owner of {self.path} holds a lease on it (fcntl F_SETLEASE)",
-                f"have uid {self.status.st_uid} give it back, or choose another name",
-            ) from error
-        try:
-            yield fd
-        finally:
-            close_fd(fd)
 
     def still_named(self) -> bool:
         """Tell whether the name still means this file."""
@@ -141,20 +165,44 @@ class Entry:
         return FileId(now.st_dev, now.st_ino) == self.file
 
 
+_Version = tuple[int, int, int, int]
+_REMEMBERED_RECORDS = 4096
+_records: dict[_Version, Record] = {}
+"""Records by the file they were read from, as it was then.
+
+Facts: a record is written before the file has a name, and never again. Writing and truncating the file, or reusing its
+inode number, change the time of change or the size; who may write it can also change it through a mapping, unseen.
+Consequence: what is remembered is what any reader would find, or, with an enemy who may write, what one found before
+and has checked.
+Decision: each version of a file is read once per process."""
+
+
+def _version(status: os.stat_result) -> _Version:
+    return status.st_dev, status.st_ino, status.st_ctime_ns, status.st_size
+
+
 def read_record(name: str, fd: int, status: os.stat_result | None = None) -> Record:
     """Return the record of the open file, whose `status` the caller may know, or what its file system knows instead.
     Raises `NotARegionError`."""
     status = status or os.fstat(fd)
+    version = _version(status)
+    known = _records.get(version)
+    if known is not None:
+        return known
     size = status.st_size
     page = os.pread(fd, RECORD_SIZE, size - RECORD_SIZE) if size > RECORD_SIZE else b""
     try:
-        return Record.decode(page, size)
+        record = Record.decode(page, size)
     except RecordError as error:
         if isinstance(error, NoRecordError):
             for backend in backends.ALL:
                 if (adopted := backend.adopt(fd, status)) is not None:
                     return adopted
         raise NotARegionError(f"{name!r} is no region: {error}", "choose another name, or remove that file") from error
+    if len(_records) >= _REMEMBERED_RECORDS:
+        _records.clear()
+    _records[version] = record
+    return record
 
 
 def known_to_kernel(fd: int) -> bool:
@@ -189,7 +237,7 @@ def find(name: str) -> Iterator[Entry]:
         yield entry
     finally:
         for hit in hits:
-            close_fd(hit.path_fd)
+            hit.handle.close()
 
 
 def _hits(name: str, places: tuple[_Root, ...]) -> list[Entry]:
@@ -197,19 +245,13 @@ def _hits(name: str, places: tuple[_Root, ...]) -> list[Entry]:
     hits: list[Entry] = []
     for place in places:
         try:
-            path_fd = open_fd(f"{place.path}/{name}", os.O_PATH | os.O_NOFOLLOW)
+            handle = Descriptor(place.prefix + name, os.O_PATH | os.O_NOFOLLOW)
         except (FileNotFoundError, NotADirectoryError, PermissionError):  # the last: a root not ours to search, now
             continue
-        except BaseException:
-            for hit in hits:
-                close_fd(hit.path_fd)
-            raise
-        status = os.fstat(path_fd)
-        hits.append(Entry(name, place.path, path_fd, FileId(status.st_dev, status.st_ino)))
+        status = os.fstat(handle.fd)
         if status.st_dev != place.dev:
-            for hit in hits:
-                close_fd(hit.path_fd)
             return []
+        hits.append(Entry(name, place.path, handle, FileId(status.st_dev, status.st_ino)))
     return hits
 
 
@@ -244,15 +286,50 @@ def wait(done: Callable[[], bool]) -> bool:
     return True
 
 
-def lock_as_attached(name: str, fd: int) -> os.stat_result | None:
-    """Take the attachment's lock on an open region file and return its status; None if it has lost its name meanwhile.
+Opened = tuple[Descriptor, Path, os.stat_result]
+"""A region's open file that carries an attachment's lock, its root, and its status: it is still named."""
 
-    Raises `RegionBusyError` if a remover does not finish.
+
+def open_to_attach(name: str, *, writable: bool) -> Opened | None:
+    """Open the region's file and take the attachment's lock; None while somebody removes it.
+
+    Raises what `find` and `Entry.open` raise.
+
+    Facts: `find` needs three system calls before the file is open. With O_NOFOLLOW and O_NONBLOCK opening at once is
+    harmless, whatever has the name: a symlink is refused, a FIFO does not block.
+    Decision: open at once; whatever is out of the ordinary then goes by `find`, which also knows what to say.
     """
-    if not locks.try_read_lock(fd, ATTACHED_BYTE) and not wait(lambda: locks.try_read_lock(fd, ATTACHED_BYTE)):
-        raise RegionBusyError(f"region {name!r} is being removed by somebody who does not finish", "try again later")
-    status = os.fstat(fd)
-    return status if status.st_nlink else None
+    found = _open_at_once(name, os.O_RDWR if writable else os.O_RDONLY)
+    while True:
+        if found is None:
+            with find(name) as entry:
+                found = entry.open(writable=writable), entry.root, entry.file.dev
+        file, root, dev = found
+        if not locks.try_read_lock(file.fd, ATTACHED_BYTE):
+            file.close()
+            return None
+        status = os.fstat(file.fd)
+        if status.st_nlink and status.st_dev == dev and stat.S_ISREG(status.st_mode):
+            return file, root, status
+        file.close()  # now: it carries a lock
+        found = None  # Removed since (there may be a new one), or nothing of ours.
+
+
+def _open_at_once(name: str, access: int) -> tuple[Descriptor, Path, int] | None:
+    """Open the file of that name where roots were at the last look, if exactly one of them has one that opens; return
+    it with its root and the device that lay there."""
+    found = None
+    for place in _remembered_roots() or _present_roots():
+        try:
+            file = Descriptor(place.prefix + name, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+        if found is not None:
+            return None
+        found = file, place.path, place.dev
+    return found
 
 
 def refuse_existing(name: str) -> None:
@@ -277,9 +354,10 @@ def publish(fd: int, root: Path, name: str) -> None:
     """
     with ExitStack() as held:
         if len(roots()) > 1:
-            turn = held.enter_context(opened(roots()[0], os.O_RDONLY | os.O_DIRECTORY))
-            wait(lambda: locks.try_flock(turn))
-        root_fd = held.enter_context(opened(root, os.O_RDONLY | os.O_DIRECTORY))
+            with suppress(PermissionError):  # a directory we may search, but not read
+                turn = held.enter_context(Descriptor(roots()[0], os.O_RDONLY | os.O_DIRECTORY))
+                wait(lambda: locks.try_flock(turn))
+        root_fd = held.enter_context(Descriptor(root, os.O_PATH | os.O_DIRECTORY))
         refuse_existing(name)
         try:
             os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=root_fd, follow_symlinks=True)
@@ -287,8 +365,16 @@ def publish(fd: int, root: Path, name: str) -> None:
             raise _exists(name, root) from error
 
 
+def withdraw(fd: int, root: Path, name: str) -> None:
+    """Take away the name of a file that `publish` may or may not have given it. Who has attached keeps the memory."""
+    with suppress(OSError):
+        now, mine = os.stat(root / name, follow_symlinks=False), os.fstat(fd)
+        if os.path.samestat(now, mine):
+            os.unlink(root / name)
+
+
 def describe(
-    name: str, root: Path, status: os.stat_result, record: Record, *, locked: bool, pids: tuple[int, ...]
+    name: str, root: Path | None, status: os.stat_result, record: Record, *, locked: bool, pids: tuple[int, ...]
 ) -> RegionInfo:
     """Put together what `info()` and `regions()` show."""
     return RegionInfo(
@@ -306,34 +392,54 @@ def describe(
         reason=record.reason,
         frozen=record.frozen,
         linked=True,
-        path=str(root / name),
+        path=str(root / name) if root is not None else "",
     )
+
+
+def _names() -> Iterator[tuple[_Root, str]]:
+    """Yield what may be a region's name, in every root that can be listed, in order."""
+    for root in _present_roots():
+        if os.access(root.path, os.R_OK, effective_ids=True):
+            for name in sorted(os.listdir(root.path)):
+                with suppress(InvalidNameError):
+                    yield root, check_name(name)
+
+
+def _entry(root: _Root, name: str) -> Entry | None:
+    """Return the file of that name; None if it is no ordinary file of that root's own, or gone."""
+    try:
+        handle = Descriptor(root.prefix + name, os.O_PATH | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    status = os.fstat(handle.fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_dev != root.dev:  # the latter: something is mounted on it
+        return None
+    return Entry(name, root.path, handle, FileId(status.st_dev, status.st_ino))
 
 
 def records() -> Iterator[tuple[Entry, Record, bool]]:
     """Yield every region this process may read, its record, and whether anybody is attached. An entry is good until the
-    next one is asked for. Costs three system calls or so per file in the roots, and nothing per attached process."""
-    for root in roots():
-        if not os.access(root, os.R_OK, effective_ids=True):
+    next one is asked for. Costs a few system calls per file in the roots, and nothing per attached process."""
+    for root, name in _names():
+        entry = _entry(root, name)
+        if entry is None:
             continue
-        for name in sorted(os.listdir(root)):
-            try:
-                check_name(name)
-                path_fd = open_fd(root / name, os.O_PATH | os.O_NOFOLLOW)
-            except OSError:  # no region's name, or gone since
-                continue
-            try:
-                status = os.fstat(path_fd)
-                if not stat.S_ISREG(status.st_mode):
-                    continue
-                entry = Entry(name, root, path_fd, FileId(status.st_dev, status.st_ino))
-                with entry.opened(writable=False) as fd:
-                    record, locked = read_record(name, fd), is_attached(fd)
-                yield entry, record, locked
-            except (AccessDeniedError, NotARegionError, RegionBusyError):
-                continue
-            finally:
-                close_fd(path_fd)
+        with entry.handle, suppress(AccessDeniedError, NotARegionError, RegionBusyError):
+            with entry.open(writable=False) as fd:
+                record, locked = read_record(name, fd), is_attached(fd)
+            yield entry, record, locked
+
+
+def known_records() -> Iterator[Record]:
+    """Yield the record of every region this process may read or has read before. Opens only what is new to it."""
+    for root, name in _names():
+        with suppress(OSError):  # gone since, not ours to read, or no region
+            known = _records.get(_version(os.stat(root.prefix + name, follow_symlinks=False)))
+            if known is None and (entry := _entry(root, name)) is not None:
+                with entry.open(writable=False) as fd:
+                    known = read_record(name, fd)
+            if known is not None:
+                yield known
 
 
 def regions() -> list[RegionInfo]:
@@ -360,7 +466,7 @@ def region_info(name: str) -> RegionInfo:
 
     Raises `InvalidNameError`, `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`.
     """
-    with find(name) as entry, entry.opened(writable=False) as fd:
+    with find(name) as entry, entry.open(writable=False) as fd:
         record, locked = read_record(name, fd), is_attached(fd)
         info = describe(name, entry.root, entry.status, record, locked=locked, pids=())
         return with_pids(info, proc.processes_mapping({entry.file})[entry.file])

@@ -11,52 +11,43 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 
 from .errors import AccessDeniedError, AmbiguousNameError, NotARegionError, RegionBusyError, RegionNotFoundError
 from .linux import locks, proc
-from .linux.descriptors import close_fd, open_fd
+from .linux.descriptors import Descriptor
 from .procfs import FileId
 from .record import ATTACHED_BYTE, NAME_BYTE, RegionInfo
 from .registry import Entry, find, is_attached, known_to_kernel, listed, read_record, wait
 
-
-@contextmanager
-def _opened_to_remove(entry: Entry) -> Iterator[int]:
-    """Open the file for writing, as the removers' locks need. Raises `AccessDeniedError`."""
-    fd = _open_as_owner(entry)
-    try:
-        yield fd
-    finally:
-        close_fd(fd)
+_AT_ONCE = 64
+"""How many orphans `gc` removes after one search of /proc for programs that map them without our lock. Searching takes
+about a hundred times as long as removing; whatever attaches in between, without the lock, keeps nameless memory."""
 
 
-def _open_as_owner(entry: Entry) -> int:
-    """Return a read-write descriptor, also where the file's mode denies that to its owner.
+def _open_to_remove(entry: Entry) -> Descriptor:
+    """Open the file for writing, as the removers' locks need, also where its mode denies that to its owner.
 
     The owner may always change the mode: it is widened and put back at once. Dying in between leaves the owner `rw`
     of its own file. Of two owners' processes that do so at once, one may find the mode put back: it tries again.
+    Raises `AccessDeniedError`.
     """
-    link = f"/proc/self/fd/{entry.path_fd}"
     for _ in range(8):
         mode = stat.S_IMODE(entry.status.st_mode)
         widen = entry.status.st_uid == os.geteuid() and mode & 0o600 != 0o600
         try:
             if widen:
-                os.chmod(link, mode | 0o600)
+                os.chmod(entry.link, mode | 0o600)
         except PermissionError:  # a file of the file system's own, such as msharefs' mshare_info
             break
         try:
-            return open_fd(link, os.O_RDWR | os.O_NONBLOCK)
-        except BlockingIOError as error:
-            raise RegionBusyError(f"the owner of {entry.path} holds a lease on it", "have it given back") from error
+            return entry.reopen(os.O_RDWR)
         except PermissionError:
             if entry.status.st_uid != os.geteuid():
                 break
         finally:
             if widen:
-                os.chmod(link, mode)
+                os.chmod(entry.link, mode)
     raise _not_yours(entry)
 
 
@@ -81,7 +72,7 @@ def unlink(name: str) -> None:
 
     Raises `RegionNotFoundError`, `NotARegionError` (a file that is no region is left alone), `AccessDeniedError`.
     """
-    with find(name) as entry, _opened_to_remove(entry) as fd:
+    with find(name) as entry, _open_to_remove(entry) as fd:
         read_record(name, fd)
         # Forceful: neither a remover that does not finish nor an enemy with write access may stop it, so go on then.
         wait(lambda: locks.try_write_lock(fd, NAME_BYTE))
@@ -90,32 +81,33 @@ def unlink(name: str) -> None:
         _unlink(entry)
 
 
-def remove_if_idle(name: str, expected: FileId | None = None, *, name_users: bool = True) -> None:
+def remove_if_idle(
+    name: str, expected: FileId | None = None, *, name_users: bool = True, users: tuple[int, ...] | None = None
+) -> None:
     """Remove the region if nobody is attached, and nobody can come between.
 
     `expected` is the file the caller has in mind; another one of that name is left alone (`RegionNotFoundError`).
-    `name_users`: search /proc for the users, for the message of `RegionBusyError`.
+    `name_users`: search /proc for the users, for the message of `RegionBusyError`, even if a lock tells of them.
+    `users`: the processes that map it, of a caller who has just searched /proc.
     Raises `RegionBusyError`, `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`.
     """
     with find(name) as entry:
         if expected is not None and entry.file != expected:
             raise RegionNotFoundError(f"region {name!r} has been replaced", "look again")
-        with _opened_to_remove(entry) as fd:
+        with _open_to_remove(entry) as fd:
             read_record(name, fd)
             locked = is_attached(fd)
             # Also those who map it without our lock, programs of their own. All of /proc takes a while: look before
             # taking the lock, which others wait for.
-            pids = _users(entry) if name_users or not locked else ()
+            pids = users
+            if pids is None:
+                pids = proc.processes_mapping({entry.file})[entry.file] if name_users or not locked else ()
             if locked or pids or not locks.try_write_lock(fd, ATTACHED_BYTE) or known_to_kernel(fd):
                 raise _busy(entry, pids)
             wait(lambda: locks.try_write_lock(fd, NAME_BYTE))
             if not entry.still_named():
                 raise RegionNotFoundError(f"region {name!r} has just been removed", "nothing is left to do")
             _unlink(entry)
-
-
-def _users(entry: Entry) -> tuple[int, ...]:
-    return proc.processes_mapping({entry.file})[entry.file]
 
 
 def _busy(entry: Entry, pids: tuple[int, ...]) -> RegionBusyError:
@@ -139,12 +131,13 @@ def gc(*, older_than: float = 0.0) -> list[RegionInfo]:
     such wait reaches, or remove by name. Regions of other users are left alone unless you are root.
     """
     removed = []
-    for info, file in orphans(older_than=older_than):
-        try:
-            remove_if_idle(
-                info.name, expected=file, name_users=False
-            )  # a newer region of that name is not ours to judge
-        except (RegionBusyError, RegionNotFoundError, NotARegionError, AmbiguousNameError, AccessDeniedError):
-            continue
-        removed.append(info)
+    found = orphans(older_than=older_than)
+    for start in range(0, len(found), _AT_ONCE):
+        some = found[start : start + _AT_ONCE]
+        users = proc.processes_mapping({file for _, file in some})
+        for info, file in some:
+            # `expected`: a newer region of that name is not ours to judge.
+            with suppress(RegionBusyError, RegionNotFoundError, NotARegionError, AmbiguousNameError, AccessDeniedError):
+                remove_if_idle(info.name, expected=file, users=users[file])
+                removed.append(info)
     return removed

@@ -180,7 +180,7 @@ def test_a_reader_with_locks_stops_nobody_but_the_collector(backend: str, locked
     if pid == 0:
         os.close(stop)
         os.setuid(STRANGER)
-        with find("r") as entry, entry.opened(writable=False) as fd:
+        with find("r") as entry, entry.open(writable=False) as fd:
             if locked in ("flock", "all"):
                 fcntl.flock(fd, fcntl.LOCK_EX)
             if locked in ("read lock on the attached byte", "all"):
@@ -212,7 +212,7 @@ def test_a_reader_with_locks_stops_nobody_but_the_collector(backend: str, locked
 
 def test_a_write_lock_in_the_wrong_hands_is_an_error_not_a_hang(backend: str) -> None:
     mshare.create("r", PAGE, backend=backend).close()
-    with find("r") as entry, entry.opened(writable=True) as fd:
+    with find("r") as entry, entry.open(writable=True) as fd:
         _lock(fd, fcntl.F_WRLCK, ATTACHED_BYTE)
         with pytest.raises(mshare.RegionBusyError, match="does not finish"):
             mshare.attach("r")

@@ -19,7 +19,7 @@ from hypothesis import settings
 import mshare
 from mshare.geometry import PAGE, PUD, WINDOW
 from mshare.linux import ioctl
-from mshare.linux.descriptors import opened
+from mshare.linux.descriptors import Descriptor
 from mshare.testing.conformance import BackendConformance, table_bytes
 from mshare.testing.processes import in_child
 from mshare.testing.statemachine import check
@@ -63,7 +63,7 @@ def test_it_is_the_first_choice(msharefs_world: Path) -> None:
 
 def test_the_kernel_knows_the_address(msharefs_world: Path) -> None:
     with mshare.create("r", 5 * PAGE) as region:
-        with opened(region.info().path, 0) as fd:
+        with Descriptor(region.info().path, 0) as fd:
             facts = ioctl.region_facts(fd)
         assert facts is not None
         assert (facts.base, facts.attachments, facts.size_bytes) == (region.addr, 1, 6 * PAGE)
@@ -108,7 +108,7 @@ from mshare.linux import libc
 os.setgid(1001)
 os.setuid(1001)
 fd = os.open(sys.argv[2], os.O_RDWR)
-libc.mmap_shared(fd, 1 << 30, writable=True)
+libc.mmap_into([], fd, 1 << 30, writable=True)
 os.close(fd)
 print("attached", flush=True)
 sys.stdin.read()

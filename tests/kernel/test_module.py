@@ -16,7 +16,7 @@ import pytest
 import mshare
 from mshare import module
 from mshare.__main__ import main
-from mshare.linux.libc import mmap_shared, munmap
+from mshare.linux.libc import mmap_into, munmap_from
 
 pytestmark = pytest.mark.timeout(600)
 ROOT = Path("/sys/fs/mshare")
@@ -68,12 +68,13 @@ def test_what_is_in_use_stays(cache: Path) -> None:
     fd = os.open(region.info().path, os.O_RDWR)
     region.close()
     mshare.unlink("kept")
-    addr = mmap_shared(fd, 1 << 30, writable=True)
+    at: list[int] = []
+    mmap_into(at, fd, 1 << 30, writable=True)
     os.close(fd)
     code, said = cli("unload")
     assert (code, LOADED.exists()) == (5, True)
     assert "in use" in said["error"]["message"]
-    munmap(addr, 1 << 30)
+    munmap_from(at, 1 << 30)
     elsewhere = cache / "mnt"
     elsewhere.mkdir()
     subprocess.run(["mount", "-t", "msharefs", "none", str(elsewhere)], check=True)

@@ -28,6 +28,9 @@ CODES = {
     "ModuleBuildError": 1,
     "ViewsAliveError": 5,
     "RegionClosedError": 1,
+    "NotAHandleError": 1,
+    "DescriptorLimitError": 1,
+    "NotSealedError": 7,
 }
 
 

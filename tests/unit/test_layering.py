@@ -17,11 +17,25 @@ DEPENDENCIES = {"typer", "rich", "numpy", "pyarrow", "hypothesis", "pytest"}
 
 MAY_IMPORT = {
     "linux": {"procfs", "geometry"},
-    "backend": {"errors", "units", "geometry", "record"},
+    "backend": {"errors", "units", "geometry", "record", "linux"},
     "backends": {"backend", "errors", "units", "geometry", "procfs", "record", "linux"},
     "mapping": {"errors", "units", "geometry", "procfs", "linux"},
     "registry": {"errors", "procfs", "record", "backends", "linux"},
-    "region": {"errors", "units", "geometry", "procfs", "record", "linux", "mapping", "registry"},
+    "handle": {"errors", "units", "record", "linux", "registry"},
+    "handover": {"errors", "linux", "handle"},
+    "region": {"errors", "units", "record", "linux", "mapping", "registry", "handle"},
+    "attachment": {
+        "errors",
+        "units",
+        "geometry",
+        "procfs",
+        "record",
+        "linux",
+        "mapping",
+        "registry",
+        "handle",
+        "region",
+    },
     "creation": {
         "errors",
         "units",
@@ -33,11 +47,13 @@ MAY_IMPORT = {
         "backends",
         "mapping",
         "registry",
+        "handle",
         "region",
+        "attachment",
     },
     "removal": {"errors", "procfs", "record", "linux", "registry"},
-    "calls": {"errors", "registry", "removal", "creation", "region"},
-    "measure": {"geometry", "linux", "creation", "region", "removal"},
+    "calls": {"errors", "registry", "removal", "creation", "region", "attachment"},
+    "measure": {"geometry", "linux", "creation", "attachment", "removal"},
 }
 """For each part of the core, the parts of mshare it may import."""
 

@@ -1,4 +1,4 @@
-"""The backends, one file each; `ALL` is in the order of preference.
+"""The backends, one file each; `ALL` and `NAMELESS` are in the order of preference.
 
 Each may depend on: backend (the contract), record, linux.
 """
@@ -8,8 +8,12 @@ from __future__ import annotations
 from ..backend import Backend
 from .hugetlb import Hugetlb
 from .msharefs import Msharefs
+from .nameless import HugetlbMemfd, ShmMemfd, ThpMemfd
 from .shm import Shm
 from .thp import Thp
 
 ALL: tuple[Backend, ...] = (Msharefs(), Hugetlb(), Thp(), Shm())
 """Best first: the cheaper the page tables, the earlier."""
+
+NAMELESS: tuple[Backend, ...] = (Msharefs(), HugetlbMemfd(), ThpMemfd(), ShmMemfd())
+"""The same for regions that never get a name."""

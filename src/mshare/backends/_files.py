@@ -1,4 +1,5 @@
-"""What the backends have in common, all being files under a root. May depend on: backend, record."""
+"""What the backends have in common, all being files under a root. May depend on: backend, record,
+linux.descriptors."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import os
 from pathlib import Path
 
 from ..backend import Availability, Progress
+from ..linux.descriptors import Descriptor
 from ..record import Record
 from ..units import MIB
 
@@ -15,6 +17,14 @@ _STEP = 16 * MIB
 
 class PlainFiles:
     """Files of which the kernel knows no more than of any other: no address, no users. A base for backends."""
+
+    def root(self) -> Path | None:
+        raise NotImplementedError
+
+    def open_file(self) -> Descriptor:
+        root = self.root()
+        assert root is not None
+        return Descriptor(root, os.O_RDWR | os.O_TMPFILE)
 
     def announce(self, fd: int, addr: int) -> None:
         del fd, addr
@@ -38,6 +48,8 @@ def writable(root: Path) -> Availability:
     """Tell whether this process may create files in `root`."""
     if os.access(root, os.W_OK | os.X_OK, effective_ids=True):
         return Availability(True, f"{root} is writable")
+    if os.statvfs(root).f_flag & os.ST_RDONLY:
+        return Availability(False, f"{root} is mounted read-only", f"sudo mount -o remount,rw {root}")
     return Availability(False, f"{root} is not writable for uid {os.geteuid()}", f"sudo chmod 1777 {root}")
 
 

@@ -18,8 +18,27 @@ from ..linux.mounts import mount_under, mounts
 from ..procfs import Mount
 from ._files import PlainFiles, overridden_root, reserve, writable
 
-_POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
+_POOL = "/sys/kernel/mm/hugepages/hugepages-2048kB"
 _DEFAULT = Path("/dev/hugepages")
+
+
+def _pool(name: str) -> int:
+    """Return one number of the pool, in pages; 0 on a kernel without 2 MiB pages. Not with `Path.read_bytes`: three
+    times as slow, and every process that attaches looks here once."""
+    try:
+        fd = os.open(f"{_POOL}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return 0
+    try:
+        return int(os.read(fd, 32))
+    finally:
+        os.close(fd)
+
+
+def _has_pages() -> bool:
+    """Tell whether there are huge pages, taken or free, or may be: without, no file can have any, and the mount table,
+    slow to read in a new process, does not matter."""
+    return _pool("nr_hugepages") > 0 or _pool("nr_overcommit_hugepages") > 0
 
 
 def _is_usable(mount: Mount | None) -> bool:
@@ -54,6 +73,8 @@ class Hugetlb(PlainFiles):
         forced = overridden_root("hugetlb")
         if forced is not None:
             return forced
+        if not _has_pages():
+            return None
         found = [mount for mount in mounts("hugetlbfs") if _is_usable(mount) and _is_visible(mount)]
         if not found:
             return None
@@ -65,6 +86,8 @@ class Hugetlb(PlainFiles):
         root = self.root()
         where = root or _DEFAULT
         make = f"sudo mkdir -p {where} && sudo mount -t hugetlbfs -o mode=1777,pagesize=2M none {where}"
+        if root is None and not _has_pages():
+            return Availability(False, "there are no 2 MiB pages", "sudo sysctl vm.nr_hugepages=N")
         if root is None or not _is_usable(mount_under(root)):
             return Availability(False, f"no hugetlbfs with 2 MiB pages is mounted on {where}", make)
         may = writable(root)
@@ -75,11 +98,8 @@ class Hugetlb(PlainFiles):
         return Availability(True, f"{self.space().free_bytes // PMD} free 2 MiB pages")
 
     def space(self) -> Space:
-        def pool(name: str) -> int:
-            return int((_POOL / name).read_text())
-
-        free_pages = pool("free_hugepages") - pool("resv_hugepages")
-        free_pages += max(0, pool("nr_overcommit_hugepages") - pool("surplus_hugepages"))
+        free_pages = _pool("free_hugepages") - _pool("resv_hugepages")
+        free_pages += max(0, _pool("nr_overcommit_hugepages") - _pool("surplus_hugepages"))
         space = Space(free_pages * PMD, "free 2 MiB pages (vm.nr_hugepages)")
         root = self.root()
         status = os.statvfs(root) if root else None
@@ -93,9 +113,6 @@ class Hugetlb(PlainFiles):
 
     def write_record(self, fd: int, length: int, page: bytes) -> None:
         # hugetlbfs reads but does not write: the record goes in through a mapping of the last huge page.
-        with descriptors.lock:  # a child forked by another thread must not inherit it
-            addr = libc.mmap_shared(fd, PMD, writable=True, offset=length - PMD)
-            try:
-                ctypes.memmove(addr + PMD - len(page), page, len(page))
-            finally:
-                libc.munmap(addr, PMD)
+        # The lock: a child forked by another thread must not inherit the mapping.
+        with descriptors.lock, libc.mapped(fd, PMD, offset=length - PMD) as addr:
+            ctypes.memmove(addr + PMD - len(page), page, len(page))

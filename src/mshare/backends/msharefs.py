@@ -31,7 +31,7 @@ NO_MODULES = "use a distribution kernel for x86_64 (outside a container: the hos
 
 def is_mounted(root: Path = DEFAULT_ROOT) -> bool:
     """Tell whether an msharefs is mounted on `root`."""
-    return libc.file_system_magic(root) == _MAGIC
+    return os.path.exists(root) and libc.file_system_magic(root) == _MAGIC  # mostly there is none, and asking is cheap
 
 
 class Msharefs(Shm):

@@ -22,7 +22,7 @@ from ..backend import Availability, Capabilities, Progress
 from ..errors import BackendUnavailableError
 from ..geometry import PAGE, PMD, pick_address
 from ..linux import libc, proc
-from ..linux.descriptors import close_fd, lock, open_fd
+from ..linux.descriptors import lock
 from ..units import MIB
 from ._files import reserve
 from .shm import Shm
@@ -51,7 +51,13 @@ class Thp(Shm):
         root = self.root()
         if not available.usable or root is None:
             return available
-        problem = _collapse_problem(root)
+        status = os.statvfs(root)
+        if status.f_blocks and status.f_bavail * status.f_frsize < 2 * PMD:
+            return available  # too full to tell; whoever reserves memory there will be told so
+        return self._able()
+
+    def _able(self) -> Availability:
+        problem = _collapse_problem(self)
         if problem is not None:
             return Availability(False, problem, "use Linux 6.1 or newer with CONFIG_TRANSPARENT_HUGEPAGE=y")
         return Availability(True, "MADV_COLLAPSE works")
@@ -85,35 +91,26 @@ def _collapse(fd: int, addr: int, start: int, end: int) -> None:
             ) from error
 
 
-_able: set[Path] = set()
+_seen_to_work: set[Path | None] = set()
 """Roots where `MADV_COLLAPSE` was seen to work. A failure is not kept: memory may be fragmented only now."""
 
 
-def _collapse_problem(root: Path) -> str | None:
-    """Return why `MADV_COLLAPSE` does not work on files in `root`, by trying it on one block; None if it does, or if
-    the file system is too full to tell (whoever reserves memory there will be told so)."""
-    if root in _able:
+def _collapse_problem(backend: Thp) -> str | None:
+    """Return why `MADV_COLLAPSE` does not work on its files, by trying it on one block; None if it does."""
+    if backend.root() in _seen_to_work:
         return None
-    status = os.statvfs(root)
-    if status.f_blocks and status.f_bavail * status.f_frsize < 2 * PMD:
-        return None
-    fd = open_fd(root, os.O_RDWR | os.O_TMPFILE)
     try:
-        os.ftruncate(fd, PMD)
-        os.pwrite(fd, b"\0", 0)
-        with lock:  # a child forked by another thread must not inherit it
-            addr = pick_address(os.getpid(), PMD, (vma.span for vma in proc.maps()))
-            mapped = libc.mmap_shared(fd, PMD, writable=True, addr=addr)
-            try:
-                ctypes.c_ubyte.from_address(mapped).value  # noqa: B018
-                libc.madvise(mapped, PMD, libc.MADV_COLLAPSE)
-            finally:
-                libc.munmap(mapped, PMD)
+        with backend.open_file() as fd:
+            os.ftruncate(fd, PMD)
+            os.pwrite(fd, b"\0", 0)
+            with lock:  # a child forked by another thread must not inherit the mapping
+                addr = pick_address(os.getpid(), PMD, (vma.span for vma in proc.maps()))
+                with libc.mapped(fd, PMD, addr=addr) as block:
+                    ctypes.c_ubyte.from_address(block).value  # noqa: B018
+                    libc.madvise(block, PMD, libc.MADV_COLLAPSE)
     except OSError as error:
         if error.errno in _TRANSIENT:  # it exists, and only this moment was bad: populate tries again, and tells
             return None
         return f"MADV_COLLAPSE failed: {error.strerror}"
-    finally:
-        close_fd(fd)
-    _able.add(root)
+    _seen_to_work.add(backend.root())
     return None

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from .. import registry
+from ..attachment import attach
 from ..creation import create
 from ..record import RegionInfo
-from ..region import attach
 from ..report import printable, region_json, without
 from ..units import format_size, parse_size
 from . import _files

@@ -1,12 +1,12 @@
-"""A process that attaches read-only and computes every carrier's mean arrival delay. May depend on: columns, region,
-measure.child."""
+"""A process that attaches read-only and computes every carrier's mean arrival delay. May depend on: attachment,
+measure.child, columns."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .. import region as _region
+from .. import attachment
 from ..measure.child import Child, requests, say
 from . import columns
 
@@ -58,7 +58,7 @@ class Delays:
 
 def main() -> None:
     """In the process: attach, say where, and work when told."""
-    with _region.attach(sys.argv[1], readonly=True) as region:
+    with attachment.attach(sys.argv[1], readonly=True) as region:
         table = columns.read(region.buf)
         delays = Delays(table)
         say({"addr": region.addr, "rows": table.rows})

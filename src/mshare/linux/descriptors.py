@@ -1,4 +1,4 @@
-"""Descriptors that live for one call, and the lock that keeps forks and threads apart. May depend on: nothing.
+"""Descriptors, most of them for one call, and the lock that keeps forks and threads apart. May depend on: nothing.
 
 Facts: a forked child inherits every descriptor, also those that another thread has open just then, and nobody in the
 child will ever close them. Ours carry locks that live as long as any copy does.
@@ -11,48 +11,80 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from itertools import starmap
 from pathlib import Path
+from typing import Self
 
 lock = threading.RLock()
 """Held over every fork, and while a descriptor is opened or closed or a mapping made or dropped, so that a child never
 inherits one that is not in a table. Reentrant, because a garbage collection inside may drop a mapping."""
 
-_open: dict[int, int] = {}
-"""Our open descriptors, and the thread each belongs to. Protected by `lock`."""
+_open: dict[int, tuple[int, list[int]]] = {}
+"""Lists that hold our open descriptors by their id(), with the thread each belongs to. Protected by `lock`."""
 
 
-def open_fd(path: str | Path, flags: int) -> int:
-    """Open `path` (never inherited by `exec`) and return the descriptor, for `close_fd`. Raises `OSError`."""
-    with lock:
-        fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
-        _open[fd] = threading.get_ident()
-        return fd
+class Descriptor:
+    """An open file, closed by `close`, at the end of a `with` block (which gives its number), or with this object.
 
+    Facts: Python runs signal handlers, and they may raise (KeyboardInterrupt), between any two steps of bytecode: also
+    between the return of `os.open` and the assignment of what it returned. It runs none while C calls C.
+    Consequence: a number that passes through bytecode can get lost, and the open file with it.
+    Decision: it goes from `os.open` into a list, and from there into `os.close`, by C (`starmap`, `map`); this object
+    owns the list.
+    """
 
-def close_fd(fd: int) -> None:
-    """Close what `open_fd` opened."""
-    with lock:
-        del _open[fd]
-        os.close(fd)
+    _held: list[int] = []  # noqa: RUF012 - for `close`, when the constructor was interrupted; never changed
 
+    def __init__(self, path: str | Path, flags: int) -> None:
+        """Open `path`, never inherited by `exec`. Raises `OSError`."""
+        self._make(os.open, path, flags | os.O_CLOEXEC, 0o600)
 
-@contextmanager
-def opened(path: str | Path, flags: int) -> Iterator[int]:
-    """`open_fd`, for a `with` statement."""
-    fd = open_fd(path, flags)
-    try:
-        yield fd
-    finally:
-        close_fd(fd)
+    @classmethod
+    def made_by(cls, make: Callable[..., int], *arguments: object) -> Self:
+        """Return the descriptor that `make`, a function written in C, returns."""
+        made = cls.__new__(cls)
+        made._make(make, *arguments)
+        return made
+
+    def _make(self, make: Callable[..., int], *arguments: object) -> None:
+        held: list[int] = []
+        self._held = held
+        with lock:
+            _open[id(held)] = threading.get_ident(), held
+            held.extend(starmap(make, (arguments,)))
+            self.fd: int = held[0]
+
+    def keep(self) -> Self:
+        """Let it live beyond the call, also in children that other threads fork."""
+        with lock:
+            _open.pop(id(self._held), None)
+        return self
+
+    def close(self) -> None:
+        """Close it now. A second call does nothing."""
+        held = self._held
+        with lock:
+            if held:
+                next(map(os.close, map(held.pop, (0,))))
+            _open.pop(id(held), None)
+
+    def __del__(self) -> None:
+        if self._held:
+            self.close()
+
+    def __enter__(self) -> int:
+        return self.fd
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _after_fork_in_child() -> None:
-    for fd, thread in list(_open.items()):
+    for thread, held in list(_open.values()):
         if thread != threading.get_ident():
-            del _open[fd]
-            os.close(fd)
+            while held:
+                os.close(held.pop())
     lock.release()
 
 

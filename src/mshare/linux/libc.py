@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import starmap
 from pathlib import Path
 from typing import NoReturn
 
 PROT_READ, PROT_WRITE = 1, 2
 MAP_SHARED = 0x01
+MAP_FIXED = 0x10
 MAP_FIXED_NOREPLACE = 0x100000
 """Linux 4.17 (commit a4ff8e8620d3): fail with EEXIST instead of replacing what lies at the address."""
 MADV_COLLAPSE = 25
@@ -38,27 +42,54 @@ def raise_errno() -> NoReturn:
     raise OSError(number, os.strerror(number))
 
 
-def mmap_shared(fd: int, length: int, *, writable: bool, addr: int | None = None, offset: int = 0) -> int:
-    """Map `length` bytes of `fd` with MAP_SHARED and return the address.
+def mmap_into(at: list[int], fd: int, length: int, *, writable: bool, addr: int | None = None, offset: int = 0) -> None:
+    """Map `length` bytes of `fd` with MAP_SHARED and put the address into `at`, before any signal handler can run.
 
     With `addr` the mapping lies there or nowhere (`MAP_FIXED_NOREPLACE`, EEXIST). The mapping keeps the open file
     description alive, and with it every lock taken through `fd`, also after `fd` is closed and in forked children.
     """
     flags = MAP_SHARED | (MAP_FIXED_NOREPLACE if addr is not None else 0)
     prot = PROT_READ | (PROT_WRITE if writable else 0)
-    got = _libc.mmap(addr, length, prot, flags, fd, offset)
-    if got == _FAILED or got is None:
+    at.extend(starmap(_libc.mmap, ((addr, length, prot, flags, fd, offset),)))
+    if at[0] == _FAILED:
+        at.clear()
         raise_errno()
-    if addr is not None and got != addr:  # kernels before 4.17 take the flag for a hint
-        munmap(got, length)
+    if addr is not None and at[0] != addr:  # kernels before 4.17 take the flag for a hint
+        munmap_from(at, length)
         raise OSError(17, os.strerror(17))
-    return int(got)
 
 
-def munmap(addr: int, length: int) -> None:
-    """Unmap `length` bytes at `addr`."""
-    if _libc.munmap(addr, length):
+def remap(fd: int, length: int, *, writable: bool, addr: int) -> None:
+    """Put a mapping of `fd` in the place of the one at `addr`, in one step."""
+    prot = PROT_READ | (PROT_WRITE if writable else 0)
+    if _libc.mmap(addr, length, prot, MAP_SHARED | MAP_FIXED, fd, 0) == _FAILED:
         raise_errno()
+
+
+def pidfd_getfd(pidfd: int, number: int) -> int:
+    """Return a duplicate of a descriptor of another process, which one must be allowed to ptrace. Linux 5.6 (commit
+    8649c322f75c)."""
+    got = int(_libc.syscall(ctypes.c_long(438), ctypes.c_int(pidfd), ctypes.c_int(number), ctypes.c_uint(0)))
+    if got < 0:
+        raise_errno()
+    return got
+
+
+def munmap_from(at: list[int], length: int) -> None:
+    """Unmap `length` bytes at the address in `at`, taken out of it in the same step; nothing if it is empty."""
+    if at and at[0] != _FAILED and next(map(_libc.munmap, map(at.pop, (0,)), (length,))):
+        raise_errno()
+
+
+@contextmanager
+def mapped(fd: int, length: int, *, addr: int | None = None, offset: int = 0) -> Iterator[int]:
+    """Map `length` bytes of `fd` read-write for the time of a `with` block, which gets the address. See `mmap_into`."""
+    at: list[int] = []
+    try:
+        mmap_into(at, fd, length, writable=True, addr=addr, offset=offset)
+        yield at[0]
+    finally:
+        munmap_from(at, length)
 
 
 def madvise(addr: int, length: int, advice: int) -> None:

@@ -14,10 +14,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import struct
+from functools import cache
 
 _FLOCK = struct.Struct("@hhqqi4x")
 
 
+@cache
 def _request(kind: int, offset: int) -> bytes:
     return _FLOCK.pack(kind, 0, offset, 1, 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -61,6 +62,12 @@ def cgroup_room() -> Room | None:
             if tightest is None or room < tightest:
                 tightest = room
     return tightest
+
+
+def file_size_limit() -> int | None:
+    """Return the bytes a file that this process makes may have (`RLIMIT_FSIZE`, `ulimit -f`); None if any number."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def memory_room() -> Room:

@@ -26,6 +26,17 @@ def mount_under(path: Path) -> Mount | None:
     return next((mount for mount in reversed(mounts()) if mount.dev == dev), None)
 
 
+def private() -> bool:
+    """Give this process and its children a mount namespace of their own, which no mount enters or leaves, and which goes
+    with them. False, and nothing done, if the kernel does not allow it (not root)."""
+    new_namespace, recursive, make_private = 0x20000, 0x4000, 0x40000
+    if _libc.unshare(new_namespace):
+        return False
+    if _libc.mount(b"none", b"/", None, ctypes.c_ulong(recursive | make_private), None):
+        raise_errno()
+    return True
+
+
 def mount(fs_type: str, mount_point: Path, options: str) -> None:
     """Mount a new file system without a device; no file in it is executable, set-uid or a device. Raises `OSError`."""
     nosuid, nodev, noexec = 2, 4, 8

@@ -10,6 +10,11 @@ from ..geometry import Span
 from ..procfs import FileId, Vma, parse_fields_kb, parse_maps, parse_stat_faults
 
 
+def is_mounted() -> bool:
+    """Tell whether there is a /proc. Without, a file that has no name cannot be given one."""
+    return os.path.exists("/proc/self/fd")
+
+
 def process_ids() -> Iterator[int]:
     """Yield the ids of the processes that exist now; some may be gone when you look."""
     return (int(name) for name in os.listdir("/proc") if name.isdigit())
@@ -51,6 +56,18 @@ def processes_mapping(files: set[FileId]) -> dict[FileId, tuple[int, ...]]:
         for file in mapped & files:
             found[file].append(pid)
     return {file: tuple(pids) for file, pids in found.items()}
+
+
+def writers(file: FileId) -> tuple[int, ...]:
+    """Return the processes that map `file` so that they can write through it, as far as this one may look."""
+    found = []
+    for pid in sorted(process_ids()):
+        try:
+            if any(vma.file == file and "w" in vma.perms for vma in maps(pid)):
+                found.append(pid)
+        except OSError:  # gone since, or not ours to read
+            continue
+    return tuple(found)
 
 
 def mapping_in_the_way(wanted: Span) -> Vma | None:

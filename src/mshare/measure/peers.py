@@ -1,5 +1,5 @@
 """What can be measured: mshare and whatever else shares memory, behind one protocol, so that all of them go through
-exactly the same code. May depend on: creation, region, removal.
+exactly the same code. May depend on: attachment, creation, removal.
 
 `attach` and `Attachment.close` are timed: they do what a user of that library would write and nothing more.
 """
@@ -13,7 +13,7 @@ from importlib import import_module
 from multiprocessing import resource_tracker, shared_memory
 from typing import Protocol, cast
 
-from .. import creation, region, removal
+from .. import attachment, creation, removal
 
 _PAGE = 4096
 _TRACKS_ALWAYS = sys.version_info < (3, 13)
@@ -77,7 +77,7 @@ class Mshare:
         return name
 
     def attach(self, token: str) -> Attachment:
-        return region.attach(token)
+        return attachment.attach(token)
 
     def leave(self, token: str) -> None:
         pass

@@ -86,6 +86,19 @@ class Worker:
             raise WorkerDied(self._collect())
         return Reply(*json.loads(raw))
 
+    def give(self, to: Worker, *, handle: int, new_handle: int, readonly: bool | None) -> Reply:
+        """Have a region's descriptor sent from here to another worker, which attaches by it."""
+        self.send("give", handle=handle)
+        raw, fds, _, _ = socket.recv_fds(self._channel, _MESSAGE_BYTES, 1)
+        if not raw:
+            raise WorkerDied(self._collect())
+        if not fds:
+            return Reply(*json.loads(raw))
+        request = json.dumps(["take", {"handle": new_handle, "readonly": readonly}]).encode()
+        socket.send_fds(to._channel, [request], fds)
+        os.close(fds[0])
+        return to.answer()
+
     def fork(self) -> Worker:
         """Return a forked child: it has attached what this one has, by the same handles."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -181,6 +194,23 @@ class _Servant:
         self.regions[handle] = region
         return region.addr
 
+    def create_anonymous(self, *, handle: int, size: int, **options: Any) -> int:
+        region = mshare.create_anonymous(size, **options)
+        self.regions[handle] = region
+        return region.addr
+
+    def take(self, *, handle: int, readonly: bool | None, fd: int) -> int:
+        with mshare.Handle.from_fd(fd) as taken:
+            region = mshare.attach(taken, readonly=readonly)
+        self.regions[handle] = region
+        return region.addr
+
+    def seal(self, *, handle: int) -> None:
+        self.regions[handle].seal()
+
+    def link(self, *, handle: int, name: str) -> None:
+        self.regions[handle].link(name)
+
     def store(self, *, handle: int, offset: int, value: int) -> None:
         self.regions[handle].buf[offset] = value
 
@@ -216,6 +246,10 @@ class _Servant:
         os._exit(0)
 
 
+def failed(error: Exception) -> Reply:
+    return Reply(None, type(error).__name__, str(error), getattr(error, "errno", None))
+
+
 def _serve(channel: socket.socket) -> NoReturn:
     servant = _Servant()
     while True:
@@ -231,11 +265,20 @@ def _serve(channel: socket.socket) -> NoReturn:
                 continue
             os.close(fds[0])
             reply = Reply(pid)
+        elif operation == "give":
+            try:
+                with servant.regions[arguments["handle"]].control as given:
+                    socket.send_fds(channel, [json.dumps(Reply(None)).encode()], [given.fileno()])
+            except Exception as error:
+                channel.send(json.dumps(failed(error)).encode())
+            continue
         else:
+            if operation == "take":
+                arguments["fd"] = fds[0]
             try:
                 reply = Reply(getattr(servant, operation)(**arguments))
             except Exception as error:
-                reply = Reply(None, type(error).__name__, str(error), getattr(error, "errno", None))
+                reply = failed(error)
         channel.send(json.dumps(reply).encode())
 
 

@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 
 import mshare
 from mshare.geometry import Span
-from mshare.model import Model, Seen
+from mshare.model import NAMED, Model, Seen
 from mshare.registry import roots
 
 from .conformance import NO_REGIONS
@@ -106,6 +106,41 @@ class RegionMachine(RuleBasedStateMachine):
         worker, handle = self._worker(which), self.model.new_handle()
         reply = worker.do("attach", handle=handle, name=name, readonly=readonly)
         self._compare(reply, lambda: self.model.attach(worker.pid, handle, name, readonly=readonly))
+
+    @precondition(lambda self: self._attached() < MAX_ATTACHED)
+    @rule(which=picks, size=small_sizes, linkable=st.booleans())
+    def create_anonymous(self, which: int, size: int, linkable: bool) -> None:
+        worker, handle = self._worker(which), self.model.new_handle()
+        reply = worker.do("create_anonymous", handle=handle, size=size, backend=self.backend, linkable=linkable)
+        addr = 0 if reply.error else int(reply.value)
+        self._compare(
+            reply,
+            lambda: self.model.create_anonymous(worker.pid, handle, size, addr, linkable=linkable),
+            value=False,
+        )
+
+    @precondition(lambda self: 0 < self._attached() < MAX_ATTACHED)
+    @rule(which=picks, to=picks, readonly=st.sampled_from([None, True]))
+    def give(self, which: int, to: int, readonly: bool | None) -> None:
+        """Of the regions without a name, or with one that came later: those with one have it tested elsewhere."""
+        worker, handle = self._attachment(which)
+        if self.model.processes[worker.pid].attached[handle].region.kind == NAMED:
+            return
+        receiver, new_handle = self._worker(to), self.model.new_handle()
+        reply = worker.give(receiver, handle=handle, new_handle=new_handle, readonly=readonly)
+        self._compare(reply, lambda: self.model.give(worker.pid, handle, receiver.pid, new_handle, readonly=readonly))
+
+    @precondition(lambda self: self._attached() > 0)
+    @rule(which=picks)
+    def seal(self, which: int) -> None:
+        worker, handle = self._attachment(which)
+        self._compare(worker.do("seal", handle=handle), lambda: self.model.seal(worker.pid, handle))
+
+    @precondition(lambda self: self._attached() > 0)
+    @rule(which=picks, name=names)
+    def link(self, which: int, name: str) -> None:
+        worker, handle = self._attachment(which)
+        self._compare(worker.do("link", handle=handle, name=name), lambda: self.model.link(worker.pid, handle, name))
 
     @precondition(lambda self: self._attached() > 0)
     @rule(which=picks, offset=offsets, value=st.integers(0, 255))

@@ -1,0 +1,218 @@
+"""Attaching regions, by name or by handle, and detaching all of a name. May depend on: region, handle, registry,
+mapping, linux."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from secrets import randbits
+from typing import Final
+
+from . import mapping, registry
+from .errors import (
+    AccessDeniedError,
+    InvalidAddressError,
+    InvalidSizeError,
+    MshareError,
+    NoSpaceError,
+    NotSealedError,
+    RegionBusyError,
+)
+from .geometry import USER_END, Span, pick_address, round_up
+from .handle import Handle, is_sealed
+from .linux import locks, proc
+from .procfs import FileId
+from .record import ATTACHED_BYTE
+from .region import Region, views_alive
+from .units import format_size
+
+
+class _Anywhere:
+    def __repr__(self) -> str:
+        return "mshare.ANYWHERE"
+
+
+ANYWHERE: Final = _Anywhere()
+"""As `addr=` of `attach`: any free address of this process will do."""
+
+
+def check_address(addr: int, size: int, unit: int) -> None:
+    if not isinstance(addr, int):
+        raise TypeError(f"an address is an int, not {type(addr).__name__}")
+    if addr <= 0 or addr % unit:
+        raise InvalidAddressError(
+            f"address {addr:#x} is no positive multiple of {format_size(unit)}", "round it, or pass None"
+        )
+    if addr + size > USER_END:
+        raise InvalidAddressError(
+            f"{addr:#x} plus {format_size(size)} ends above user space ({USER_END:#x})",
+            "choose a lower address",
+        )
+
+
+def free_address(seed: int, size: int, known: list[Span]) -> int:
+    """Return an address clear of what this process has mapped right now, and of `known` regions if they leave room."""
+    mine = [vma.span for vma in proc.maps()]
+    addr = pick_address(seed, size, [*known, *mine])
+    if addr is None:  # a hostile file may claim the whole window
+        addr = pick_address(seed, size, mine)
+    if addr is None:
+        raise NoSpaceError(
+            f"no {format_size(size)} of addresses are free in mshare's window",
+            "pass addr= yourself, or remove regions",
+        )
+    return addr
+
+
+def attach(
+    name: str | Handle,
+    *,
+    readonly: bool | None = None,
+    addr: int | _Anywhere | None = None,
+    owner: int | None = None,
+    require_sealed: bool = False,
+) -> Region:
+    """Attach an existing region and return it, at the same address as in every other process.
+
+    - `name`: its name, or a handle of it, which stays open and yours.
+    - `readonly`: the kernel will refuse every write through it: stores, `mprotect`, system calls. None, the default:
+      read-write by name; by handle, what the handle allows.
+    - `addr`: None for the region's own address, `ANYWHERE`, or an address of your own: a multiple of the leaf size, on
+      msharefs of 1 GiB.
+    - `owner`: refuse a region that does not belong to this uid. Names are first come, first served in a root that
+      all users may write to: say it when you attach what another user made.
+    - `require_sealed`: refuse a region that others can still write to, or change the size of.
+
+    What this process has at that address already gives another `Region` over the same mapping.
+
+    Raises `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`, `AddressTakenError`, `InvalidAddressError`,
+    `ReadOnlyMappingError` (read-write asked where this process has it mapped read-only), `RegionBusyError` (a remover
+    does not finish), `NotSealedError`. Costs six or seven system calls, whatever the region's size.
+    """
+    if isinstance(name, Handle):
+        return _attach_handle(name, readonly, addr, owner, require_sealed)
+    return attach_length(name, readonly=bool(readonly), addr=addr, owner=owner, length=0, require_sealed=require_sealed)
+
+
+def _attach_handle(
+    handle: Handle, readonly: bool | None, addr: int | _Anywhere | None, owner: int | None, require_sealed: bool
+) -> Region:
+    fd = handle.fileno()
+    if readonly is None:
+        readonly = handle.readonly
+    elif not readonly and handle.readonly:
+        raise AccessDeniedError("nothing can be written through this handle", "attach it with readonly=True")
+    status = os.fstat(fd)
+    _check_owner("of this handle", status.st_uid, owner)
+    if require_sealed:
+        _check_sealed("of this handle", handle.sealed)
+    if not locks.try_read_lock(fd, ATTACHED_BYTE):
+        raise RegionBusyError("the region of this handle is being removed", "try again")
+    region = Region("", None, status, handle.record, readonly=readonly)
+    region.keep(handle.duplicate())
+    _map(fd, FileId(status.st_dev, status.st_ino), region, addr)
+    return region
+
+
+def _check_owner(which: str, uid: int, owner: int | None) -> None:
+    if owner is not None and uid != owner:
+        raise AccessDeniedError(f"region {which} belongs to uid {uid}, not {owner}", "check who made it")
+
+
+def _check_sealed(which: str, sealed: bool) -> None:
+    if not sealed:
+        raise NotSealedError(f"region {which} is not sealed", "have its creator call seal()")
+
+
+def attach_length(
+    name: str,
+    *,
+    readonly: bool,
+    addr: int | _Anywhere | None,
+    owner: int | None,
+    length: int,
+    require_sealed: bool = False,
+) -> Region:
+    """`attach` by name, for a caller who also says how long the region is (0: does not)."""
+    registry.check_name(name)
+    opened = registry.open_to_attach(name, writable=not readonly)
+    if opened is None:
+        opened = _wait_to_open(name, writable=not readonly)
+    file, root, status = opened
+    with file as fd:
+        record = registry.read_record(name, fd, status)
+        if length not in (0, record.size_bytes):
+            raise InvalidSizeError(
+                f"region {name!r} has {record.size_bytes} bytes, not {length}",
+                "pass that length, or 0 for all of it",
+            )
+        _check_owner(repr(name), status.st_uid, owner)
+        if require_sealed:
+            _check_sealed(repr(name), is_sealed(fd))
+        if record.frozen and not readonly:
+            raise AccessDeniedError(
+                f"region {name!r} was created read-only for everybody", "attach it with readonly=True"
+            )
+        region = Region(name, root, status, record, readonly=readonly)
+        _map(fd, FileId(status.st_dev, status.st_ino), region, addr)
+        return region
+
+
+def _wait_to_open(name: str, *, writable: bool) -> registry.Opened:
+    """`registry.open_to_attach`, when somebody is removing the region: they need microseconds, unless they stopped."""
+    found: list[registry.Opened] = []
+
+    def look() -> bool:
+        opened = registry.open_to_attach(name, writable=writable)
+        found.extend([opened] if opened is not None else [])
+        return opened is not None
+
+    if not registry.wait(look):
+        raise RegionBusyError(f"region {name!r} is being removed by somebody who does not finish", "try again later")
+    return found[0]
+
+
+def _map(fd: int, file: FileId, region: Region, addr: int | _Anywhere | None) -> None:
+    """Make `region` an owner of this process's mapping of the open file, an old or a new one."""
+    record, writable = region._record, not region.readonly
+    length = round_up(record.size_bytes, record.unit)
+    with mapping.lock:
+        if isinstance(addr, _Anywhere):
+            area = mapping.map_file(
+                fd,
+                file,
+                length,
+                writable=writable,
+                next_addr=lambda: free_address(randbits(32), record.size_bytes, []),
+                fixed=False,
+                owner=region,
+            )
+        else:
+            if addr is not None:
+                check_address(addr, record.size_bytes, record.align)
+            wanted = record.addr if addr is None else addr
+            area = mapping.find(file, wanted, writable=writable, owner=region) or mapping.map_file(
+                fd, file, length, writable=writable, next_addr=lambda: wanted, fixed=True, owner=region
+            )
+        area.published(region.name)
+        region._addr = area.addr
+
+
+def detach_all(name: str) -> list[FileId]:
+    """Close every open `Region` of `name` in this process, or none: returns the files that were attached.
+
+    Raises `ViewsAliveError`, with nothing changed, if a view of one of them is alive.
+    """
+    files: set[FileId] = set()
+    with suppress(MshareError), registry.find(name) as entry:
+        files.add(entry.file)  # which may have been attached by handle, or before it had this name
+    with mapping.lock:
+        areas = mapping.all_of(name, files)
+        mine = [owner for area in areas for owner in area.owners() if isinstance(owner, Region)]
+        dropped = [region.drop_exporter() for region in mine]
+        # Views have an owner, also those of a Region that is gone. A dropped exporter is made anew on demand.
+        if not all(dropped) or any(not isinstance(owner, Region) for area in areas for owner in area.owners()):
+            raise views_alive(name)
+        for region in mine:
+            region.let_go()
+        return [area.file for area in areas]

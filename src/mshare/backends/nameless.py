@@ -1,0 +1,58 @@
+"""The backends for regions without names, where they differ from those with: memfds, which need no mounted file system,
+obey no limit of one, and can be sealed. May depend on: hugetlb, thp, shm, linux.
+
+On msharefs a file without a name is one like all others: it needs no variant.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..backend import Availability, Space
+from ..geometry import PMD
+from ..linux import memfd
+from ..linux.descriptors import Descriptor
+from ..linux.memory import memory_room
+from .hugetlb import Hugetlb
+from .shm import Shm
+from .thp import Thp
+
+_LABEL = "mshare"
+
+
+class ShmMemfd(Shm):
+    """A memfd with 4 KiB leaves."""
+
+    def root(self) -> Path | None:
+        return None
+
+    def open_file(self) -> Descriptor:
+        return memfd.create(_LABEL)
+
+    def availability(self) -> Availability:
+        return Availability(True, "memfd needs nothing")
+
+    def space(self) -> Space:
+        return Space(*memory_room())
+
+
+class ThpMemfd(ShmMemfd, Thp):
+    """A memfd made of 2 MiB pages."""
+
+    def availability(self) -> Availability:
+        return self._able()
+
+
+class HugetlbMemfd(Hugetlb):
+    """A memfd of 2 MiB pages from the pool."""
+
+    def root(self) -> Path | None:
+        return None
+
+    def open_file(self) -> Descriptor:
+        return memfd.create(_LABEL, huge=True)
+
+    def availability(self) -> Availability:
+        if self.space().free_bytes < 2 * PMD:
+            return Availability(False, "there are no free 2 MiB pages", "sudo sysctl vm.nr_hugepages=N")
+        return Availability(True, f"{self.space().free_bytes // PMD} free 2 MiB pages")

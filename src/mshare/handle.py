@@ -1,0 +1,191 @@
+"""Handles: descriptors of regions, with the rights that the kernel ties to them. May depend on: registry, record,
+linux.
+
+A descriptor keeps a region alive, named or not, and carries what its receiver needs: the record lies in the file. What
+a handle may do is a property of the open file, not of this object: another program that gets it can do no more.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from typing import Self
+
+from . import registry
+from .errors import BackendUnavailableError, NotARegionError, RegionClosedError, RegionNotFoundError
+from .linux import libc, memfd
+from .linux.descriptors import Descriptor
+from .record import Record
+from .units import format_size
+
+_FIXED_SIZE = memfd.SHRINK | memfd.GROW
+_SEALED = _FIXED_SIZE | memfd.WRITE
+_MAP_ONLY = _FIXED_SIZE | memfd.FUTURE_WRITE | memfd.SEAL
+
+
+class Handle:
+    """An open descriptor of a region: it keeps the region alive, and whoever holds it can attach.
+
+    A handle *controls* the region (may write, seal, make further handles), or is *map-only*. Which, is decided by the
+    kernel. It travels by `send_handle`, by `multiprocessing` (as an argument, through a `Queue`), by inheritance
+    (`pass_fds=[handle.fileno()]` and `Handle.from_fd` there), and by `Handle.from_process`.
+    """
+
+    def __init__(self, file: Descriptor) -> None:
+        """Take over an open file. Raises `NotARegionError`, and closes it, if it is none of a region."""
+        try:
+            status = os.fstat(file.fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise NotARegionError("the descriptor is of no ordinary file", "send a region's handle")
+            self._record = registry.read_record("descriptor", file.fd, status)
+        except OSError as error:
+            file.close()
+            if isinstance(error, NotARegionError):
+                raise
+            raise NotARegionError(
+                f"the descriptor is of no region: {os.strerror(error.errno or 0)}", "send a region's handle"
+            ) from error
+        self._file: Descriptor | None = file.keep()
+
+    @classmethod
+    def from_fd(cls, fd: int) -> Self:
+        """Take over descriptor number `fd`, inherited from the program that executed this one: it belongs to the handle
+        then, and is closed if it is of no region (`NotARegionError`)."""
+        os.set_inheritable(fd, False)
+        return cls(Descriptor.made_by(int, fd))
+
+    @classmethod
+    def from_process(cls, pid: int, fd: int) -> Self:
+        """Return a duplicate of descriptor number `fd` of another process, which this one must be allowed to ptrace.
+
+        Raises `OSError` (EPERM, ESRCH, EBADF), `NotARegionError`.
+        """
+        with Descriptor.made_by(os.pidfd_open, pid) as pidfd:
+            return cls(Descriptor.made_by(libc.pidfd_getfd, pidfd, fd))
+
+    def fileno(self) -> int:
+        """Return the descriptor's number. Raises `RegionClosedError`."""
+        if self._file is None:
+            raise RegionClosedError("the handle is closed", "take another one")
+        return self._file.fd
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self._file is None
+
+    @property
+    def record(self) -> Record:
+        """What the region says of itself."""
+        return self._record
+
+    @property
+    def size(self) -> int:
+        """Bytes of the region."""
+        return self._record.size_bytes
+
+    @property
+    def addr(self) -> int:
+        """Where every process attaches it."""
+        return self._record.addr
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that holds the region."""
+        return self._record.backend
+
+    @property
+    def readonly(self) -> bool:
+        """True if the region cannot be attached read-write through it."""
+        fd = self.fileno()
+        opened_readonly = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+        return opened_readonly or bool(memfd.seals(fd) & (memfd.WRITE | memfd.FUTURE_WRITE))
+
+    @property
+    def sealed(self) -> bool:
+        """True if nobody can ever write to the region again, or change its size."""
+        return is_sealed(self.fileno())
+
+    def duplicate(self) -> Self:
+        """Return another handle of the same rights, to be closed for itself."""
+        return type(self)(Descriptor.made_by(os.dup, self.fileno()))
+
+    def map_only(self, *, readonly: bool = True) -> Handle:
+        """Return a handle that can map the region and nothing more: not resize it, punch holes, change protection, seal
+        it, or get more rights by any road (/proc/self/fd, `dup`, `mprotect`), root's included.
+
+        - `readonly=True` on a memfd: from then on nobody can make a new writable mapping, this handle neither; those
+          that are there, such as the creator's, stay writable. The region cannot be sealed afterwards.
+        - `readonly=False`: msharefs only. Whoever may write to any other file may punch holes into it.
+
+        Raises `BackendUnavailableError` where the kernel cannot enforce that.
+        """
+        fd = self.fileno()
+        if not readonly:
+            raise BackendUnavailableError(
+                f"a handle that can write but not punch holes: no kernel enforces that on backend {self.backend}",
+                "use map_only(readonly=True)",
+            )
+        have = memfd.seals(fd)
+        if have & _SEALED != _SEALED and have & _MAP_ONLY != _MAP_ONLY:
+            if have & memfd.SEAL:
+                raise BackendUnavailableError(
+                    f"files on {self.backend} that have or can have a name: whoever may open them may reopen them",
+                    "use create_anonymous(size), whose memory can be sealed",
+                )
+            memfd.add_seals(fd, _MAP_ONLY)
+        return Handle(Descriptor(f"/proc/self/fd/{fd}", os.O_RDONLY))
+
+    def close(self) -> None:
+        """Close the descriptor. Attachments stay. A second call does nothing."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """For `multiprocessing`, which duplicates the descriptor into the process that unpickles. Once: what is pickled
+        for a file or for two readers cannot be."""
+        from multiprocessing import reduction
+
+        return _rebuild, (reduction.DupFd(self.fileno()),)
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return "<mshare.Handle closed>"
+        access = " read-only" if self.readonly else ""
+        return f"<mshare.Handle {self.fileno()} {format_size(self.size)} {self.backend}{access}>"
+
+
+def _rebuild(duplicate: object) -> Handle:
+    return Handle(Descriptor.made_by(duplicate.detach))  # type: ignore[attr-defined]
+
+
+def fix_size(fd: int) -> None:
+    """Have nobody ever change the size of a file of ours that can be sealed: its users never get SIGBUS."""
+    if not memfd.seals(fd) & memfd.SEAL:
+        memfd.add_seals(fd, _FIXED_SIZE)
+
+
+def of_named(name: str, file: object, *, writable: bool) -> Handle:
+    """Return a handle of the region that has `name`, if that is still `file`. Raises `RegionNotFoundError`."""
+    with registry.find(name) as entry:
+        if entry.file != file:
+            raise RegionNotFoundError(f"region {name!r} has lost its name", "take handles while it has one")
+        return Handle(entry.open(writable=writable))
+
+
+def is_sealed(fd: int) -> bool:
+    """Tell whether nobody can ever write to an open file again, or change its size."""
+    return memfd.seals(fd) & _SEALED == _SEALED
+
+
+def seal_file(fd: int) -> None:
+    """Add the seals that make `Handle.sealed` true. Raises `OSError`: EBUSY while writable mappings exist, EPERM."""
+    memfd.add_seals(fd, _SEALED | memfd.SEAL)

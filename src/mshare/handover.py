@@ -1,0 +1,50 @@
+"""Handing a handle to another process over a Unix socket. May depend on: handle, linux.descriptors."""
+
+from __future__ import annotations
+
+import array
+import socket
+
+from .errors import DescriptorLimitError, NotAHandleError
+from .handle import Handle
+from .linux.descriptors import Descriptor
+
+_BYTE = b"M"
+_ROOM = socket.CMSG_SPACE(8 * array.array("i").itemsize)
+
+
+def send_handle(sock: socket.socket, handle: Handle) -> None:
+    """Send `handle` over a connected Unix socket. It stays open here, and lives in the socket until it is received.
+
+    Raises `OSError` (EPIPE, ECONNRESET) if nobody can receive it, `RegionClosedError`.
+    """
+    socket.send_fds(sock, [_BYTE], [handle.fileno()])
+
+
+def recv_handle(sock: socket.socket) -> Handle:
+    """Receive the next handle that `send_handle` sends.
+
+    Raises `NotAHandleError` if the other side hung up or sent anything else than one descriptor, `NotARegionError` if
+    that is of no region, `DescriptorLimitError`. Whatever descriptors came along are closed then.
+    """
+    got: list[Descriptor] = []
+    message, ancillary, flags, _ = sock.recvmsg(len(_BYTE), _ROOM, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers = array.array("i", data[: len(data) - len(data) % array.array("i").itemsize])
+            got.extend(Descriptor.made_by(int, number) for number in numbers)
+    try:
+        if not message and not got:
+            raise NotAHandleError("the other side closed the socket", "ask it again")
+        if not got and flags & socket.MSG_CTRUNC:
+            raise DescriptorLimitError(
+                "this process may have no more descriptors", "close some, or raise `ulimit -n`; then have it sent again"
+            )
+        if len(got) != 1 or flags & socket.MSG_CTRUNC or message != _BYTE:
+            raise NotAHandleError(
+                f"a message with {len(got)} descriptors is no handle", "send it with mshare.send_handle"
+            )
+        return Handle(got.pop())
+    finally:
+        for file in got:
+            file.close()

@@ -1,0 +1,80 @@
+"""Signal handlers that raise, as Ctrl-C does, at random moments inside our calls: nothing of ours stays behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from worlds import window_mappings
+
+import mshare
+from mshare.testing.conformance import files
+from mshare.testing.processes import in_child
+
+INTERRUPTS = 499
+SIZE = 3 * 4096
+
+
+def attach_and_close() -> None:
+    mshare.attach("r").close()
+
+
+def attach_and_write() -> None:
+    with mshare.attach("r") as region:
+        region.buf[0] = 1
+
+
+def attach_and_drop() -> None:
+    mshare.attach("r", readonly=True, addr=mshare.ANYWHERE).buf.release()
+
+
+def create_and_unlink() -> None:
+    mshare.create("new", SIZE).close()
+    mshare.unlink("new")
+
+
+def interrupted(call: Callable[[], Any], seed: int) -> dict[str, Any]:
+    """Call it again and again, each time with a signal whose handler raises some microseconds later."""
+    draw = random.Random(seed)
+    count = 0
+
+    def handler(*_: object) -> None:
+        nonlocal count
+        count += 1
+        raise KeyboardInterrupt
+
+    sys.unraisablehook = lambda _: None  # an interrupt in a destructor is lost, and the interpreter says so
+    signal.signal(signal.SIGALRM, handler)
+    call()
+    before = len(os.listdir("/proc/self/fd"))
+    while count < INTERRUPTS:
+        with suppress(KeyboardInterrupt, mshare.RegionExistsError, mshare.RegionNotFoundError):
+            signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-6, 2e-4))
+            try:
+                for _ in range(31):
+                    call()
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        if call is create_and_unlink:
+            with suppress(mshare.RegionNotFoundError):
+                mshare.unlink("new")  # complete, if it is there at all
+    gc.collect()
+    call()
+    more = len(os.listdir("/proc/self/fd")) - before
+    return {"descriptors": more, "mappings": window_mappings(), "orphan": mshare.regions()[0].orphan}
+
+
+@pytest.mark.parametrize("call", [attach_and_close, attach_and_write, attach_and_drop, create_and_unlink])
+def test_an_interrupted_call_leaves_nothing(world: Path, call: Callable[[], Any]) -> None:
+    mshare.create("r", SIZE).close()
+    left = in_child(lambda: interrupted(call, seed=20261)).value
+    assert left == {"descriptors": 0, "mappings": [], "orphan": True}
+    assert [path.name for path in files()] == ["r"]
