@@ -1,11 +1,12 @@
 """A kernel that looks for its own mistakes: Debian's source, few options, every check `debug.config` names.
 
-Nobody ships one, so it is built here, once: in `debug` under the cache directory, which `store.from_directory` reads.
+Nobody ships one, so it is built here, once: under the cache directory, as `store.from_directory` wants it.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shlex
 import shutil
@@ -42,19 +43,24 @@ def missing(wanted: str, made: str) -> list[str]:
     return sorted(set(options(wanted)) - set(options(made)))
 
 
+def directory(cache: Path, wanted: str) -> Path:
+    """Where the kernel with these options is. Its own for each: a guest may be running another at the moment."""
+    digest = hashlib.sha256("\n".join(options(wanted)).encode()).hexdigest()
+    return cache / f"debug-{digest[:8]}"
+
+
 def ensure(cache: Path, progress: Progress) -> Path:
-    """The debug kernel's root, built first if there is none or `debug.config` has changed.
+    """The debug kernel's root, built first if none has the options of `debug.config`.
 
     Building takes 16 minutes of processor time and 2.1 GB. Raises FetchError, HostToolMissing, BuildError.
     """
-    config = resources.files(__package__) / "debug.config"
-    wanted = config.read_text()
-    root = cache / "debug"
+    wanted = (resources.files(__package__) / "debug.config").read_text()
+    root = directory(cache, wanted)
     complete = root / "complete"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "debug-lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not complete.is_file() or options(complete.read_text()) != options(wanted):
+        if not complete.is_file():
             shutil.rmtree(root, ignore_errors=True)
             root.mkdir()
             _build(root, wanted, progress)

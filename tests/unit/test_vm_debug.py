@@ -31,22 +31,29 @@ def test_no_option_is_asked_for_twice() -> None:
     assert sorted(set(names)) == sorted(names)
 
 
-def test_it_is_built_once_and_again_when_an_option_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_belongs_to_its_options(tmp_path: Path) -> None:
+    first = debug.directory(tmp_path, "CONFIG_A=y\nCONFIG_B=y\n")
+    assert first == debug.directory(tmp_path, "# reworded\nCONFIG_B=y\nCONFIG_A=y\n")
+    assert first != debug.directory(tmp_path, "CONFIG_A=y\nCONFIG_B=m\n")
+
+
+def test_it_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[Path] = []
     monkeypatch.setattr(debug, "_build", lambda root, wanted, progress: built.append(root))
-    root = tmp_path / "new" / "debug"
+    cache = tmp_path / "new"
+    root = debug.directory(cache, CONFIG.read_text())
     for _ in range(2):
-        assert debug.ensure(tmp_path / "new", print) == root
+        assert debug.ensure(cache, print) == root
     assert built == [root]
-    complete = root / "complete"
-    complete.write_text("# reworded\n" + complete.read_text())
-    debug.ensure(tmp_path / "new", print)
-    assert built == [root]
-    complete.write_text(complete.read_text() + "CONFIG_NEW=y\n")
+
+
+def test_what_an_interrupted_build_left_is_cleared_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = debug.directory(tmp_path, CONFIG.read_text())
+    root.mkdir()
     (root / "half").touch()
-    debug.ensure(tmp_path / "new", print)
-    assert built == [root, root]
-    assert not (root / "half").exists()
+    monkeypatch.setattr(debug, "_build", lambda root, wanted, progress: None)
+    debug.ensure(tmp_path, print)
+    assert [path.name for path in root.iterdir()] == ["complete"]
 
 
 def test_a_build_that_failed_is_not_taken_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
