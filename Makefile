@@ -52,7 +52,8 @@ test-vm: venv vm-deps
 # Not part of `make test`: a kernel with KASAN, lockdep and the page tables' own checks, built once (vm/debug.py).
 test-debug-kernel: VM_PACKAGES += flex bison bc libelf-dev xz-utils
 test-debug-kernel: venv vm-deps
-	$(VM) test --kernel debug --timeout 7200
+	$(VM) test --kernel debug --timeout 7200 --env MSHARE_STRESS_SECONDS=60 --env MSHARE_KILLS=50 \
+		--env MSHARE_FUZZ_ROUNDS=500 -- -o timeout=1800
 
 # The demo with backend msharefs in its table, in a guest of 2 GiB: smaller than `make demo`, and no projection.
 demo-vm: venv vm-deps
