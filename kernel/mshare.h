@@ -4,6 +4,7 @@
 #define _MSHARE_H
 
 #include <linux/fs.h>
+#include <linux/maple_tree.h>
 #include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/spinlock.h>
@@ -32,17 +33,14 @@ struct mshare_sb_info {
 /* Units of address space that regions are given addresses from. */
 #define MSHARE_BASE_UNITS	((MSHARE_BASE_END - MSHARE_BASE_FIRST) / MSHARE_UNIT)
 
-struct mshare_unit;
-
 struct mshare_inode {
 	struct inode vfs_inode;
-	/* Protects: making units, trees and protection maps. */
-	struct mutex table_lock;
-	struct xarray units;		/* struct mshare_unit by unit number */
+	struct mutex table_lock;	/* protects making trees */
+	struct xarray trees;		/* PMD pages; they go with the inode */
+	struct maple_tree prot;		/* MSHARE_PROT_* of pages with less than all */
 	/* Protects: maps, and vm_ops of the mappings on it. */
 	spinlock_t maps_lock;
-	struct list_head maps;		/* struct mshare_map.region_node */
-	u32 nr_maps, nr_processes;	/* maps_lock, too */
+	struct list_head maps;		/* struct mshare_map.region_node, by process */
 	atomic_long_t table_pages;
 	atomic64_t generation;
 	atomic64_t filled;
