@@ -633,6 +633,32 @@ static const struct mmu_notifier_ops mshare_notifier_ops = {
 	.free_notifier		= mshare_free_notifier,
 };
 
+/*
+ * Facts: registering takes all locks of the mm, and gives up with -EINTR when
+ * any signal is pending.  fork goes on in spite of one, and so does mmap; and
+ * .open has no way to fail.
+ * Consequence: a parent whose children die often (SIGCHLD), or with a timer,
+ * would have children without their attachments.
+ * Decision: hide what is pending meanwhile.  The two flags say only that there
+ * may be something to look at on the way to user space; they are set again.
+ */
+static struct mmu_notifier *mshare_get_notifier(struct mm_struct *mm)
+{
+	struct mmu_notifier *notifier;
+
+	do {
+		bool signal = test_and_clear_thread_flag(TIF_SIGPENDING);
+		bool work = test_and_clear_thread_flag(TIF_NOTIFY_SIGNAL);
+
+		notifier = mmu_notifier_get_locked(&mshare_notifier_ops, mm);
+		if (signal)
+			set_thread_flag(TIF_SIGPENDING);
+		if (work)
+			set_thread_flag(TIF_NOTIFY_SIGNAL);
+	} while (notifier == ERR_PTR(-EINTR));
+	return notifier;
+}
+
 static int mshare_touch_pte(pte_t *pte, unsigned long addr, void *data)
 {
 	return 0;
@@ -723,7 +749,7 @@ int mshare_attach(struct vm_area_struct *vma)
 	map->mi = MSHARE_I(mapping->host);
 	map->vma = vma;
 
-	notifier = mmu_notifier_get_locked(&mshare_notifier_ops, vma->vm_mm);
+	notifier = mshare_get_notifier(vma->vm_mm);
 	if (IS_ERR(notifier)) {
 		err = PTR_ERR(notifier);
 		goto free_map;

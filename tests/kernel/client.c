@@ -6,6 +6,9 @@
  *				(MODE: rw, ro, fork, none); prints figures
  *   client spin FILE OFFSET WHAT	load (read) or store (write) one byte in a
  *				loop without system calls; prints what ended it
+ *   client signals FILE N	N forks into which a signal comes, from a process
+ *				that sends all the time; counts children without
+ *				the region, and mmaps that failed with EINTR
  *   client victim FILE ACTION	do ACTION in a loop, to be killed at any time
  *   client stress FILE SECONDS SEED PROCS   random operations against a model
  */
@@ -205,6 +208,62 @@ static int spin(const char *path, size_t offset, const char *what)
 	while (p[offset] == first)
 		;
 	printf("value %d\n", p[offset]);
+	return 0;
+}
+
+/* ---- signals ---- */
+
+static volatile sig_atomic_t caught;
+
+static void on_usr1(int sig)
+{
+	caught++;
+}
+
+/* The kernel has work in fork that gives up when a signal is pending; fork itself does not. */
+static int signals(const char *path, int n)
+{
+	struct sigaction act = { .sa_handler = on_usr1, .sa_flags = SA_RESTART };
+	pid_t parent = getpid(), sender;
+	int fd = open(path, O_RDWR), lost = 0, refused = 0, during = 0, before, status;
+	size_t len;
+	char *p;
+
+	CHECK(fd >= 0);
+	len = length_of(fd);
+	sigaction(SIGUSR1, &act, NULL);
+	sender = fork();
+	CHECK(sender >= 0);
+	if (!sender) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		while (!kill(parent, SIGUSR1))
+			;
+		_exit(0);
+	}
+	while (during < n) {	/* forks that a signal came into */
+		pid_t pid;
+
+		while ((p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)) == MAP_FAILED) {
+			CHECK(errno == EINTR);
+			refused++;
+		}
+		before = caught;
+		pid = fork();
+		CHECK(pid >= 0);
+		if (!pid) {
+			signal(SIGUSR1, SIG_IGN);
+			_exit(p[0] != 'x');
+		}
+		during += caught != before;
+		while (waitpid(pid, &status, 0) < 0)
+			CHECK(errno == EINTR);
+		lost += !WIFEXITED(status) || WEXITSTATUS(status);
+		CHECK(!munmap(p, len));
+	}
+	kill(sender, SIGKILL);
+	while (waitpid(sender, NULL, 0) < 0)
+		CHECK(errno == EINTR);
+	printf("lost=%d refused=%d\n", lost, refused);
 	return 0;
 }
 
@@ -475,6 +534,8 @@ int main(int argc, char **argv)
 		return fleet(argv[2], atoi(argv[3]), argv[4]);
 	if (argc == 5 && !strcmp(argv[1], "spin"))
 		return spin(argv[2], strtoul(argv[3], NULL, 0), argv[4]);
+	if (argc == 4 && !strcmp(argv[1], "signals"))
+		return signals(argv[2], atoi(argv[3]));
 	if (argc == 4 && !strcmp(argv[1], "victim"))
 		return victim(argv[2], argv[3]);
 	if (argc == 6 && !strcmp(argv[1], "stress"))

@@ -87,6 +87,13 @@ def test_killed_inside(region, client, action):
     mfs.protect(fd, 0, 251 * mfs.PAGE, mfs.READWRITE)
 
 
+def test_signals_do_not_disturb_attaching(region, client):
+    """Neither mmap nor the child of a fork loses the region to a signal that comes meanwhile."""
+    fd = region(16)
+    os.pwrite(fd, b"x", 0)
+    assert client("signals", region.path, 53) == "lost=0 refused=0\n"
+
+
 def test_threads_fault_while_one_unmaps(region):
     fd = region(64, reserve=False)
 
