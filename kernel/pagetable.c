@@ -25,7 +25,6 @@
 #include <linux/pagemap.h>
 #include <linux/pagevec.h>
 #include <linux/sched/mm.h>
-#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <asm/pgalloc.h>
 #include <asm/tlbflush.h>
@@ -61,7 +60,8 @@ struct mshare_map {
 /* See mshare_invalidate_start(). */
 static pmd_t *mshare_parking;
 
-static const struct vm_operations_struct mshare_vm_ops;
+/* The strict ones without page_mkwrite; see mshare_make_strict(). */
+static struct vm_operations_struct mshare_vm_ops __ro_after_init;
 static const struct vm_operations_struct mshare_strict_vm_ops;
 
 /* ---- TLB ---- */
@@ -223,9 +223,7 @@ static int mshare_fill_range(struct mshare_inode *mi, pgoff_t first, pgoff_t las
 			err = mshare_fill_page(mi, batch.folios[i]->index,
 					       folio_page(batch.folios[i], 0));
 		folio_batch_release(&batch);
-		if (fatal_signal_pending(current))
-			err = -EINTR;
-		cond_resched();
+		err = err ?: mshare_pause();
 	}
 	return err;
 }
@@ -275,7 +273,8 @@ static bool mshare_restrict_table(pmd_t *table, enum mshare_tree tree, pgoff_t i
 }
 
 /*
- * Bring the present leaves of a range down (or up) to @prot, everywhere, now.
+ * Bring the present leaves of a range down (or up) to @prot, everywhere, now;
+ * with MSHARE_PROT_NONE they are gone, and the pages may be freed.
  * The caller holds the invalidate lock exclusively, so nobody fills meanwhile.
  *
  * Facts: the flush reaches CPUs; a second MMU over an attached process (a KVM
@@ -287,7 +286,7 @@ static bool mshare_restrict_table(pmd_t *table, enum mshare_tree tree, pgoff_t i
  * It calls the notifiers of each, ours included, which hide the shared tables
  * from the walk (below).  tmpfs pays the same.
  */
-static void mshare_restrict(struct mshare_inode *mi, pgoff_t first, pgoff_t last, unsigned int prot)
+void mshare_restrict(struct mshare_inode *mi, pgoff_t first, pgoff_t last, unsigned int prot)
 {
 	unsigned long key;
 	bool lost = false;
@@ -304,13 +303,7 @@ static void mshare_restrict(struct mshare_inode *mi, pgoff_t first, pgoff_t last
 		return;
 	mshare_flush_all();
 	unmap_mapping_range(mi->vfs_inode.i_mapping, (loff_t)first << PAGE_SHIFT,
-			    last == ULONG_MAX ? 0 : (loff_t)(last - first + 1) << PAGE_SHIFT, 1);
-}
-
-/* Remove the leaves of [@first, @last]; afterwards the pages may be freed. */
-void mshare_unmap_pages(struct mshare_inode *mi, pgoff_t first, pgoff_t last)
-{
-	mshare_restrict(mi, first, last, MSHARE_PROT_NONE);
+			    (loff_t)(last - first + 1) << PAGE_SHIFT, 1);
 }
 
 /* Have the tree, filled from the pages there are. */
@@ -388,22 +381,13 @@ int mshare_protect_pages(struct mshare_inode *mi, pgoff_t first, pgoff_t last, u
 	return 0;
 }
 
-void mshare_tables_init_once(struct mshare_inode *mi)
+void mshare_tables_init(struct mshare_inode *mi)
 {
 	mutex_init(&mi->table_lock);
 	xa_init(&mi->trees);
+	mt_init_flags(&mi->prot, MT_FLAGS_USE_RCU);
 	spin_lock_init(&mi->maps_lock);
 	INIT_LIST_HEAD(&mi->maps);
-}
-
-void mshare_tables_reset(struct mshare_inode *mi)
-{
-	mt_init_flags(&mi->prot, MT_FLAGS_USE_RCU);
-	atomic_long_set(&mi->table_pages, 0);
-	atomic64_set(&mi->generation, 0);
-	atomic64_set(&mi->filled, 0);
-	mi->strict = false;
-	mi->protected = false;
 }
 
 /* A PMD page that nothing reaches any more, and all below it; how many pages were below. */
@@ -446,17 +430,10 @@ void mshare_tables_free(struct mshare_inode *mi)
 
 /* ---- links ---- */
 
+/* The tables above are there: all that is linked, or about to be, has them. */
 static pud_t *mshare_find_pud(struct mm_struct *mm, unsigned long addr)
 {
-	pgd_t *pgd = pgd_offset(mm, addr);
-	p4d_t *p4d;
-
-	if (pgd_none(*pgd))
-		return NULL;
-	p4d = p4d_offset(pgd, addr);
-	if (p4d_none(*p4d))
-		return NULL;
-	return pud_offset(p4d, addr);
+	return pud_offset(p4d_offset(pgd_offset(mm, addr), addr), addr);
 }
 
 static pud_t mshare_table_entry(pmd_t *table)
@@ -488,8 +465,6 @@ static void mshare_set_links(struct mshare_map *map, enum mshare_link link)
 					mshare_tree_key(index, mshare_map_tree(map)));
 		else if (link == MSHARE_PARKED)
 			table = mshare_parking;
-		if (WARN_ON_ONCE(!pud || (!table && link != MSHARE_UNLINKED)))
-			continue;
 		spin_lock(&mm->page_table_lock);
 		set_pud(pud, mshare_table_entry(table));
 		spin_unlock(&mm->page_table_lock);
@@ -659,11 +634,6 @@ static struct mmu_notifier *mshare_get_notifier(struct mm_struct *mm)
 	return notifier;
 }
 
-static int mshare_touch_pte(pte_t *pte, unsigned long addr, void *data)
-{
-	return 0;
-}
-
 /*
  * Link all units of a map.  Under the mmap lock for writing; the VMA is not
  * yet to be found.
@@ -692,7 +662,7 @@ static int mshare_link_map(struct mshare_map *map)
 
 		err = mshare_make_tree(map->mi, vma->vm_pgoff + i * UNIT_PAGES,
 				       mshare_map_tree(map)) ?:
-		      apply_to_page_range(mm, addr, PAGE_SIZE, mshare_touch_pte, NULL);
+		      apply_to_page_range(mm, addr, PAGE_SIZE, NULL, NULL);
 		if (err)
 			goto free_array;
 		private[i] = pud_pgtable(*mshare_find_pud(mm, addr));
@@ -868,26 +838,16 @@ unlock_mapping:
 	return result;
 }
 
-#ifdef CONFIG_NUMA
-#define MSHARE_VM_POLICY	.get_policy = mshare_vm_get_policy,
-#else
-#define MSHARE_VM_POLICY
-#endif
-
-#define MSHARE_VM_OPS				\
-	.open		= mshare_vm_open,	\
-	.close		= mshare_vm_close,	\
-	.may_split	= mshare_vm_may_split,	\
-	.mprotect	= mshare_vm_mprotect,	\
-	.fault		= mshare_vm_fault,	\
-	MSHARE_VM_POLICY
-
-static const struct vm_operations_struct mshare_vm_ops = { MSHARE_VM_OPS };
-
-/* page_mkwrite: a store to a read-only leaf of a writable mapping. */
 static const struct vm_operations_struct mshare_strict_vm_ops = {
-	MSHARE_VM_OPS
-	.page_mkwrite	= mshare_vm_fault,
+	.open		= mshare_vm_open,
+	.close		= mshare_vm_close,
+	.may_split	= mshare_vm_may_split,
+	.mprotect	= mshare_vm_mprotect,
+	.fault		= mshare_vm_fault,
+	.page_mkwrite	= mshare_vm_fault,	/* a store to a read-only leaf */
+#ifdef CONFIG_NUMA
+	.get_policy	= mshare_vm_get_policy,
+#endif
 };
 
 /* ---- who is attached ---- */
@@ -938,6 +898,8 @@ int __init mshare_pagetable_init(void)
 	/* A paravirtual Xen guest may not write page tables this way. */
 	if (cpu_feature_enabled(X86_FEATURE_XENPV))
 		return -ENODEV;
+	mshare_vm_ops = mshare_strict_vm_ops;
+	mshare_vm_ops.page_mkwrite = NULL;
 	mshare_parking = mshare_pmd_alloc();
 	return mshare_parking ? 0 : -ENOMEM;
 }
