@@ -10,6 +10,8 @@
  *				that sends all the time; counts children without
  *				the region, and mmaps that failed with EINTR
  *   client victim FILE ACTION	do ACTION in a loop, to be killed at any time
+ *   client races FILE SECONDS	attach, detach, fork and die while others punch,
+ *				protect, and look at the page tables
  *   client stress FILE SECONDS SEED PROCS   random operations against a model
  */
 #define _GNU_SOURCE
@@ -305,11 +307,137 @@ static int victim(const char *path, const char *action)
 			waitpid(pid, NULL, 0);
 		} else if (!strcmp(action, "protect")) {
 			ioctl(fd, MSHARE_IOC_PROTECT, &request);
+		} else if (!strcmp(action, "mremap")) {
+			static char *places[] = { (char *)0x500000000000, (char *)0x510000000000 };
+
+			p = mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, places[i % 2]);
+			p[PAGE * 2] = 1;
 		} else if (!strcmp(action, "dontneed")) {
 			madvise(p, len, MADV_DONTNEED);
 			p[PAGE * 2] = 1;
 		}
 	}
+}
+
+/* ---- races ---- */
+
+static void drain(pid_t pid, const char *what, off_t at)
+{
+	static char buffer[16384];
+	char name[64];
+	int fd;
+
+	snprintf(name, sizeof(name), "/proc/%d/%s", pid, what);
+	fd = open(name, O_RDONLY);
+	if (fd < 0)
+		return;
+	if (at)
+		pread(fd, buffer, sizeof(buffer), at);
+	else
+		while (read(fd, buffer, sizeof(buffer)) > 0)
+			;
+	close(fd);
+}
+
+static volatile pid_t *partners;	/* shared: the processes that come and go */
+
+static void *const at = (void *)0x300000000000;
+
+static void come_and_go(int fd, int prot, int die, unsigned int seed)
+{
+	size_t len = length_of(fd);
+	unsigned char vec[64];
+	char *p;
+	int i;
+
+	p = mmap(at, len, prot, MAP_SHARED | MAP_FIXED, fd, 0);
+	CHECK(p == at);
+	if (die && seed % 2)	/* the links of a child are cut in exit, those of its parent in munmap */
+		kill(getpid(), SIGKILL);
+	for (i = 0; i < 64; i += 7)
+		((volatile char *)p)[i * PAGE];
+	mincore(p, 64 * PAGE, vec);
+	madvise(p, len, seed % 3 ? MADV_DONTNEED : 20 /* COLD */);
+	if (!die)
+		CHECK(!munmap(p, len));
+}
+
+/* One of those below, until the time is over; each is a process of its own. */
+static void race(const char *path, int role, struct timespec end)
+{
+	int fd = open(path, role == 1 ? O_RDONLY : O_RDWR), prot = role == 1 ? PROT_READ : PROT_READ | PROT_WRITE;
+	struct mshare_protect request = { .offset = 0, .length = 32 * PAGE };
+	struct timespec now;
+	unsigned int n;
+	pid_t pid;
+
+	CHECK(fd >= 0);
+	for (n = 0;; n++) {
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		if (now.tv_sec >= end.tv_sec)
+			_exit(0);
+		switch (role) {
+		case 0: case 1:		/* map and unmap, writable and read-only */
+			come_and_go(fd, prot, 0, n);
+			break;
+		case 2:			/* attach in children that exit or die */
+			pid = fork();
+			if (!pid) {
+				come_and_go(fd, prot, 1, n);
+				_exit(0);
+			}
+			CHECK(pid > 0 && waitpid(pid, NULL, 0) == pid);
+			break;
+		case 3:
+			CHECK(!fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 64 * PAGE));
+			CHECK(!fallocate(fd, 0, 0, 48 * PAGE));
+			break;
+		case 4:
+			request.prot = n % 2 ? MSHARE_PROT_READWRITE : MSHARE_PROT_READ;
+			if (ioctl(fd, MSHARE_IOC_PROTECT, &request))
+				_exit(1);
+			break;
+		case 5:
+			drain(partners[n % 2], "smaps", 0);
+			drain(partners[n % 2], "pagemap", (uintptr_t)at / PAGE * 8);
+			drain(partners[n % 2], "numa_maps", 0);
+			break;
+		}
+	}
+}
+
+static int races(const char *path, int seconds)
+{
+	/* Role 4 makes role 3 fail with EACCES, so they take turns. */
+	static const int roles[2][6] = { { 0, 1, 2, 3, 5, 0 }, { 0, 1, 2, 4, 5, 1 } };
+	int turn, i, bad = 0, status;
+	struct timespec end;
+	pid_t pid;
+
+	partners = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(partners != MAP_FAILED);
+	for (turn = 0; turn < 2; turn++) {
+		clock_gettime(CLOCK_MONOTONIC, &end);
+		end.tv_sec += seconds;
+		for (i = 0; i < 6; i++) {
+			pid = fork();
+			CHECK(pid >= 0);
+			if (!pid) {
+				prctl(PR_SET_PDEATHSIG, SIGKILL);
+				race(path, roles[turn][i], end);
+			}
+			if (i < 2)
+				partners[i] = pid;
+		}
+		for (i = 0; i < 6; i++) {
+			CHECK(wait(&status) > 0);
+			if (status) {
+				printf("process ended with status %#x\n", status);
+				bad = 1;
+			}
+		}
+	}
+	return bad;
 }
 
 /* ---- stress ---- */
@@ -538,6 +666,8 @@ int main(int argc, char **argv)
 		return signals(argv[2], atoi(argv[3]));
 	if (argc == 4 && !strcmp(argv[1], "victim"))
 		return victim(argv[2], argv[3]);
+	if (argc == 4 && !strcmp(argv[1], "races"))
+		return races(argv[2], atoi(argv[3]));
 	if (argc == 6 && !strcmp(argv[1], "stress"))
 		return stress(argv[2], atoi(argv[3]), atoi(argv[4]), atoi(argv[5]));
 	fprintf(stderr, "see the comment at the top of client.c\n");
