@@ -229,25 +229,18 @@ static int mshare_fill_range(struct mshare_inode *mi, pgoff_t first, pgoff_t las
 }
 
 /* Returns whether the entry lost a right, so that a flush is due. */
-static bool mshare_restrict_leaf(pte_t *pte, enum mshare_tree tree, unsigned int prot)
+static bool mshare_restrict_leaf(pte_t *pte, unsigned int prot)
 {
-	if (pte_none(*pte))
+	if (pte_none(*pte) || (prot == MSHARE_PROT_READ && !pte_write(*pte)))
 		return false;
-	if (prot == MSHARE_PROT_NONE) {
-		ptep_get_and_clear(NULL, 0, pte);
-		return true;
-	}
-	if (prot == MSHARE_PROT_READ && pte_write(*pte)) {
+	if (prot == MSHARE_PROT_READ)
 		ptep_set_wrprotect(NULL, 0, pte);
-		return true;
-	}
-	if (prot == MSHARE_PROT_READWRITE && tree == MSHARE_TREE_RW && !pte_write(*pte))
-		set_pte_at(NULL, 0, pte, mshare_leaf(pte_page(*pte), tree, prot));
-	return false;
+	else
+		ptep_get_and_clear(NULL, 0, pte);
+	return true;
 }
 
-static bool mshare_restrict_table(pmd_t *table, enum mshare_tree tree, pgoff_t index,
-				  pgoff_t last, unsigned int prot)
+static bool mshare_restrict_table(pmd_t *table, pgoff_t index, pgoff_t last, unsigned int prot)
 {
 	bool lost = false;
 
@@ -265,7 +258,7 @@ static bool mshare_restrict_table(pmd_t *table, enum mshare_tree tree, pgoff_t i
 		ptl = pte_lockptr(NULL, pmd);
 		spin_lock(ptl);
 		for (; index <= stop; index++)
-			lost |= mshare_restrict_leaf(ptes + index % PTRS_PER_PTE, tree, prot);
+			lost |= mshare_restrict_leaf(ptes + index % PTRS_PER_PTE, prot);
 		spin_unlock(ptl);
 		cond_resched();
 	}
@@ -273,8 +266,8 @@ static bool mshare_restrict_table(pmd_t *table, enum mshare_tree tree, pgoff_t i
 }
 
 /*
- * Bring the present leaves of a range down (or up) to @prot, everywhere, now;
- * with MSHARE_PROT_NONE they are gone, and the pages may be freed.
+ * Bring the leaves of a range down to MSHARE_PROT_READ or _NONE, everywhere,
+ * now.  After _NONE the pages may be freed.
  * The caller holds the invalidate lock exclusively, so nobody fills meanwhile.
  *
  * Facts: the flush reaches CPUs; a second MMU over an attached process (a KVM
@@ -296,7 +289,7 @@ void mshare_restrict(struct mshare_inode *mi, pgoff_t first, pgoff_t last, unsig
 			  mshare_tree_key(last, MSHARE_NR_TREES - 1)) {
 		pgoff_t start = key / MSHARE_NR_TREES << UNIT_PAGE_SHIFT;
 
-		lost |= mshare_restrict_table(table, key % MSHARE_NR_TREES, max(first, start),
+		lost |= mshare_restrict_table(table, max(first, start),
 					      min(last, start + UNIT_PAGES - 1), prot);
 	}
 	if (!lost)
@@ -370,11 +363,12 @@ int mshare_protect_pages(struct mshare_inode *mi, pgoff_t first, pgoff_t last, u
 	err = mtree_store_range(&mi->prot, first, last, entry, GFP_KERNEL_ACCOUNT);
 	if (err)
 		return err;
-	if (entry)
-		WRITE_ONCE(mi->protected, true);
 	if (prot == MSHARE_PROT_READ)
 		mshare_make_strict(mi);
-	mshare_restrict(mi, first, last, prot);
+	if (entry) {
+		WRITE_ONCE(mi->protected, true);
+		mshare_restrict(mi, first, last, prot);
+	}
 	/* What came back need not be faulted in again; failing that, it is. */
 	mshare_fill_range(mi, first, last);
 	atomic64_inc(&mi->generation);
@@ -419,8 +413,7 @@ void mshare_tables_free(struct mshare_inode *mi)
 
 	WARN_ON_ONCE(!list_empty(&mi->maps));
 	xa_for_each(&mi->trees, key, table) {
-		mshare_restrict_table(table, key % MSHARE_NR_TREES, 0, UNIT_PAGES - 1,
-				      MSHARE_PROT_NONE);
+		mshare_restrict_table(table, 0, UNIT_PAGES - 1, MSHARE_PROT_NONE);
 		atomic_long_sub(1 + mshare_free_table(NULL, table), &mi->table_pages);
 	}
 	xa_destroy(&mi->trees);

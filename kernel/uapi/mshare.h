@@ -139,7 +139,8 @@ struct mshare_protect {
 /*
  * MSHARE_IOC_PROTECT - change the protection of a range of pages.
  * Needs a descriptor open for writing (EBADF) and the owner of the file or
- * CAP_FOWNER (EPERM).  EINVAL: range, prot or flags; EFAULT; ENOMEM; EINTR.
+ * CAP_FOWNER (EPERM).  EINVAL: range, prot or flags; EFAULT; ENOMEM: nothing
+ * has changed.
  */
 #define MSHARE_IOC_PROTECT	_IOW(MSHARE_IOC_MAGIC, 2, struct mshare_protect)
 

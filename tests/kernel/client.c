@@ -6,6 +6,8 @@
  *				(MODE: rw, ro, fork, none); prints figures
  *   client spin FILE OFFSET WHAT	load (read) or store (write) one byte in a
  *				loop without system calls; prints what ended it
+ *   client detach FILE HOW	one thread loads in a loop, the other detaches
+ *				(munmap, mremap); prints what ended the loop
  *   client signals FILE N	N forks into which a signal comes, from a process
  *				that sends all the time; counts children without
  *				the region, and mmaps that failed with EINTR
@@ -19,6 +21,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -183,6 +186,16 @@ static void catch_faults(void)
 	sigaction(SIGBUS, &act, NULL);
 }
 
+/* A context switch or a move to another CPU could hide a missing flush. */
+static void have_last_cpu(void)
+{
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(sysconf(_SC_NPROCESSORS_ONLN) - 1, &cpus);
+	CHECK(!sched_setaffinity(0, sizeof(cpus), &cpus));
+}
+
 static int spin(const char *path, size_t offset, const char *what)
 {
 	int writing = !strcmp(what, "write");
@@ -190,12 +203,7 @@ static int spin(const char *path, size_t offset, const char *what)
 	volatile char *p = attach(path, writing ? PROT_READ | PROT_WRITE : PROT_READ, &size);
 	char first;
 
-	cpu_set_t cpus;
-
-	/* A context switch or a move to another CPU could hide a missing flush. */
-	CPU_ZERO(&cpus);
-	CPU_SET(sysconf(_SC_NPROCESSORS_ONLN) - 1, &cpus);
-	CHECK(!sched_setaffinity(0, sizeof(cpus), &cpus));
+	have_last_cpu();
 	catch_faults();
 	first = p[offset];
 	printf("ready\n");
@@ -210,6 +218,45 @@ static int spin(const char *path, size_t offset, const char *what)
 	while (p[offset] == first)
 		;
 	printf("value %d\n", p[offset]);
+	return 0;
+}
+
+static void *spin_thread(void *arg)
+{
+	volatile char *p = arg;
+
+	have_last_cpu();
+	if (sigsetjmp(escape, 1)) {
+		printf("signal %d\n", last_signal);
+		fflush(stdout);
+		return NULL;
+	}
+	p[1] = 1;	/* tells that it is going round */
+	for (;;)
+		(void)p[0];
+}
+
+static int detach(const char *path, const char *how)
+{
+	char *base = (char *)0x300000000000, *p;
+	int fd = open(path, O_RDWR);
+	pthread_t thread;
+
+	CHECK(fd >= 0);
+	/* The neighbour keeps the tables above, so that the kernel has no reason to flush. */
+	CHECK(mmap(base + UNIT, UNIT, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) == base + UNIT);
+	p = mmap(base, UNIT, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+	CHECK(p == base);
+	catch_faults();
+	CHECK(!pthread_create(&thread, NULL, spin_thread, p));
+	while (!((volatile char *)p)[1])
+		sched_yield();
+	if (!strcmp(how, "munmap"))
+		CHECK(!munmap(p, UNIT));
+	else
+		CHECK(mremap(p, UNIT, UNIT, MREMAP_MAYMOVE | MREMAP_FIXED, base + 2 * UNIT) ==
+		      base + 2 * UNIT);
+	CHECK(!pthread_join(thread, NULL));
 	return 0;
 }
 
@@ -662,6 +709,8 @@ int main(int argc, char **argv)
 		return fleet(argv[2], atoi(argv[3]), argv[4]);
 	if (argc == 5 && !strcmp(argv[1], "spin"))
 		return spin(argv[2], strtoul(argv[3], NULL, 0), argv[4]);
+	if (argc == 4 && !strcmp(argv[1], "detach"))
+		return detach(argv[2], argv[3]);
 	if (argc == 4 && !strcmp(argv[1], "signals"))
 		return signals(argv[2], atoi(argv[3]));
 	if (argc == 4 && !strcmp(argv[1], "victim"))

@@ -178,6 +178,28 @@ def test_protect_needs_a_writable_descriptor(region):
     os.close(readonly)
 
 
+def test_protection_costs_by_the_range_not_by_the_page(region):
+    fd = region(0, reserve=False)
+    os.ftruncate(fd, 1 << 44)
+    before = mfs.meminfo("Slab")
+    mfs.protect(fd, 0, 1 << 44, mfs.NONE)
+    mfs.protect(fd, 1 << 40, mfs.PAGE, mfs.READ)
+    mfs.protect(fd, (1 << 40) + 2 * mfs.PAGE, mfs.PAGE, mfs.READWRITE)
+    rights = {}
+    for page in range(-1, 4):
+        at = (1 << 40) + page * mfs.PAGE
+        for name, call in (("r", lambda at=at: os.pread(fd, 1, at)), ("w", lambda at=at: os.pwrite(fd, b"x", at))):
+            try:
+                call()
+                rights[page] = rights.get(page, "") + name
+            except PermissionError:
+                pass
+    assert rights == {0: "r", 2: "rw"}
+    assert mfs.meminfo("Slab") - before < 4096, "kB"
+    mfs.protect(fd, 0, 1 << 44, mfs.READWRITE)
+    assert os.pwrite(fd, b"x", 1 << 43) == 1
+
+
 def test_generation_moves(region):
     fd = region(16)
     seen = [mfs.info(fd)["generation"]]

@@ -18,6 +18,16 @@ COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE, COLLAPSE = 20, 21, 22, 23, 25
 HWPOISON, SOFT_OFFLINE = 100, 101
 
 
+def group_busy():
+    """Remove the group; whether that was impossible, because somebody is in it."""
+    try:
+        os.rmdir(GROUP)
+    except OSError as error:
+        assert error.errno == errno.EBUSY
+        return True
+    return False
+
+
 @pytest.fixture
 def group():
     """A memory cgroup of its own: group(field, value) sets, group(field) reads."""
@@ -30,7 +40,10 @@ def group():
             return f.read() if value is None else f.write(str(value))
 
     yield control
-    os.rmdir(GROUP)
+    limit = time.monotonic() + 60
+    while group_busy():  # somebody who was killed is not quite gone
+        assert time.monotonic() < limit, control("cgroup.procs")
+        os.sched_yield()
 
 
 def pattern(page):
