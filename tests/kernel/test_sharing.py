@@ -28,6 +28,7 @@ def warm(mounted):
     print(f"warm region: {pages} pages")
     yield path
     os.close(fd)
+    os.unlink(path)
     subprocess.run(["mount", "-o", f"remount,size={before.f_blocks * 4}k", mounted], check=True)
 
 
