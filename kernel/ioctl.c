@@ -98,7 +98,6 @@ static long mshare_ioctl_set_base(struct file *file, void __user *arg)
 {
 	struct inode *inode = file_inode(file);
 	struct mshare_inode *mi = MSHARE_I(inode);
-	u32 attachments, processes;
 	u64 base, end;
 	long err;
 
@@ -114,12 +113,10 @@ static long mshare_ioctl_set_base(struct file *file, void __user *arg)
 	    check_add_overflow(base, round_up((u64)i_size_read(inode), MSHARE_UNIT), &end) ||
 	    end > DEFAULT_MAP_WINDOW)
 		goto unlock_inode;
-	mshare_count_maps(mi, &attachments, &processes, NULL, 0);
 	err = -EBUSY;
-	if (attachments)
+	if (mapping_mapped(inode->i_mapping))
 		goto unlock_inode;
-	mshare_forget_base(mi);
-	WRITE_ONCE(mi->base, base);
+	mshare_set_base(mi, base);
 	atomic64_inc(&mi->generation);
 	err = 0;
 unlock_inode:

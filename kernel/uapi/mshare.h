@@ -34,9 +34,13 @@
 /* The unit of sharing in bytes: what one upper-level entry (PUD) maps. */
 #define MSHARE_UNIT		(1ULL << 30)
 
-/* Addresses that the kernel chooses lie in [FIRST, END). */
+/*
+ * Addresses that the kernel chooses lie in [FIRST, END).  It reserves at most
+ * SHARE bytes of addresses for all regions of one user, root excepted.
+ */
 #define MSHARE_BASE_FIRST	0x200000000000ULL
 #define MSHARE_BASE_END		0x400000000000ULL
+#define MSHARE_BASE_SHARE	((MSHARE_BASE_END - MSHARE_BASE_FIRST) / 8)
 
 /**
  * struct mshare_info - what the kernel knows about a region
@@ -44,7 +48,10 @@
  * @flags: MSHARE_INFO_* bits.
  * @size: Size of the file in bytes.
  * @base: Address at which everybody should attach, or 0 if none was chosen
- *	yet.  The kernel chooses one when the file first gets a size;
+ *	yet.  The kernel chooses one when the file first gets a size: the first
+ *	free range of that many units, that is, one that is not reserved for
+ *	another region.  A base is reserved, whoever chose it, until the region
+ *	is gone, the whole of it also when it grows later.
  *	MSHARE_IOC_SET_BASE changes it.  Only advice: mmap obeys its argument.
  * @unit_bytes: MSHARE_UNIT of this kernel.
  * @pages: Pages of memory the region holds now (4096 bytes each).
@@ -132,7 +139,8 @@ struct mshare_protect {
 /*
  * MSHARE_IOC_PROTECT - change the protection of a range of pages.
  * Needs a descriptor open for writing (EBADF) and the owner of the file or
- * CAP_FOWNER (EPERM).  EINVAL: range, prot or flags; EFAULT; ENOMEM; EINTR.
+ * CAP_FOWNER (EPERM).  EINVAL: range, prot or flags; EFAULT; ENOMEM: nothing
+ * has changed.
  */
 #define MSHARE_IOC_PROTECT	_IOW(MSHARE_IOC_MAGIC, 2, struct mshare_protect)
 
@@ -142,6 +150,10 @@ struct mshare_protect {
  * the region ends below 2^47 (EINVAL).  Needs a descriptor
  * open for writing (EBADF) and the owner of the file or CAP_FOWNER (EPERM).
  * EBUSY: the region is attached somewhere.  EFAULT.
+ *
+ * The address may be another region's: both owners have what they asked for,
+ * and no process can attach both there.  (Were it refused, any user could keep
+ * an address from the others.)  The kernel gives it to no further region.
  */
 #define MSHARE_IOC_SET_BASE	_IOW(MSHARE_IOC_MAGIC, 3, __u64)
 

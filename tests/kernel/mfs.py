@@ -7,6 +7,7 @@ import faulthandler
 import fcntl
 import os
 import re
+import resource
 import signal
 import struct
 import sys
@@ -134,7 +135,8 @@ class Child:
         code = 1
         try:
             os.close(self.go)
-            faulthandler.disable()  # a signal is often what the test wants
+            faulthandler.disable()  # a signal is often what the test wants, but not a core
+            resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
             signal.alarm(300)
             function(lambda: os.write(ready, b"r"), lambda: os.read(go, 1))
             code = 0
