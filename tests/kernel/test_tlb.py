@@ -2,7 +2,7 @@
 
 The other process spins in user space on its own CPU, makes no system call, and has the translation cached.  Without
 mshare_flush_all() in mshare_restrict() it goes on for ever; without mshare_flush_mm() in mshare_cut_links() so does a
-thread whose attachment was detached by another (both checked by hand, see docs/kernel.md).
+thread after munmap in another (both checked by hand, see docs/kernel.md).
 """
 
 import contextlib
