@@ -262,13 +262,6 @@ static int mshare_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct
 	return err;
 }
 
-static int mshare_open(struct inode *inode, struct file *file)
-{
-	if (file->f_mode & FMODE_WRITE && READ_ONCE(MSHARE_I(inode)->sealed))
-		return -EPERM;
-	return generic_file_open(inode, file);
-}
-
 const struct inode_operations mshare_file_inode_operations = {
 	.setattr	= mshare_setattr,
 	.getattr	= simple_getattr,
@@ -276,7 +269,7 @@ const struct inode_operations mshare_file_inode_operations = {
 
 const struct file_operations mshare_file_operations = {
 	.owner			= THIS_MODULE,
-	.open			= mshare_open,
+	.open			= generic_file_open,
 	.llseek			= generic_file_llseek,
 	.read_iter		= mshare_read_iter,
 	.write_iter		= mshare_write_iter,

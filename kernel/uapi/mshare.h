@@ -167,8 +167,8 @@ struct mshare_protect {
  * is attached or open, nor change its size; stores are SIGSEGV.  Needs what
  * MSHARE_IOC_PROTECT needs.  EBUSY: a device or a system call holds pages
  * pinned, and nothing has changed (on kernels before 6.3, O_DIRECT is not
- * seen).  On a sealed region it does nothing; PROTECT, SET_BASE, opening for
- * writing and mapping with PROT_WRITE are EPERM there.
+ * seen).  On a sealed region it does nothing; PROTECT, SET_BASE, write(2),
+ * ftruncate, fallocate and mapping with PROT_WRITE are EPERM there.
  */
 #define MSHARE_IOC_SEAL		_IO(MSHARE_IOC_MAGIC, 4)
 

@@ -186,8 +186,10 @@ def test_a_sealed_region_is_read_only_for_everybody_at_once(region):
     mfs.refused(errno.EPERM, mfs.protect, fd, 0, mfs.PAGE, mfs.READWRITE)
     mfs.refused(errno.EPERM, mfs.mmap, fd, mfs.UNIT)
     mfs.refused(errno.EPERM, mfs.mmap, made, mfs.UNIT)
-    mfs.refused(errno.EPERM, os.open, region.path, os.O_RDWR)
     mfs.refused(errno.EPERM, os.open, region.path, os.O_WRONLY | os.O_TRUNC)
+    reopened = os.open(region.path, os.O_RDWR)
+    mfs.refused(errno.EPERM, os.pwrite, reopened, b"x", 0)
+    os.close(reopened)
     mfs.refused(errno.EPERM, mfs.handle, fd, True)
     with pytest.raises(OSError):
         mfs.madvise(addr, mfs.UNIT, 9)
