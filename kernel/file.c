@@ -8,7 +8,7 @@
 #include <linux/uio.h>
 #include "mshare.h"
 
-static int mshare_mmap(struct file *file, struct vm_area_struct *vma)
+int mshare_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	const unsigned long unit_pages = MSHARE_UNIT >> PAGE_SHIFT;
 
@@ -18,6 +18,8 @@ static int mshare_mmap(struct file *file, struct vm_area_struct *vma)
 	if (!(vma->vm_flags & (VM_READ | VM_WRITE)))
 		return -EINVAL;
 	if (vma->vm_flags & VM_EXEC)
+		return -EPERM;
+	if (vma->vm_flags & VM_WRITE && READ_ONCE(MSHARE_I(file->f_mapping->host)->sealed))
 		return -EPERM;
 	/*
 	 * Facts: a link replaces the table of a whole unit of the address space.
@@ -38,9 +40,8 @@ static int mshare_mmap(struct file *file, struct vm_area_struct *vma)
 	return mshare_attach(vma);
 }
 
-static unsigned long mshare_get_unmapped_area(struct file *file, unsigned long addr,
-					      unsigned long len, unsigned long pgoff,
-					      unsigned long flags)
+unsigned long mshare_get_unmapped_area(struct file *file, unsigned long addr, unsigned long len,
+				       unsigned long pgoff, unsigned long flags)
 {
 	bool fixed = flags & MAP_FIXED;
 	unsigned long found;
@@ -59,9 +60,9 @@ static unsigned long mshare_get_unmapped_area(struct file *file, unsigned long a
 	return IS_ERR_VALUE(found) ? found : ALIGN(found, MSHARE_UNIT);
 }
 
-static ssize_t mshare_read_iter(struct kiocb *iocb, struct iov_iter *to)
+ssize_t mshare_read_iter(struct kiocb *iocb, struct iov_iter *to)
 {
-	struct inode *inode = file_inode(iocb->ki_filp);
+	struct inode *inode = iocb->ki_filp->f_mapping->host;
 	ssize_t done = 0;
 	int err = 0;
 
@@ -166,7 +167,7 @@ static ssize_t mshare_write_iter(struct kiocb *iocb, struct iov_iter *from)
 	ssize_t done;
 
 	inode_lock(inode);
-	done = generic_write_checks(iocb, from);
+	done = MSHARE_I(inode)->sealed ? -EPERM : generic_write_checks(iocb, from);
 	if (done > 0)
 		done = file_modified(iocb->ki_filp) ?: mshare_write_pages(iocb, from);
 	inode_unlock(inode);
@@ -233,7 +234,7 @@ static long mshare_fallocate(struct file *file, int mode, loff_t offset, loff_t 
 	if (mode && mode != (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
 		return -EOPNOTSUPP;
 	inode_lock(inode);
-	err = file_modified(file);
+	err = MSHARE_I(inode)->sealed ? -EPERM : file_modified(file);
 	if (!err)
 		err = mode ? mshare_discard(inode, offset, offset + len - 1, false) :
 			     mshare_reserve(inode, offset, len);
@@ -248,6 +249,8 @@ static int mshare_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct
 	int err;
 
 	err = setattr_prepare(idmap, dentry, attr);
+	if (!err && attr->ia_valid & ATTR_SIZE && MSHARE_I(inode)->sealed)
+		err = -EPERM;
 	if (!err && attr->ia_valid & ATTR_SIZE) {
 		if (size < i_size_read(inode))
 			err = mshare_discard(inode, size, MSHARE_TO_END, true);

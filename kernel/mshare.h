@@ -52,6 +52,8 @@ struct mshare_inode {
 	bool strict;
 	/* Some page has had a protection; under invalidate_lock. */
 	bool protected;
+	/* Read-only for good; set under inode lock and invalidate lock. */
+	bool sealed;
 	/* Under inode lock and sb_info.bases_lock; base is read anywhere. */
 	u64 base, base_end;
 	struct list_head base_node;
@@ -95,6 +97,15 @@ void mshare_set_base(struct mshare_inode *mi, u64 base);
 extern const struct file_operations mshare_file_operations;
 extern const struct inode_operations mshare_file_inode_operations;
 
+ssize_t mshare_read_iter(struct kiocb *iocb, struct iov_iter *to);
+int mshare_mmap(struct file *file, struct vm_area_struct *vma);
+unsigned long mshare_get_unmapped_area(struct file *file, unsigned long addr, unsigned long len,
+				       unsigned long pgoff, unsigned long flags);
+
+/* handle.c */
+bool mshare_is_handle(struct file *file);
+long mshare_make_handle(struct file *file, u32 flags);
+
 /* ioctl.c */
 long mshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
 
@@ -111,6 +122,7 @@ unsigned int mshare_page_prot(struct mshare_inode *mi, pgoff_t index);
 bool mshare_range_writable(struct mshare_inode *mi, pgoff_t first, pgoff_t last);
 int mshare_protect_pages(struct mshare_inode *mi, pgoff_t first, pgoff_t last,
 			 unsigned int prot);
+int mshare_seal_pages(struct mshare_inode *mi);
 void mshare_count_maps(struct mshare_inode *mi, u32 *attachments, u32 *processes,
 		       s32 *pids, u32 capacity);
 

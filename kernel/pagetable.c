@@ -123,7 +123,9 @@ unsigned int mshare_page_prot(struct mshare_inode *mi, pgoff_t index)
 {
 	void *entry = READ_ONCE(mi->protected) ? mtree_load(&mi->prot, index) : NULL;
 
-	return entry ? xa_to_value(entry) : MSHARE_PROT_READWRITE;
+	if (entry)
+		return xa_to_value(entry);
+	return READ_ONCE(mi->sealed) ? MSHARE_PROT_READ : MSHARE_PROT_READWRITE;
 }
 
 /* May every page of the range be written?  Under the invalidate lock. */
@@ -131,7 +133,7 @@ bool mshare_range_writable(struct mshare_inode *mi, pgoff_t first, pgoff_t last)
 {
 	unsigned long index = first;
 
-	return !mi->protected || !mt_find(&mi->prot, &index, last);
+	return !mi->sealed && (!mi->protected || !mt_find(&mi->prot, &index, last));
 }
 
 static pte_t mshare_leaf(struct page *page, enum mshare_tree tree, unsigned int prot)
@@ -371,6 +373,50 @@ int mshare_protect_pages(struct mshare_inode *mi, pgoff_t first, pgoff_t last, u
 	}
 	/* What came back need not be faulted in again; failing that, it is. */
 	mshare_fill_range(mi, first, last);
+	atomic64_inc(&mi->generation);
+	return 0;
+}
+
+/* Does a device or a system call hold a page, to write into it later? */
+static bool mshare_pinned(struct mshare_inode *mi)
+{
+	struct folio_batch batch;
+	bool pinned = false;
+	pgoff_t index = 0;
+	unsigned int i;
+
+	folio_batch_init(&batch);
+	while (!pinned && filemap_get_folios(mi->vfs_inode.i_mapping, &index, ULONG_MAX, &batch)) {
+		for (i = 0; i < folio_batch_count(&batch); i++)
+			pinned |= folio_maybe_dma_pinned(batch.folios[i]);
+		folio_batch_release(&batch);
+		cond_resched();
+	}
+	return pinned;
+}
+
+/*
+ * Make every page read-only for good.  Under the inode lock and the invalidate
+ * lock.
+ *
+ * Facts: a pin taken before can be written through after the leaves have lost
+ * the right; none can be taken once they have.
+ * Consequence: who trusts a sealed region would see it change.
+ * Decision: take the right away, look for pins, and if there is one give it
+ * back and fail.  Pins without FOLL_PIN (O_DIRECT before 6.3) are not seen.
+ */
+int mshare_seal_pages(struct mshare_inode *mi)
+{
+	const pgoff_t last = (MSHARE_MAX_BYTES >> PAGE_SHIFT) - 1;
+
+	mshare_make_strict(mi);
+	WRITE_ONCE(mi->sealed, true);
+	mshare_restrict(mi, 0, last, MSHARE_PROT_READ);
+	if (mshare_pinned(mi)) {
+		WRITE_ONCE(mi->sealed, false);
+		mshare_fill_range(mi, 0, last);
+		return -EBUSY;
+	}
 	atomic64_inc(&mi->generation);
 	return 0;
 }
@@ -796,7 +842,7 @@ static struct mempolicy *mshare_vm_get_policy(MSHARE_GET_POLICY_ARGS)
 static vm_fault_t mshare_vm_fault(struct vm_fault *vmf)
 {
 	bool write = vmf->flags & FAULT_FLAG_WRITE;
-	struct inode *inode = file_inode(vmf->vma->vm_file);
+	struct inode *inode = vmf->vma->vm_file->f_mapping->host;
 	struct mshare_map *map = vmf->vma->vm_private_data;
 	struct mshare_inode *mi = MSHARE_I(inode);
 	vm_fault_t result = VM_FAULT_NOPAGE;

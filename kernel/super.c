@@ -53,6 +53,7 @@ static void mshare_evict_inode(struct inode *inode)
 	truncate_inode_pages_final(inode->i_mapping);
 	mshare_set_base(mi, 0);
 	clear_inode(inode);
+	iput(inode->i_private);		/* a handle's region */
 	atomic64_dec(&MSHARE_SB(inode->i_sb)->used_inodes);
 }
 

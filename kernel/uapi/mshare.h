@@ -82,6 +82,10 @@ struct mshare_info {
 
 /* A page of the region is, or once was, protected by MSHARE_IOC_PROTECT. */
 #define MSHARE_INFO_PROTECTED	(1U << 0)
+/* The region is sealed: MSHARE_IOC_SEAL. */
+#define MSHARE_INFO_SEALED	(1U << 1)
+/* The descriptor asked is map-only: MSHARE_IOC_HANDLE. */
+#define MSHARE_INFO_MAP_ONLY	(1U << 2)
 
 /**
  * struct mshare_pids - which processes are attached
@@ -156,5 +160,29 @@ struct mshare_protect {
  * an address from the others.)  The kernel gives it to no further region.
  */
 #define MSHARE_IOC_SET_BASE	_IOW(MSHARE_IOC_MAGIC, 3, __u64)
+
+/*
+ * MSHARE_IOC_SEAL - make the region read-only for everybody, for ever.
+ * When the call returns, nobody can write to it by any road, in whatever way it
+ * is attached or open, nor change its size; stores are SIGSEGV.  Needs what
+ * MSHARE_IOC_PROTECT needs.  EBUSY: a device or a system call holds pages
+ * pinned, and nothing has changed (on kernels before 6.3, O_DIRECT is not
+ * seen).  On a sealed region it does nothing; PROTECT, SET_BASE, write(2),
+ * ftruncate, fallocate and mapping with PROT_WRITE are EPERM there.
+ */
+#define MSHARE_IOC_SEAL		_IO(MSHARE_IOC_MAGIC, 4)
+
+/*
+ * MSHARE_IOC_HANDLE - return a new descriptor, close-on-exec, that can map and
+ * read the region and ask MSHARE_IOC_INFO and MSHARE_IOC_PIDS, and nothing
+ * more, for root neither: it cannot be opened again, and has no way to resize,
+ * punch, protect, seal, write(2), or change the mode.  It keeps the region.
+ * The argument points to a __u32: 0 for one that maps read-only, or
+ * MSHARE_HANDLE_WRITE.  Needs a descriptor open for reading, and for writing
+ * with that flag (EBADF); EINVAL: another flag; EPERM: writing, but the region
+ * is sealed; EMFILE; ENOSPC: it counts as an inode of the mount; EFAULT.
+ */
+#define MSHARE_IOC_HANDLE	_IOW(MSHARE_IOC_MAGIC, 5, __u32)
+#define MSHARE_HANDLE_WRITE	(1U << 0)
 
 #endif /* _UAPI_MSHARE_H */

@@ -29,6 +29,9 @@ IOC_PIDS = 3 << 30 | 16 << 16 | 0xBC << 8 | 1
 IOC_PROTECT = 1 << 30 | 24 << 16 | 0xBC << 8 | 2
 IOC_SET_BASE = 1 << 30 | 8 << 16 | 0xBC << 8 | 3
 
+IOC_SEAL = 0xBC << 8 | 4
+IOC_HANDLE = 1 << 30 | 4 << 16 | 0xBC << 8 | 5
+
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
@@ -112,6 +115,19 @@ def protect(fd, offset, length, prot, flags=0):
 
 def set_base(fd, base):
     fcntl.ioctl(fd, IOC_SET_BASE, struct.pack("=Q", base))
+
+
+def seal(fd):
+    fcntl.ioctl(fd, IOC_SEAL)
+
+
+def ioctl_handle(fd, flags):
+    return check(libc.ioctl(fd, ctypes.c_ulong(IOC_HANDLE), (ctypes.c_uint32 * 1)(flags)))
+
+
+def handle(fd, writable):
+    """A new map-only descriptor."""
+    return ioctl_handle(fd, int(writable))
 
 
 def meminfo(field):
