@@ -242,7 +242,7 @@ class Region(mapping.Owner):
                     locks.try_read_lock(fd, ATTACHED_BYTE)
                     for area in areas:
                         area.replace(fd, writable=True)
-                    if isinstance(error, PermissionError):
+                    if isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EBADF):
                         raise AccessDeniedError(
                             f"uid {os.geteuid()} may not seal this region", "have its owner do it"
                         ) from error

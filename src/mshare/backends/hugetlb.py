@@ -63,6 +63,7 @@ class Hugetlb(PlainFiles):
         unit=PMD,
         map_unit=PMD,
         sparse=False,
+        controlled=False,
         shared_tables="the kernel shares the last level of whole GiB",
         needs="a hugetlbfs mount you may write to, free huge pages",
     )
