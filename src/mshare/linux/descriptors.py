@@ -39,8 +39,8 @@ class Descriptor:
         held: list[int] = []
         self._held = held
         with lock:
-            _open[id(held)] = threading.get_ident(), held
             held.extend(starmap(os.open, ((path, flags | os.O_CLOEXEC, 0o600),)))
+            _open[id(held)] = threading.get_ident(), held  # not before: what fails to open is nothing to remember
             self.fd: int = held[0]
 
     def close(self) -> None:
