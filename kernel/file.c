@@ -4,11 +4,11 @@
 #include <linux/fs.h>
 #include <linux/mman.h>
 #include <linux/pagemap.h>
-#include <linux/sched/signal.h>
+#include <linux/pagevec.h>
 #include <linux/uio.h>
 #include "mshare.h"
 
-static int mshare_mmap(struct file *file, struct vm_area_struct *vma)
+int mshare_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	const unsigned long unit_pages = MSHARE_UNIT >> PAGE_SHIFT;
 
@@ -18,6 +18,8 @@ static int mshare_mmap(struct file *file, struct vm_area_struct *vma)
 	if (!(vma->vm_flags & (VM_READ | VM_WRITE)))
 		return -EINVAL;
 	if (vma->vm_flags & VM_EXEC)
+		return -EPERM;
+	if (vma->vm_flags & VM_WRITE && READ_ONCE(MSHARE_I(file->f_mapping->host)->sealed))
 		return -EPERM;
 	/*
 	 * Facts: a link replaces the table of a whole unit of the address space.
@@ -29,7 +31,7 @@ static int mshare_mmap(struct file *file, struct vm_area_struct *vma)
 	if ((vma->vm_start | vma->vm_end) & (MSHARE_UNIT - 1) ||
 	    vma->vm_pgoff & (unit_pages - 1))
 		return -EINVAL;
-	if (vma->vm_pgoff + vma_pages(vma) > file_inode(file)->i_sb->s_maxbytes >> PAGE_SHIFT)
+	if (vma->vm_pgoff + vma_pages(vma) > MSHARE_MAX_BYTES >> PAGE_SHIFT)
 		return -EOVERFLOW;
 
 	mshare_vm_flags_mod(vma, VM_DONTEXPAND,
@@ -38,23 +40,18 @@ static int mshare_mmap(struct file *file, struct vm_area_struct *vma)
 	return mshare_attach(vma);
 }
 
-static unsigned long mshare_get_unmapped_area(struct file *file, unsigned long addr,
-					      unsigned long len, unsigned long pgoff,
-					      unsigned long flags)
+unsigned long mshare_get_unmapped_area(struct file *file, unsigned long addr, unsigned long len,
+				       unsigned long pgoff, unsigned long flags)
 {
+	bool fixed = flags & MAP_FIXED;
 	unsigned long found;
 
-	if ((len | pgoff << PAGE_SHIFT) & (MSHARE_UNIT - 1))
+	if ((len | pgoff << PAGE_SHIFT | (fixed ? addr : 0)) & (MSHARE_UNIT - 1))
 		return -EINVAL;
-	if (flags & MAP_FIXED) {
-		if (addr & (MSHARE_UNIT - 1))
-			return -EINVAL;
-		return mm_get_unmapped_area(current->mm, file, addr, len, pgoff, flags);
-	}
-	if (addr) {
+	if (addr || fixed) {
 		found = mm_get_unmapped_area(current->mm, file, ALIGN(addr, MSHARE_UNIT),
 					     len, pgoff, flags);
-		if (IS_ERR_VALUE(found) || !(found & (MSHARE_UNIT - 1)))
+		if (fixed || IS_ERR_VALUE(found) || !(found & (MSHARE_UNIT - 1)))
 			return found;
 	}
 	if (len > TASK_SIZE - MSHARE_UNIT)
@@ -63,24 +60,23 @@ static unsigned long mshare_get_unmapped_area(struct file *file, unsigned long a
 	return IS_ERR_VALUE(found) ? found : ALIGN(found, MSHARE_UNIT);
 }
 
-static ssize_t mshare_read_iter(struct kiocb *iocb, struct iov_iter *to)
+ssize_t mshare_read_iter(struct kiocb *iocb, struct iov_iter *to)
 {
-	struct inode *inode = file_inode(iocb->ki_filp);
-	struct mshare_inode *mi = MSHARE_I(inode);
+	struct inode *inode = iocb->ki_filp->f_mapping->host;
 	ssize_t done = 0;
+	int err = 0;
 
-	while (iov_iter_count(to)) {
-		loff_t size = i_size_read(inode);
+	while (iov_iter_count(to) && !err) {
+		loff_t left = i_size_read(inode) - iocb->ki_pos;
 		pgoff_t index = iocb->ki_pos >> PAGE_SHIFT;
 		size_t offset = offset_in_page(iocb->ki_pos);
 		size_t want, got;
 		struct page *page;
 
-		if (iocb->ki_pos >= size)
+		if (left <= 0)
 			break;
-		want = min_t(loff_t, size - iocb->ki_pos, PAGE_SIZE - offset);
-		want = min(want, iov_iter_count(to));
-		if (mshare_page_prot(mi, index) == MSHARE_PROT_NONE)
+		want = min3((size_t)left, PAGE_SIZE - offset, iov_iter_count(to));
+		if (mshare_page_prot(MSHARE_I(inode), index) == MSHARE_PROT_NONE)
 			return done ?: -EACCES;
 		page = find_get_page(inode->i_mapping, index);
 		if (page) {
@@ -91,26 +87,44 @@ static ssize_t mshare_read_iter(struct kiocb *iocb, struct iov_iter *to)
 		}
 		iocb->ki_pos += got;
 		done += got;
-		if (got < want)
-			return done ?: -EFAULT;
-		if (fatal_signal_pending(current))
-			return done ?: -EINTR;
-		cond_resched();
+		err = got < want ? -EFAULT : mshare_pause();
 	}
 	file_accessed(iocb->ki_filp);
-	return done;
+	return done ?: err;
 }
 
-/* Pages past the end are left over from a call that failed.  Under the inode lock. */
-static void mshare_drop_past_end(struct inode *inode)
+/*
+ * Give up the bytes of [@start, @end]; with @shrink the file ends at @start.
+ * Under the inode lock.
+ */
+static int mshare_discard(struct inode *inode, loff_t start, loff_t end, bool shrink)
 {
+	pgoff_t first = DIV_ROUND_UP(start, PAGE_SIZE), beyond = (end + 1) >> PAGE_SHIFT;
 	struct address_space *mapping = inode->i_mapping;
-	loff_t size = i_size_read(inode);
+	struct mshare_inode *mi = MSHARE_I(inode);
+	int err = 0;
 
 	filemap_invalidate_lock(mapping);
-	mshare_unmap_pages(MSHARE_I(inode), DIV_ROUND_UP(size, PAGE_SIZE), ULONG_MAX);
-	mshare_drop_range(inode, round_up(size, PAGE_SIZE), -1);
+	if (!mshare_range_writable(mi, start >> PAGE_SHIFT, end >> PAGE_SHIFT)) {
+		err = -EACCES;
+		goto unlock_mapping;
+	}
+	/* First the size: a fault that waits for the lock then sees the end. */
+	if (shrink)
+		i_size_write(inode, start);
+	if (first < beyond)
+		mshare_restrict(mi, first, beyond - 1, MSHARE_PROT_NONE);
+	mshare_drop_range(inode, start, end);
+	atomic64_inc(&mi->generation);
+unlock_mapping:
 	filemap_invalidate_unlock(mapping);
+	return err;
+}
+
+/* Pages past the end are left over from a call that failed. */
+static void mshare_drop_past_end(struct inode *inode)
+{
+	mshare_discard(inode, round_up(i_size_read(inode), PAGE_SIZE), MSHARE_TO_END, false);
 }
 
 static ssize_t mshare_write_pages(struct kiocb *iocb, struct iov_iter *from)
@@ -118,8 +132,9 @@ static ssize_t mshare_write_pages(struct kiocb *iocb, struct iov_iter *from)
 	struct inode *inode = file_inode(iocb->ki_filp);
 	struct mshare_inode *mi = MSHARE_I(inode);
 	ssize_t done = 0;
+	int err = 0;
 
-	while (iov_iter_count(from)) {
+	while (iov_iter_count(from) && !err) {
 		pgoff_t index = iocb->ki_pos >> PAGE_SHIFT;
 		size_t offset = offset_in_page(iocb->ki_pos);
 		size_t want = min(PAGE_SIZE - offset, iov_iter_count(from));
@@ -137,19 +152,13 @@ static ssize_t mshare_write_pages(struct kiocb *iocb, struct iov_iter *from)
 		put_page(page);
 		iocb->ki_pos += got;
 		done += got;
-		if (got && iocb->ki_pos > i_size_read(inode)) {
-			mshare_choose_base(mi, iocb->ki_pos);
-			i_size_write(inode, iocb->ki_pos);
-		}
-		if (got < want) {
-			mshare_drop_past_end(inode);
-			return done ?: -EFAULT;
-		}
-		if (fatal_signal_pending(current))
-			return done ?: -EINTR;
-		cond_resched();
+		if (got && iocb->ki_pos > i_size_read(inode))
+			mshare_set_size(inode, iocb->ki_pos);
+		err = got < want ? -EFAULT : mshare_pause();
 	}
-	return done;
+	if (err == -EFAULT)
+		mshare_drop_past_end(inode);
+	return done ?: err;
 }
 
 static ssize_t mshare_write_iter(struct kiocb *iocb, struct iov_iter *from)
@@ -158,11 +167,9 @@ static ssize_t mshare_write_iter(struct kiocb *iocb, struct iov_iter *from)
 	ssize_t done;
 
 	inode_lock(inode);
-	done = generic_write_checks(iocb, from);
-	if (done <= 0)
-		goto unlock_inode;
-	done = file_modified(iocb->ki_filp) ?: mshare_write_pages(iocb, from);
-unlock_inode:
+	done = MSHARE_I(inode)->sealed ? -EPERM : generic_write_checks(iocb, from);
+	if (done > 0)
+		done = file_modified(iocb->ki_filp) ?: mshare_write_pages(iocb, from);
 	inode_unlock(inode);
 	return done;
 }
@@ -170,23 +177,15 @@ unlock_inode:
 /* Pages of [first, last] that the region has.  Under the inode lock. */
 static s64 mshare_count_pages(struct address_space *mapping, pgoff_t first, pgoff_t last)
 {
-	XA_STATE(xas, &mapping->i_pages, first);
+	struct folio_batch batch;
 	s64 count = 0;
-	void *entry;
 
-	rcu_read_lock();
-	xas_for_each(&xas, entry, last) {
-		if (xas_retry(&xas, entry))
-			continue;
-		count++;
-		if (!(count % 1024)) {
-			xas_pause(&xas);
-			rcu_read_unlock();
-			cond_resched();
-			rcu_read_lock();
-		}
+	folio_batch_init(&batch);
+	while (filemap_get_folios(mapping, &first, last, &batch)) {
+		count += folio_batch_count(&batch);
+		folio_batch_release(&batch);
+		cond_resched();
 	}
-	rcu_read_unlock();
 	return count;
 }
 
@@ -196,7 +195,6 @@ static int mshare_reserve(struct inode *inode, loff_t offset, loff_t len)
 	struct address_space *mapping = inode->i_mapping;
 	pgoff_t first = offset >> PAGE_SHIFT;
 	pgoff_t last = (offset + len - 1) >> PAGE_SHIFT;
-	loff_t size = i_size_read(inode);
 	/* Running out must be an error to this caller, not an OOM kill. */
 	gfp_t gfp = mapping_gfp_mask(mapping) | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
 	struct page *page;
@@ -211,53 +209,20 @@ static int mshare_reserve(struct inode *inode, loff_t offset, loff_t len)
 	err = mshare_charge_pages(inode->i_sb, prepaid);
 	if (err)
 		return err;
-	for (index = first; index <= last; index++) {
+	for (index = first; index <= last && !err; index++) {
 		page = mshare_get_page(inode, index, gfp, &prepaid);
 		if (IS_ERR(page)) {
 			err = PTR_ERR(page);
 			break;
 		}
-		err = mshare_fill_page(MSHARE_I(inode), index, page);
+		err = mshare_fill_page(MSHARE_I(inode), index, page) ?: mshare_pause();
 		put_page(page);
-		if (err)
-			break;
-		if (fatal_signal_pending(current)) {
-			err = -EINTR;
-			break;
-		}
-		cond_resched();
 	}
 	mshare_uncharge_pages(inode->i_sb, prepaid);
-	if (err) {
+	if (err)
 		mshare_drop_past_end(inode);
-		return err;
-	}
-	if (offset + len > size) {
-		mshare_choose_base(MSHARE_I(inode), offset + len);
-		i_size_write(inode, offset + len);
-	}
-	return 0;
-}
-
-static int mshare_punch_hole(struct inode *inode, loff_t offset, loff_t len)
-{
-	struct address_space *mapping = inode->i_mapping;
-	struct mshare_inode *mi = MSHARE_I(inode);
-	pgoff_t first = DIV_ROUND_UP(offset, PAGE_SIZE);
-	pgoff_t end = (offset + len) >> PAGE_SHIFT;
-	int err = 0;
-
-	filemap_invalidate_lock(mapping);
-	if (!mshare_range_writable(mi, offset >> PAGE_SHIFT, (offset + len - 1) >> PAGE_SHIFT)) {
-		err = -EACCES;
-		goto unlock_mapping;
-	}
-	if (first < end)
-		mshare_unmap_pages(mi, first, end - 1);
-	mshare_drop_range(inode, offset, offset + len - 1);
-	atomic64_inc(&mi->generation);
-unlock_mapping:
-	filemap_invalidate_unlock(mapping);
+	else if (offset + len > i_size_read(inode))
+		mshare_set_size(inode, offset + len);
 	return err;
 }
 
@@ -269,68 +234,37 @@ static long mshare_fallocate(struct file *file, int mode, loff_t offset, loff_t 
 	if (mode && mode != (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
 		return -EOPNOTSUPP;
 	inode_lock(inode);
-	err = file_modified(file);
+	err = MSHARE_I(inode)->sealed ? -EPERM : file_modified(file);
 	if (!err)
-		err = mode ? mshare_punch_hole(inode, offset, len) :
+		err = mode ? mshare_discard(inode, offset, offset + len - 1, false) :
 			     mshare_reserve(inode, offset, len);
 	inode_unlock(inode);
-	return err;
-}
-
-static int mshare_resize(struct inode *inode, loff_t size)
-{
-	struct address_space *mapping = inode->i_mapping;
-	struct mshare_inode *mi = MSHARE_I(inode);
-	int err = 0;
-
-	if (size >= i_size_read(inode)) {
-		mshare_choose_base(mi, size);
-		i_size_write(inode, size);
-		return 0;
-	}
-	filemap_invalidate_lock(mapping);
-	if (!mshare_range_writable(mi, size >> PAGE_SHIFT, ULONG_MAX)) {
-		err = -EACCES;
-		goto unlock_mapping;
-	}
-	/* First the size: a fault that waits for the lock then sees the end. */
-	i_size_write(inode, size);
-	mshare_unmap_pages(mi, DIV_ROUND_UP(size, PAGE_SIZE), ULONG_MAX);
-	mshare_drop_range(inode, size, -1);
-	atomic64_inc(&mi->generation);
-unlock_mapping:
-	filemap_invalidate_unlock(mapping);
 	return err;
 }
 
 static int mshare_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr)
 {
 	struct inode *inode = d_inode(dentry);
+	loff_t size = attr->ia_size;
 	int err;
 
 	err = setattr_prepare(idmap, dentry, attr);
-	if (err)
-		return err;
-	if (attr->ia_valid & ATTR_SIZE) {
-		err = mshare_resize(inode, attr->ia_size);
-		if (err)
-			return err;
+	if (!err && attr->ia_valid & ATTR_SIZE && MSHARE_I(inode)->sealed)
+		err = -EPERM;
+	if (!err && attr->ia_valid & ATTR_SIZE) {
+		if (size < i_size_read(inode))
+			err = mshare_discard(inode, size, MSHARE_TO_END, true);
+		else
+			mshare_set_size(inode, size);
 	}
-	setattr_copy(idmap, inode, attr);
-	return 0;
-}
-
-static int mshare_getattr(struct mnt_idmap *idmap, const struct path *path,
-			  struct kstat *stat, u32 request_mask, unsigned int flags)
-{
-	simple_getattr(idmap, path, stat, request_mask, flags);
-	stat->blocks = (u64)d_inode(path->dentry)->i_mapping->nrpages << (PAGE_SHIFT - 9);
-	return 0;
+	if (!err)
+		setattr_copy(idmap, inode, attr);
+	return err;
 }
 
 const struct inode_operations mshare_file_inode_operations = {
 	.setattr	= mshare_setattr,
-	.getattr	= mshare_getattr,
+	.getattr	= simple_getattr,
 };
 
 const struct file_operations mshare_file_operations = {

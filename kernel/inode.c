@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
 /* msharefs: inodes, the directory, and the pages of a region. */
-#include <linux/bitmap.h>
 #include <linux/fs.h>
 #include <linux/pagemap.h>
 #include <linux/migrate.h>
@@ -12,7 +11,7 @@
  * without write-back, but migration and compaction would replace a page that
  * nobody holds.
  * Consequence: a page must leave the cache through mshare_drop_range() only,
- * after mshare_unmap_pages() has removed its leaves and flushed.
+ * after mshare_restrict() has removed its leaves and flushed.
  * Decision: pages are dirty from birth, the mapping is unevictable, and
  * migration is refused.  There is no read_folio, so that neither read-ahead
  * nor a read of a hole can add pages behind the mount's limit.
@@ -92,38 +91,79 @@ void mshare_drop_range(struct inode *inode, loff_t start, loff_t end)
 	mshare_uncharge_pages(inode->i_sb, before - inode->i_mapping->nrpages);
 }
 
-/* Give the region an address of its own, when it first has a size. */
-void mshare_choose_base(struct mshare_inode *mi, loff_t size)
+/* The first range of addresses that no region has, or 0.  Under bases_lock. */
+static u64 mshare_free_base(struct mshare_sb_info *sbi, u64 bytes)
 {
-	struct mshare_sb_info *sbi = MSHARE_SB(mi->vfs_inode.i_sb);
-	unsigned long units = DIV_ROUND_UP_ULL(size, MSHARE_UNIT);
-	unsigned long first;
+	u64 start = MSHARE_BASE_FIRST;
+	struct mshare_inode *other;
 
-	if (mi->base || !units)
-		return;
-	spin_lock(&sbi->bases_lock);
-	first = bitmap_find_next_zero_area(sbi->bases, MSHARE_BASE_UNITS, 0, units, 0);
-	/* Without a free range the region stays without an address. */
-	if (first + units <= MSHARE_BASE_UNITS) {
-		bitmap_set(sbi->bases, first, units);
-		mi->base_units = units;
-		WRITE_ONCE(mi->base, MSHARE_BASE_FIRST + first * MSHARE_UNIT);
+	list_for_each_entry(other, &sbi->bases, base_node) {
+		if (other->base >= start + bytes)
+			break;
+		start = max(start, other->base_end);
 	}
-	spin_unlock(&sbi->bases_lock);
+	return start + bytes <= MSHARE_BASE_END ? start : 0;
 }
 
-void mshare_forget_base(struct mshare_inode *mi)
+/*
+ * Facts: anybody may make files, sparse ones of any size cost nothing, and an
+ * owner may set any base.  A base is advice; overlapping ones do harm only to
+ * who wants both regions in one process.
+ * Consequence: if an address that is taken were refused, one user could keep
+ * it from another; if all were reserved, one user could leave none to give.
+ * Decision: what owners set may overlap; a user other than root reserves up to
+ * a share.  Beyond it a region has a base that the next one may get, too.
+ */
+static void mshare_reserve_base(struct mshare_inode *mi, u64 base, u64 bytes)
 {
 	struct mshare_sb_info *sbi = MSHARE_SB(mi->vfs_inode.i_sb);
+	struct list_head *place = &sbi->bases;
+	kuid_t uid = mi->vfs_inode.i_uid;
+	struct mshare_inode *other;
+	u64 held = bytes;
 
-	if (mi->base_units) {
-		spin_lock(&sbi->bases_lock);
-		bitmap_clear(sbi->bases, (mi->base - MSHARE_BASE_FIRST) / MSHARE_UNIT,
-			     mi->base_units);
-		spin_unlock(&sbi->bases_lock);
+	list_del_init(&mi->base_node);
+	list_for_each_entry(other, &sbi->bases, base_node) {
+		if (uid_eq(other->vfs_inode.i_uid, uid))
+			held += other->base_end - other->base;
+		if (other->base <= base)
+			place = &other->base_node;
 	}
-	mi->base_units = 0;
-	WRITE_ONCE(mi->base, 0);
+	if (held <= MSHARE_BASE_SHARE || uid_eq(uid, GLOBAL_ROOT_UID))
+		list_add(&mi->base_node, place);
+	WRITE_ONCE(mi->base, base);
+	mi->base_end = base + bytes;
+}
+
+/* Set the size; a region that has outgrown its addresses gets some, or more of them. */
+void mshare_set_size(struct inode *inode, loff_t size)
+{
+	struct mshare_sb_info *sbi = MSHARE_SB(inode->i_sb);
+	u64 base, bytes = round_up(size, MSHARE_UNIT);
+	struct mshare_inode *mi = MSHARE_I(inode);
+
+	i_size_write(inode, size);
+	if (bytes <= mi->base_end - mi->base)
+		return;
+	mutex_lock(&sbi->bases_lock);
+	base = mi->base ?: mshare_free_base(sbi, bytes);
+	/* Without a free range the region stays without an address. */
+	if (base)
+		mshare_reserve_base(mi, base, bytes);
+	mutex_unlock(&sbi->bases_lock);
+}
+
+/* 0: none any more. */
+void mshare_set_base(struct mshare_inode *mi, u64 base)
+{
+	struct mutex *lock = &MSHARE_SB(mi->vfs_inode.i_sb)->bases_lock;
+
+	mutex_lock(lock);
+	list_del_init(&mi->base_node);
+	if (base)
+		mshare_reserve_base(mi, base,
+				    round_up((u64)i_size_read(&mi->vfs_inode), MSHARE_UNIT));
+	mutex_unlock(lock);
 }
 
 struct inode *mshare_new_inode(struct super_block *sb, struct inode *dir, umode_t mode)
@@ -206,10 +246,6 @@ static const struct file_operations mshare_info_operations = {
 	.llseek	= default_llseek,
 };
 
-static const struct inode_operations mshare_info_inode_operations = {
-	.getattr	= simple_getattr,
-};
-
 /* mshare_info: the alignment of addresses and lengths, in bytes, as decimal text. */
 int mshare_make_info_file(struct super_block *sb)
 {
@@ -224,7 +260,6 @@ int mshare_make_info_file(struct super_block *sb)
 		dput(dentry);
 		return PTR_ERR(inode);
 	}
-	inode->i_op = &mshare_info_inode_operations;
 	inode->i_fop = &mshare_info_operations;
 	/* Not removed or renamed, by the owner of the directory neither. */
 	inode->i_flags |= S_IMMUTABLE;

@@ -8,12 +8,15 @@
 
 #define MSHARE_MAX_PIDS	65536
 
-static long mshare_ioctl_info(struct inode *inode, void __user *arg)
+static long mshare_ioctl_info(struct file *file, void __user *arg)
 {
+	struct inode *inode = file->f_mapping->host;
 	struct mshare_inode *mi = MSHARE_I(inode);
 	struct mshare_info info = {
 		.abi		= MSHARE_ABI,
-		.flags		= READ_ONCE(mi->protected) ? MSHARE_INFO_PROTECTED : 0,
+		.flags		= (READ_ONCE(mi->protected) ? MSHARE_INFO_PROTECTED : 0) |
+				  (READ_ONCE(mi->sealed) ? MSHARE_INFO_SEALED : 0) |
+				  (mshare_is_handle(file) ? MSHARE_INFO_MAP_ONLY : 0),
 		.size		= i_size_read(inode),
 		.base		= READ_ONCE(mi->base),
 		.unit_bytes	= MSHARE_UNIT,
@@ -52,12 +55,13 @@ static long mshare_ioctl_pids(struct inode *inode, void __user *arg)
 	return err;
 }
 
-/* May this caller change what holds for all?  Writable descriptor, and owner. */
+/* May this caller change what holds for all?  Writable descriptor, owner, and not sealed. */
 static int mshare_may_control(struct file *file)
 {
 	if (!(file->f_mode & FMODE_WRITE))
 		return -EBADF;
-	if (!inode_owner_or_capable(file_mnt_idmap(file), file_inode(file)))
+	if (!inode_owner_or_capable(file_mnt_idmap(file), file_inode(file)) ||
+	    READ_ONCE(MSHARE_I(file_inode(file))->sealed))
 		return -EPERM;
 	return 0;
 }
@@ -98,7 +102,6 @@ static long mshare_ioctl_set_base(struct file *file, void __user *arg)
 {
 	struct inode *inode = file_inode(file);
 	struct mshare_inode *mi = MSHARE_I(inode);
-	u32 attachments, processes;
 	u64 base, end;
 	long err;
 
@@ -114,17 +117,39 @@ static long mshare_ioctl_set_base(struct file *file, void __user *arg)
 	    check_add_overflow(base, round_up((u64)i_size_read(inode), MSHARE_UNIT), &end) ||
 	    end > DEFAULT_MAP_WINDOW)
 		goto unlock_inode;
-	mshare_count_maps(mi, &attachments, &processes, NULL, 0);
 	err = -EBUSY;
-	if (attachments)
+	if (mapping_mapped(inode->i_mapping))
 		goto unlock_inode;
-	mshare_forget_base(mi);
-	WRITE_ONCE(mi->base, base);
+	mshare_set_base(mi, base);
 	atomic64_inc(&mi->generation);
 	err = 0;
 unlock_inode:
 	inode_unlock(inode);
 	return err;
+}
+
+static long mshare_ioctl_seal(struct file *file)
+{
+	struct inode *inode = file_inode(file);
+	long err = mshare_may_control(file);
+
+	if (err)
+		return READ_ONCE(MSHARE_I(inode)->sealed) ? 0 : err;
+	inode_lock(inode);
+	filemap_invalidate_lock(inode->i_mapping);
+	err = mshare_seal_pages(MSHARE_I(inode));
+	filemap_invalidate_unlock(inode->i_mapping);
+	inode_unlock(inode);
+	return err;
+}
+
+static long mshare_ioctl_handle(struct file *file, void __user *arg)
+{
+	u32 flags;
+
+	if (copy_from_user(&flags, arg, sizeof(flags)))
+		return -EFAULT;
+	return mshare_make_handle(file, flags);
 }
 
 long mshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
@@ -133,13 +158,17 @@ long mshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 
 	switch (cmd) {
 	case MSHARE_IOC_INFO:
-		return mshare_ioctl_info(file_inode(file), argp);
+		return mshare_ioctl_info(file, argp);
 	case MSHARE_IOC_PIDS:
-		return mshare_ioctl_pids(file_inode(file), argp);
+		return mshare_ioctl_pids(file->f_mapping->host, argp);
 	case MSHARE_IOC_PROTECT:
 		return mshare_ioctl_protect(file, argp);
 	case MSHARE_IOC_SET_BASE:
 		return mshare_ioctl_set_base(file, argp);
+	case MSHARE_IOC_SEAL:
+		return mshare_ioctl_seal(file);
+	case MSHARE_IOC_HANDLE:
+		return mshare_ioctl_handle(file, argp);
 	}
 	return -ENOTTY;
 }

@@ -4,8 +4,10 @@
 #define _MSHARE_H
 
 #include <linux/fs.h>
+#include <linux/maple_tree.h>
 #include <linux/mm.h>
 #include <linux/mutex.h>
+#include <linux/sched/signal.h>
 #include <linux/spinlock.h>
 #include <linux/xarray.h>
 #include "uapi/mshare.h"
@@ -17,6 +19,9 @@
  */
 enum mshare_tree { MSHARE_TREE_RW, MSHARE_TREE_RO, MSHARE_NR_TREES };
 
+#define MSHARE_MAX_BYTES	(1LL << 44)	/* of one file: 16 TiB */
+#define MSHARE_TO_END		(2 * MSHARE_MAX_BYTES - 1)	/* past any page */
+
 struct mshare_sb_info {
 	atomic64_t used_pages;		/* charged, <= max_pages */
 	s64 max_pages;
@@ -25,24 +30,18 @@ struct mshare_sb_info {
 	umode_t mode;			/* of the root directory */
 	kuid_t uid;
 	kgid_t gid;
-	spinlock_t bases_lock;		/* protects bases */
-	unsigned long *bases;		/* a bit for each unit of address handed out */
+	struct mutex bases_lock;
+	struct list_head bases;		/* reserved: mshare_inode.base_node by base */
 };
-
-/* Units of address space that regions are given addresses from. */
-#define MSHARE_BASE_UNITS	((MSHARE_BASE_END - MSHARE_BASE_FIRST) / MSHARE_UNIT)
-
-struct mshare_unit;
 
 struct mshare_inode {
 	struct inode vfs_inode;
-	/* Protects: making units, trees and protection maps. */
-	struct mutex table_lock;
-	struct xarray units;		/* struct mshare_unit by unit number */
+	struct mutex table_lock;	/* protects making trees */
+	struct xarray trees;		/* PMD pages; they go with the inode */
+	struct maple_tree prot;		/* MSHARE_PROT_* of pages with less than all */
 	/* Protects: maps, and vm_ops of the mappings on it. */
 	spinlock_t maps_lock;
-	struct list_head maps;		/* struct mshare_map.region_node */
-	u32 nr_maps, nr_processes;	/* maps_lock, too */
+	struct list_head maps;		/* struct mshare_map.region_node, by process */
 	atomic_long_t table_pages;
 	atomic64_t generation;
 	atomic64_t filled;
@@ -53,8 +52,11 @@ struct mshare_inode {
 	bool strict;
 	/* Some page has had a protection; under invalidate_lock. */
 	bool protected;
-	u64 base;			/* under inode_lock; read anywhere */
-	u32 base_units;			/* reserved in sb_info.bases; likewise */
+	/* Read-only for good; set under inode lock and invalidate lock. */
+	bool sealed;
+	/* Under inode lock and sb_info.bases_lock; base is read anywhere. */
+	u64 base, base_end;
+	struct list_head base_node;
 };
 
 static inline struct mshare_inode *MSHARE_I(struct inode *inode)
@@ -65,6 +67,13 @@ static inline struct mshare_inode *MSHARE_I(struct inode *inode)
 static inline struct mshare_sb_info *MSHARE_SB(struct super_block *sb)
 {
 	return sb->s_fs_info;
+}
+
+/* Between two steps of something long: 0 or -EINTR. */
+static inline int mshare_pause(void)
+{
+	cond_resched();
+	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 
 /* super.c */
@@ -81,12 +90,21 @@ int mshare_make_info_file(struct super_block *sb);
 struct page *mshare_get_page(struct inode *inode, pgoff_t index, gfp_t gfp,
 			     s64 *prepaid);
 void mshare_drop_range(struct inode *inode, loff_t start, loff_t end);
-void mshare_choose_base(struct mshare_inode *mi, loff_t size);
-void mshare_forget_base(struct mshare_inode *mi);
+void mshare_set_size(struct inode *inode, loff_t size);
+void mshare_set_base(struct mshare_inode *mi, u64 base);
 
 /* file.c */
 extern const struct file_operations mshare_file_operations;
 extern const struct inode_operations mshare_file_inode_operations;
+
+ssize_t mshare_read_iter(struct kiocb *iocb, struct iov_iter *to);
+int mshare_mmap(struct file *file, struct vm_area_struct *vma);
+unsigned long mshare_get_unmapped_area(struct file *file, unsigned long addr, unsigned long len,
+				       unsigned long pgoff, unsigned long flags);
+
+/* handle.c */
+bool mshare_is_handle(struct file *file);
+long mshare_make_handle(struct file *file, u32 flags);
 
 /* ioctl.c */
 long mshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
@@ -94,16 +112,17 @@ long mshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
 /* pagetable.c */
 int mshare_pagetable_init(void);
 void mshare_pagetable_exit(void);
-void mshare_tables_init_once(struct mshare_inode *mi);
-void mshare_tables_reset(struct mshare_inode *mi);
+void mshare_tables_init(struct mshare_inode *mi);
 void mshare_tables_free(struct mshare_inode *mi);
 int mshare_attach(struct vm_area_struct *vma);
 int mshare_fill_page(struct mshare_inode *mi, pgoff_t index, struct page *page);
-void mshare_unmap_pages(struct mshare_inode *mi, pgoff_t first, pgoff_t last);
+void mshare_restrict(struct mshare_inode *mi, pgoff_t first, pgoff_t last,
+		     unsigned int prot);
 unsigned int mshare_page_prot(struct mshare_inode *mi, pgoff_t index);
 bool mshare_range_writable(struct mshare_inode *mi, pgoff_t first, pgoff_t last);
 int mshare_protect_pages(struct mshare_inode *mi, pgoff_t first, pgoff_t last,
 			 unsigned int prot);
+int mshare_seal_pages(struct mshare_inode *mi);
 void mshare_count_maps(struct mshare_inode *mi, u32 *attachments, u32 *processes,
 		       s32 *pids, u32 capacity);
 

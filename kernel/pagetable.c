@@ -12,7 +12,7 @@
  *   inode lock				removal and protection of pages
  *   invalidate_lock of the mapping	shared: leaves may be filled;
  *					exclusive: they are taken away
- *   table_lock of the region		making units, trees, protection maps
+ *   table_lock of the region		making trees
  *   mshare_mm.lock			the links of one process, maps in it
  *   mm->page_table_lock		one PUD entry
  *   maps_lock of the region		its list of maps
@@ -25,56 +25,43 @@
 #include <linux/pagemap.h>
 #include <linux/pagevec.h>
 #include <linux/sched/mm.h>
-#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <asm/pgalloc.h>
 #include <asm/tlbflush.h>
 #include "mshare.h"
 
 #define UNIT_PAGE_SHIFT	(PUD_SHIFT - PAGE_SHIFT)
+#define UNIT_PAGES	(1UL << UNIT_PAGE_SHIFT)
 #define MAX_MAPS_PER_MM	1024
-#define FREE_BATCH	32
 
-/* Which pages of 2 MiB have less than full access. */
-struct mshare_prot_map {
-	DECLARE_BITMAP(none, PTRS_PER_PTE);
-	DECLARE_BITMAP(read, PTRS_PER_PTE);
-};
-
-/* Published in mi->units; lives as long as the inode, as all it points to. */
-struct mshare_unit {
-	pmd_t *pmd[MSHARE_NR_TREES];	/* published with release semantics */
-	bool ready[MSHARE_NR_TREES];	/* filled once; likewise */
-	struct mshare_prot_map **prot;	/* PTRS_PER_PMD of them, or NULL */
-};
+/* Of a tree in mi->trees: it has a leaf for each page there is. */
+#define TREE_FILLED	XA_MARK_0
 
 /* One process (address space) with attachments. */
 struct mshare_mm {
 	struct mmu_notifier notifier;
-	spinlock_t lock;		/* maps, links, invalidating, dead */
+	spinlock_t lock;		/* maps, their links, walks and dead */
+	wait_queue_head_t idle;		/* some map has no walks any more */
 	struct list_head maps;
 	unsigned int nr_maps;
 };
 
-/* One attachment: a VMA. */
+/* One attachment. */
 struct mshare_map {
 	struct mshare_mm *smm;
 	struct mshare_inode *mi;
-	struct vm_area_struct *vma;
+	struct vm_area_struct *vma;	/* lives as long; never split or resized */
 	struct list_head mm_node;	/* smm->lock */
 	struct list_head region_node;	/* mi->maps_lock */
-	unsigned long start, end;
-	unsigned long first_unit;
-	enum mshare_tree tree;
-	unsigned int invalidating;	/* walks by the kernel under way */
+	unsigned int walks;		/* by the kernel, under way: parked */
 	bool dead;			/* unlinked for good */
-	bool counts;			/* stands for its process; mi->maps_lock */
 };
 
 /* See mshare_invalidate_start(). */
 static pmd_t *mshare_parking;
 
-static const struct vm_operations_struct mshare_vm_ops;
+/* The strict ones without page_mkwrite; see mshare_make_strict(). */
+static struct vm_operations_struct mshare_vm_ops __ro_after_init;
 static const struct vm_operations_struct mshare_strict_vm_ops;
 
 /* ---- TLB ---- */
@@ -120,72 +107,33 @@ static void mshare_flush_mm(struct mm_struct *mm)
 
 /* ---- the region's tables ---- */
 
-static struct mshare_unit *mshare_find_unit(struct mshare_inode *mi, pgoff_t index)
+/* Where mi->trees has the PMD page of a tree. */
+static unsigned long mshare_tree_key(pgoff_t index, enum mshare_tree tree)
 {
-	return xa_load(&mi->units, index >> UNIT_PAGE_SHIFT);
+	return (index >> UNIT_PAGE_SHIFT) * MSHARE_NR_TREES + tree;
 }
 
-static struct mshare_prot_map *mshare_find_prot(struct mshare_unit *unit, pgoff_t index)
+static pmd_t *mshare_leaf_pmd(pmd_t *table, pgoff_t index)
 {
-	struct mshare_prot_map **prot = smp_load_acquire(&unit->prot);
-
-	if (!prot)
-		return NULL;
-	return smp_load_acquire(&prot[(index >> (PMD_SHIFT - PAGE_SHIFT)) % PTRS_PER_PMD]);
+	return table + (index >> (PMD_SHIFT - PAGE_SHIFT)) % PTRS_PER_PMD;
 }
 
 /* MSHARE_PROT_* of one page.  Exact under the invalidate lock. */
 unsigned int mshare_page_prot(struct mshare_inode *mi, pgoff_t index)
 {
-	struct mshare_prot_map *prot;
-	struct mshare_unit *unit;
+	void *entry = READ_ONCE(mi->protected) ? mtree_load(&mi->prot, index) : NULL;
 
-	if (!READ_ONCE(mi->protected))
-		return MSHARE_PROT_READWRITE;
-	unit = mshare_find_unit(mi, index);
-	prot = unit ? mshare_find_prot(unit, index) : NULL;
-	if (!prot)
-		return MSHARE_PROT_READWRITE;
-	if (test_bit(index % PTRS_PER_PTE, prot->none))
-		return MSHARE_PROT_NONE;
-	if (test_bit(index % PTRS_PER_PTE, prot->read))
-		return MSHARE_PROT_READ;
-	return MSHARE_PROT_READWRITE;
-}
-
-/* Has nobody lost a right on these pages of a protection map? */
-static bool mshare_prot_map_clear(struct mshare_prot_map *prot, unsigned int from, unsigned int to)
-{
-	return find_next_bit(prot->none, to + 1, from) > to &&
-	       find_next_bit(prot->read, to + 1, from) > to;
+	if (entry)
+		return xa_to_value(entry);
+	return READ_ONCE(mi->sealed) ? MSHARE_PROT_READ : MSHARE_PROT_READWRITE;
 }
 
 /* May every page of the range be written?  Under the invalidate lock. */
 bool mshare_range_writable(struct mshare_inode *mi, pgoff_t first, pgoff_t last)
 {
-	struct mshare_unit *unit;
-	unsigned long nr;
+	unsigned long index = first;
 
-	if (!mi->protected)
-		return true;
-	xa_for_each_range(&mi->units, nr, unit, first >> UNIT_PAGE_SHIFT, last >> UNIT_PAGE_SHIFT) {
-		pgoff_t base = nr << UNIT_PAGE_SHIFT;
-		pgoff_t index = max(first, base);
-		pgoff_t end = min(last, base + (1UL << UNIT_PAGE_SHIFT) - 1);
-
-		if (!unit->prot)
-			continue;
-		for (; index <= end; index = (index | (PTRS_PER_PTE - 1)) + 1) {
-			struct mshare_prot_map *prot = mshare_find_prot(unit, index);
-			pgoff_t stop = min(end, index | (PTRS_PER_PTE - 1));
-
-			if (prot && !mshare_prot_map_clear(prot, index % PTRS_PER_PTE,
-							   stop % PTRS_PER_PTE))
-				return false;
-		}
-		cond_resched();
-	}
-	return true;
+	return !mi->sealed && (!mi->protected || !mt_find(&mi->prot, &index, last));
 }
 
 static pte_t mshare_leaf(struct page *page, enum mshare_tree tree, unsigned int prot)
@@ -219,10 +167,9 @@ static int mshare_make_ptes(struct mshare_inode *mi, pmd_t *pmd)
 	return 0;
 }
 
-static int mshare_fill_leaf(struct mshare_inode *mi, pmd_t *table, enum mshare_tree tree,
-			    pgoff_t index, struct page *page, unsigned int prot)
+static int mshare_fill_leaf(struct mshare_inode *mi, pmd_t *table, pgoff_t index, pte_t leaf)
 {
-	pmd_t *pmd = table + (index >> (PMD_SHIFT - PAGE_SHIFT)) % PTRS_PER_PMD;
+	pmd_t *pmd = mshare_leaf_pmd(table, index);
 	spinlock_t *ptl;
 	pte_t *pte;
 	int err;
@@ -235,12 +182,10 @@ static int mshare_fill_leaf(struct mshare_inode *mi, pmd_t *table, enum mshare_t
 	pte = (pte_t *)pmd_page_vaddr(READ_ONCE(*pmd)) + index % PTRS_PER_PTE;
 	ptl = pte_lockptr(NULL, pmd);
 	spin_lock(ptl);
-	if (pte_none(*pte)) {
-		set_pte(pte, mshare_leaf(page, tree, prot));
+	if (pte_none(*pte))
 		atomic64_inc(&mi->filled);
-	} else if (tree == MSHARE_TREE_RW && prot == MSHARE_PROT_READWRITE && !pte_write(*pte)) {
-		set_pte(pte, mshare_leaf(page, tree, prot));
-	}
+	if (pte_none(*pte) || pte_write(leaf))
+		set_pte_at(NULL, 0, pte, leaf);
 	spin_unlock(ptl);
 	return 0;
 }
@@ -252,23 +197,19 @@ static int mshare_fill_leaf(struct mshare_inode *mi, pmd_t *table, enum mshare_t
  */
 int mshare_fill_page(struct mshare_inode *mi, pgoff_t index, struct page *page)
 {
-	struct mshare_unit *unit = mshare_find_unit(mi, index);
 	unsigned int prot = mshare_page_prot(mi, index);
 	enum mshare_tree tree;
-	int err;
+	int err = 0;
 
-	if (!unit || prot == MSHARE_PROT_NONE)
+	if (prot == MSHARE_PROT_NONE)
 		return 0;
-	for (tree = 0; tree < MSHARE_NR_TREES; tree++) {
-		pmd_t *table = smp_load_acquire(&unit->pmd[tree]);
+	for (tree = 0; tree < MSHARE_NR_TREES && !err; tree++) {
+		pmd_t *table = xa_load(&mi->trees, mshare_tree_key(index, tree));
 
-		if (!table)
-			continue;
-		err = mshare_fill_leaf(mi, table, tree, index, page, prot);
-		if (err)
-			return err;
+		if (table)
+			err = mshare_fill_leaf(mi, table, index, mshare_leaf(page, tree, prot));
 	}
-	return 0;
+	return err;
 }
 
 /* Write the leaves of all pages there are in a range. */
@@ -284,38 +225,29 @@ static int mshare_fill_range(struct mshare_inode *mi, pgoff_t first, pgoff_t las
 			err = mshare_fill_page(mi, batch.folios[i]->index,
 					       folio_page(batch.folios[i], 0));
 		folio_batch_release(&batch);
-		if (fatal_signal_pending(current))
-			err = -EINTR;
-		cond_resched();
+		err = err ?: mshare_pause();
 	}
 	return err;
 }
 
 /* Returns whether the entry lost a right, so that a flush is due. */
-static bool mshare_restrict_leaf(pte_t *pte, enum mshare_tree tree, unsigned int prot)
+static bool mshare_restrict_leaf(pte_t *pte, unsigned int prot)
 {
-	if (pte_none(*pte))
+	if (pte_none(*pte) || (prot == MSHARE_PROT_READ && !pte_write(*pte)))
 		return false;
-	if (prot == MSHARE_PROT_NONE) {
-		ptep_get_and_clear(NULL, 0, pte);
-		return true;
-	}
-	if (prot == MSHARE_PROT_READ && pte_write(*pte)) {
+	if (prot == MSHARE_PROT_READ)
 		ptep_set_wrprotect(NULL, 0, pte);
-		return true;
-	}
-	if (prot == MSHARE_PROT_READWRITE && tree == MSHARE_TREE_RW && !pte_write(*pte))
-		set_pte(pte, mshare_leaf(pte_page(*pte), tree, prot));
-	return false;
+	else
+		ptep_get_and_clear(NULL, 0, pte);
+	return true;
 }
 
-static bool mshare_restrict_table(pmd_t *table, enum mshare_tree tree, pgoff_t index,
-				  pgoff_t last, unsigned int prot)
+static bool mshare_restrict_table(pmd_t *table, pgoff_t index, pgoff_t last, unsigned int prot)
 {
 	bool lost = false;
 
 	while (index <= last) {
-		pmd_t *pmd = table + (index >> (PMD_SHIFT - PAGE_SHIFT)) % PTRS_PER_PMD;
+		pmd_t *pmd = mshare_leaf_pmd(table, index);
 		pgoff_t stop = min(last, index | (PTRS_PER_PTE - 1));
 		spinlock_t *ptl;
 		pte_t *ptes;
@@ -328,7 +260,7 @@ static bool mshare_restrict_table(pmd_t *table, enum mshare_tree tree, pgoff_t i
 		ptl = pte_lockptr(NULL, pmd);
 		spin_lock(ptl);
 		for (; index <= stop; index++)
-			lost |= mshare_restrict_leaf(ptes + index % PTRS_PER_PTE, tree, prot);
+			lost |= mshare_restrict_leaf(ptes + index % PTRS_PER_PTE, prot);
 		spin_unlock(ptl);
 		cond_resched();
 	}
@@ -336,7 +268,8 @@ static bool mshare_restrict_table(pmd_t *table, enum mshare_tree tree, pgoff_t i
 }
 
 /*
- * Bring the present leaves of a range down (or up) to @prot, everywhere, now.
+ * Bring the leaves of a range down to MSHARE_PROT_READ or _NONE, everywhere,
+ * now.  After _NONE the pages may be freed.
  * The caller holds the invalidate lock exclusively, so nobody fills meanwhile.
  *
  * Facts: the flush reaches CPUs; a second MMU over an attached process (a KVM
@@ -348,147 +281,56 @@ static bool mshare_restrict_table(pmd_t *table, enum mshare_tree tree, pgoff_t i
  * It calls the notifiers of each, ours included, which hide the shared tables
  * from the walk (below).  tmpfs pays the same.
  */
-static void mshare_restrict(struct mshare_inode *mi, pgoff_t first, pgoff_t last, unsigned int prot)
+void mshare_restrict(struct mshare_inode *mi, pgoff_t first, pgoff_t last, unsigned int prot)
 {
-	struct mshare_unit *unit;
-	enum mshare_tree tree;
+	unsigned long key;
 	bool lost = false;
-	unsigned long nr;
+	pmd_t *table;
 
-	xa_for_each_range(&mi->units, nr, unit, first >> UNIT_PAGE_SHIFT, last >> UNIT_PAGE_SHIFT) {
-		pgoff_t base = nr << UNIT_PAGE_SHIFT;
+	xa_for_each_range(&mi->trees, key, table, mshare_tree_key(first, 0),
+			  mshare_tree_key(last, MSHARE_NR_TREES - 1)) {
+		pgoff_t start = key / MSHARE_NR_TREES << UNIT_PAGE_SHIFT;
 
-		for (tree = 0; tree < MSHARE_NR_TREES; tree++) {
-			if (!unit->pmd[tree])
-				continue;
-			lost |= mshare_restrict_table(unit->pmd[tree], tree, max(first, base),
-						      min(last, base + (1UL << UNIT_PAGE_SHIFT) - 1),
-						      prot);
-		}
+		lost |= mshare_restrict_table(table, max(first, start),
+					      min(last, start + UNIT_PAGES - 1), prot);
 	}
 	if (!lost)
 		return;
 	mshare_flush_all();
 	unmap_mapping_range(mi->vfs_inode.i_mapping, (loff_t)first << PAGE_SHIFT,
-			    last == ULONG_MAX ? 0 : (loff_t)(last - first + 1) << PAGE_SHIFT, 1);
+			    (loff_t)(last - first + 1) << PAGE_SHIFT, 1);
 }
 
-/* Remove the leaves of [@first, @last]; afterwards the pages may be freed. */
-void mshare_unmap_pages(struct mshare_inode *mi, pgoff_t first, pgoff_t last)
+/* Have the tree, filled from the pages there are. */
+static int mshare_make_tree(struct mshare_inode *mi, pgoff_t first, enum mshare_tree tree)
 {
-	mshare_restrict(mi, first, last, MSHARE_PROT_NONE);
-}
-
-/* Under table_lock. */
-static struct mshare_unit *mshare_make_unit(struct mshare_inode *mi, unsigned long nr)
-{
-	struct mshare_unit *unit = xa_load(&mi->units, nr);
-	int err;
-
-	if (unit)
-		return unit;
-	unit = kzalloc(sizeof(*unit), GFP_KERNEL_ACCOUNT);
-	if (!unit)
-		return ERR_PTR(-ENOMEM);
-	err = xa_insert(&mi->units, nr, unit, GFP_KERNEL_ACCOUNT);
-	if (err) {
-		kfree(unit);
-		return ERR_PTR(err);
-	}
-	return unit;
-}
-
-/* The PMD page of one unit, made and filled from the pages there are. */
-static pmd_t *mshare_make_tree(struct mshare_inode *mi, unsigned long nr, enum mshare_tree tree)
-{
-	struct mshare_unit *unit = xa_load(&mi->units, nr);
+	unsigned long key = mshare_tree_key(first, tree);
 	pmd_t *table;
-	int err;
+	int err = 0;
 
-	/* A tree that is being filled would cost its users the faults. */
-	if (unit && smp_load_acquire(&unit->ready[tree]))
-		return unit->pmd[tree];
-
+	/* A tree that is being filled would cost its users the faults: wait. */
 	mutex_lock(&mi->table_lock);
-	unit = mshare_make_unit(mi, nr);
-	if (IS_ERR(unit)) {
-		err = PTR_ERR(unit);
+	if (xa_get_mark(&mi->trees, key, TREE_FILLED))
 		goto unlock_tables;
-	}
-	err = 0;
-	table = unit->pmd[tree];
-	if (unit->ready[tree])
-		goto unlock_tables;
-	if (!table) {
+	if (!xa_load(&mi->trees, key)) {
 		table = mshare_pmd_alloc();
-		if (!table) {
-			err = -ENOMEM;
+		err = table ? xa_insert(&mi->trees, key, table, GFP_KERNEL_ACCOUNT) : -ENOMEM;
+		if (err) {
+			if (table)
+				pmd_free(NULL, table);
 			goto unlock_tables;
 		}
 		atomic_long_inc(&mi->table_pages);
-		smp_store_release(&unit->pmd[tree], table);
 	}
-	err = mshare_fill_range(mi, nr << UNIT_PAGE_SHIFT, ((nr + 1) << UNIT_PAGE_SHIFT) - 1);
+	err = mshare_fill_range(mi, first, first + UNIT_PAGES - 1);
 	/* Leaves that are missing for lack of memory can still be faulted in. */
 	if (err == -ENOMEM)
 		err = 0;
 	if (!err)
-		smp_store_release(&unit->ready[tree], true);
+		xa_set_mark(&mi->trees, key, TREE_FILLED);
 unlock_tables:
 	mutex_unlock(&mi->table_lock);
-	return err ? ERR_PTR(err) : table;
-}
-
-/* Have the protection maps of a range, so that changing it cannot fail. */
-static int mshare_make_prot_maps(struct mshare_inode *mi, pgoff_t first, pgoff_t last)
-{
-	pgoff_t index;
-
-	for (index = first; index <= last; index = (index | (PTRS_PER_PTE - 1)) + 1) {
-		struct mshare_unit *unit = mshare_make_unit(mi, index >> UNIT_PAGE_SHIFT);
-		unsigned int nr = (index >> (PMD_SHIFT - PAGE_SHIFT)) % PTRS_PER_PMD;
-		struct mshare_prot_map **maps, *map;
-
-		if (IS_ERR(unit))
-			return PTR_ERR(unit);
-		if (!unit->prot) {
-			maps = kcalloc(PTRS_PER_PMD, sizeof(*maps), GFP_KERNEL_ACCOUNT);
-			if (!maps)
-				return -ENOMEM;
-			smp_store_release(&unit->prot, maps);
-		}
-		if (!unit->prot[nr]) {
-			map = kzalloc(sizeof(*map), GFP_KERNEL_ACCOUNT);
-			if (!map)
-				return -ENOMEM;
-			smp_store_release(&unit->prot[nr], map);
-		}
-		if (fatal_signal_pending(current))
-			return -EINTR;
-		cond_resched();
-	}
-	return 0;
-}
-
-static void mshare_set_prot_maps(struct mshare_inode *mi, pgoff_t index, pgoff_t last,
-				 unsigned int prot)
-{
-	while (index <= last) {
-		struct mshare_unit *unit = mshare_find_unit(mi, index);
-		struct mshare_prot_map *map = unit ? mshare_find_prot(unit, index) : NULL;
-		pgoff_t stop = min(last, index | (PTRS_PER_PTE - 1));
-		unsigned int from = index % PTRS_PER_PTE, n = stop - index + 1;
-
-		index = stop + 1;
-		if (!map)
-			continue;
-		bitmap_clear(map->none, from, n);
-		bitmap_clear(map->read, from, n);
-		if (prot == MSHARE_PROT_NONE)
-			bitmap_set(map->none, from, n);
-		else if (prot == MSHARE_PROT_READ)
-			bitmap_set(map->read, from, n);
-	}
+	return err;
 }
 
 /*
@@ -514,107 +356,123 @@ static void mshare_make_strict(struct mshare_inode *mi)
 	spin_unlock(&mi->maps_lock);
 }
 
-/* Under the inode lock and the invalidate lock. */
+/* Under the inode lock and the invalidate lock.  Fails before anything has changed. */
 int mshare_protect_pages(struct mshare_inode *mi, pgoff_t first, pgoff_t last, unsigned int prot)
 {
-	int err = 0;
+	void *entry = prot == MSHARE_PROT_READWRITE ? NULL : xa_mk_value(prot);
+	int err;
 
-	if (prot != MSHARE_PROT_READWRITE) {
-		mutex_lock(&mi->table_lock);
-		err = mshare_make_prot_maps(mi, first, last);
-		mutex_unlock(&mi->table_lock);
-		if (err)
-			return err;
-		WRITE_ONCE(mi->protected, true);
-	}
+	err = mtree_store_range(&mi->prot, first, last, entry, GFP_KERNEL_ACCOUNT);
+	if (err)
+		return err;
 	if (prot == MSHARE_PROT_READ)
 		mshare_make_strict(mi);
-	mshare_set_prot_maps(mi, first, last, prot);
-	mshare_restrict(mi, first, last, prot);
+	if (entry) {
+		WRITE_ONCE(mi->protected, true);
+		mshare_restrict(mi, first, last, prot);
+	}
 	/* What came back need not be faulted in again; failing that, it is. */
-	if (prot != MSHARE_PROT_NONE)
-		mshare_fill_range(mi, first, last);
+	mshare_fill_range(mi, first, last);
 	atomic64_inc(&mi->generation);
 	return 0;
 }
 
-void mshare_tables_init_once(struct mshare_inode *mi)
+/* Does a device or a system call hold a page, to write into it later? */
+static bool mshare_pinned(struct mshare_inode *mi)
+{
+	struct folio_batch batch;
+	bool pinned = false;
+	pgoff_t index = 0;
+	unsigned int i;
+
+	folio_batch_init(&batch);
+	while (!pinned && filemap_get_folios(mi->vfs_inode.i_mapping, &index, ULONG_MAX, &batch)) {
+		for (i = 0; i < folio_batch_count(&batch); i++)
+			pinned |= folio_maybe_dma_pinned(batch.folios[i]);
+		folio_batch_release(&batch);
+		cond_resched();
+	}
+	return pinned;
+}
+
+/*
+ * Make every page read-only for good.  Under the inode lock and the invalidate
+ * lock.
+ *
+ * Facts: a pin taken before can be written through after the leaves have lost
+ * the right; none can be taken once they have.
+ * Consequence: who trusts a sealed region would see it change.
+ * Decision: take the right away, look for pins, and if there is one give it
+ * back and fail.  Pins without FOLL_PIN (O_DIRECT before 6.3) are not seen.
+ */
+int mshare_seal_pages(struct mshare_inode *mi)
+{
+	const pgoff_t last = (MSHARE_MAX_BYTES >> PAGE_SHIFT) - 1;
+
+	mshare_make_strict(mi);
+	WRITE_ONCE(mi->sealed, true);
+	mshare_restrict(mi, 0, last, MSHARE_PROT_READ);
+	if (mshare_pinned(mi)) {
+		WRITE_ONCE(mi->sealed, false);
+		mshare_fill_range(mi, 0, last);
+		return -EBUSY;
+	}
+	atomic64_inc(&mi->generation);
+	return 0;
+}
+
+void mshare_tables_init(struct mshare_inode *mi)
 {
 	mutex_init(&mi->table_lock);
-	xa_init(&mi->units);
+	xa_init(&mi->trees);
+	mt_init_flags(&mi->prot, MT_FLAGS_USE_RCU);
 	spin_lock_init(&mi->maps_lock);
 	INIT_LIST_HEAD(&mi->maps);
 }
 
-void mshare_tables_reset(struct mshare_inode *mi)
+/* A PMD page that nothing reaches any more, and all below it; how many pages were below. */
+static unsigned int mshare_free_table(struct mm_struct *mm, pmd_t *table)
 {
-	atomic_long_set(&mi->table_pages, 0);
-	atomic64_set(&mi->generation, 0);
-	atomic64_set(&mi->filled, 0);
-	mi->strict = false;
-	mi->protected = false;
-	mi->nr_maps = 0;
-	mi->nr_processes = 0;
-}
+	unsigned int i, nr_ptes = 0;
 
-static void mshare_free_unit(struct mshare_inode *mi, struct mshare_unit *unit)
-{
-	enum mshare_tree tree;
-	unsigned int i;
-
-	for (tree = 0; tree < MSHARE_NR_TREES; tree++) {
-		pmd_t *table = unit->pmd[tree];
-
-		if (!table)
+	for (i = 0; i < PTRS_PER_PMD; i++) {
+		if (pmd_none(table[i]))
 			continue;
-		for (i = 0; i < PTRS_PER_PMD; i++) {
-			if (pmd_none(table[i]))
-				continue;
-			pte_free(NULL, pmd_pgtable(table[i]));
-			atomic_long_dec(&mi->table_pages);
-		}
-		pmd_free(NULL, table);
-		atomic_long_dec(&mi->table_pages);
+		pte_free(mm, pmd_pgtable(table[i]));
+		nr_ptes++;
 	}
-	for (i = 0; unit->prot && i < PTRS_PER_PMD; i++)
-		kfree(unit->prot[i]);
-	kfree(unit->prot);
-	kfree(unit);
+	pmd_free(mm, table);
+	return nr_ptes;
 }
 
 /*
  * Facts: an attachment holds the file, and thereby the inode; it unlinks and
  * flushes before it lets go.
  * Consequence: at eviction no CPU and no process reaches these tables.
- * Decision: free them without further ado.
+ * Decision: free them without a flush.  The leaves are cleared first for
+ * kernels that count which page is mapped how often (PAGE_TABLE_CHECK).
  */
 void mshare_tables_free(struct mshare_inode *mi)
 {
-	struct mshare_unit *unit;
-	unsigned long nr;
+	unsigned long key;
+	pmd_t *table;
 
 	WARN_ON_ONCE(!list_empty(&mi->maps));
-	xa_for_each(&mi->units, nr, unit) {
-		mshare_free_unit(mi, unit);
-		cond_resched();
+	xa_for_each(&mi->trees, key, table) {
+		mshare_restrict_table(table, 0, UNIT_PAGES - 1, MSHARE_PROT_NONE);
+		atomic_long_sub(1 + mshare_free_table(NULL, table), &mi->table_pages);
 	}
-	xa_destroy(&mi->units);
+	xa_destroy(&mi->trees);
+	mtree_destroy(&mi->prot);
 	WARN_ON_ONCE(atomic_long_read(&mi->table_pages));
 }
 
 /* ---- links ---- */
 
+/* The tables above are there: all that is linked, or about to be, has them. */
 static pud_t *mshare_find_pud(struct mm_struct *mm, unsigned long addr)
 {
-	pgd_t *pgd = pgd_offset(mm, addr);
-	p4d_t *p4d;
-
-	if (pgd_none(*pgd))
-		return NULL;
-	p4d = p4d_offset(pgd, addr);
-	if (p4d_none(*p4d))
-		return NULL;
-	return pud_offset(p4d, addr);
+	return pud_offset(p4d_offset(pgd_offset(mm, addr), addr), addr);
 }
 
 static pud_t mshare_table_entry(pmd_t *table)
@@ -624,45 +482,96 @@ static pud_t mshare_table_entry(pmd_t *table)
 
 enum mshare_link { MSHARE_LINKED, MSHARE_PARKED, MSHARE_UNLINKED };
 
+static enum mshare_tree mshare_map_tree(struct mshare_map *map)
+{
+	return map->vma->vm_flags & VM_WRITE ? MSHARE_TREE_RW : MSHARE_TREE_RO;
+}
+
 /* Under smm->lock, and the map is alive: its PUD entries are ours. */
 static void mshare_set_links(struct mshare_map *map, enum mshare_link link)
 {
-	struct mm_struct *mm = map->smm->notifier.mm;
-	unsigned long addr, nr = map->first_unit;
+	struct vm_area_struct *vma = map->vma;
+	struct mm_struct *mm = vma->vm_mm;
+	pgoff_t index = vma->vm_pgoff;
+	unsigned long addr;
 
-	for (addr = map->start; addr < map->end; addr += PUD_SIZE, nr++) {
-		struct mshare_unit *unit = xa_load(&map->mi->units, nr);
+	for (addr = vma->vm_start; addr < vma->vm_end; addr += PUD_SIZE, index += UNIT_PAGES) {
 		pud_t *pud = mshare_find_pud(mm, addr);
 		pmd_t *table = NULL;
 
-		if (WARN_ON_ONCE(!unit || !pud))
-			continue;
-		if (link != MSHARE_UNLINKED)
-			table = link == MSHARE_LINKED ? unit->pmd[map->tree] : mshare_parking;
+		if (link == MSHARE_LINKED)
+			table = xa_load(&map->mi->trees,
+					mshare_tree_key(index, mshare_map_tree(map)));
+		else if (link == MSHARE_PARKED)
+			table = mshare_parking;
 		spin_lock(&mm->page_table_lock);
 		set_pud(pud, mshare_table_entry(table));
 		spin_unlock(&mm->page_table_lock);
 	}
 }
 
-static void mshare_unlink_for_good(struct mshare_map *map)
+static bool mshare_map_overlaps(struct mshare_map *map, unsigned long start, unsigned long end)
 {
-	WRITE_ONCE(map->dead, true);
-	mshare_set_links(map, MSHARE_UNLINKED);
+	return start < map->vma->vm_end && end > map->vma->vm_start;
+}
+
+/*
+ * Unlink all maps in a range for good, and flush.
+ *
+ * Facts: whoever holds i_mmap_rwsem of the file may walk these tables, from
+ * another process and without the mmap lock: our own unmap_mapping_range().  A
+ * walker looks at the PUD entry twice, to check it and to follow it, and
+ * relies on it that upper entries go after the VMA left i_mmap only.
+ * Consequence: if the entry became none in between, it would walk page frame 0.
+ * Decision: wait until nobody walks; who comes later finds none from the
+ * start.  The walkers need nothing that we hold: the mmap lock here, at most.
+ * From present to present (linked, parked) an entry may change at any time.
+ */
+static void mshare_cut_links(struct mshare_mm *smm, unsigned long start, unsigned long end)
+{
+	struct mshare_map *map;
+	bool flush = false;
+
+again:
+	spin_lock(&smm->lock);
+	list_for_each_entry(map, &smm->maps, mm_node) {
+		if (map->dead || !mshare_map_overlaps(map, start, end))
+			continue;
+		if (map->walks) {
+			spin_unlock(&smm->lock);
+			wait_event(smm->idle, !READ_ONCE(map->walks));
+			goto again;
+		}
+		map->dead = true;
+		mshare_set_links(map, MSHARE_UNLINKED);
+		flush = true;
+	}
+	spin_unlock(&smm->lock);
+	if (flush)
+		mshare_flush_mm(smm->notifier.mm);
+}
+
+/*
+ * After these the VMA goes: munmap, mremap, exit, which exclude faults and each
+ * other.  The OOM reaper says UNMAP, too, but does not; nor may it sleep.
+ */
+static bool mshare_range_unmaps(const struct mmu_notifier_range *range)
+{
+	return range->event == MMU_NOTIFY_UNMAP && mmu_notifier_range_blockable(range);
 }
 
 /*
  * Facts: the kernel's walkers that remove or change entries treat what they
  * find as the private property of one process.  They call
- * invalidate_range_start of the notifiers first, and re-read the PUD after it.
+ * invalidate_range_start of the notifiers first, and read the PUD after it.
  * Consequence: by then shared tables must be out of sight.
- * Decision: for munmap, mremap and exit (MMU_NOTIFY_UNMAP), after which the
- * upper tables are freed, clear the link for good and flush.  For everything
- * else (MADV_DONTNEED, clear_refs, our own unmap_mapping_range()) let the entry
- * point to an empty table until invalidate_range_end: *parked*.  Translations
- * that CPUs hold stay good meanwhile, as the leaves did not change; a fault in
- * between returns and is taken again.  A present entry also keeps the kernel
- * from allocating a private table there.
+ * Decision: where the VMA and then the upper tables go, cut the link for good.
+ * For everything else (MADV_DONTNEED, clear_refs, the OOM reaper, our own
+ * unmap_mapping_range()) let the entry point to an empty table until
+ * invalidate_range_end: *parked*.  Translations that CPUs hold stay good
+ * meanwhile, as the leaves did not change; a fault in between returns and is
+ * taken again.  A present entry also keeps the kernel from allocating a
+ * private table there.
  * Nobody writes into the parking table: PTE pages are allocated by faults of
  * mappings that return a page (ours never do), by userfaultfd and by guard
  * regions, which refuse VM_SPECIAL mappings.
@@ -672,23 +581,18 @@ static int mshare_invalidate_start(struct mmu_notifier *notifier,
 {
 	struct mshare_mm *smm = container_of(notifier, struct mshare_mm, notifier);
 	struct mshare_map *map;
-	bool flush = false;
 
+	if (mshare_range_unmaps(range)) {
+		mshare_cut_links(smm, range->start, range->end);
+		return 0;
+	}
 	spin_lock(&smm->lock);
 	list_for_each_entry(map, &smm->maps, mm_node) {
-		if (range->end <= map->start || range->start >= map->end)
-			continue;
-		if (range->event != MMU_NOTIFY_UNMAP) {
-			if (!map->invalidating++ && !map->dead)
-				mshare_set_links(map, MSHARE_PARKED);
-		} else if (!map->dead) {
-			mshare_unlink_for_good(map);
-			flush = true;
-		}
+		if (mshare_map_overlaps(map, range->start, range->end) &&
+		    !map->walks++ && !map->dead)
+			mshare_set_links(map, MSHARE_PARKED);
 	}
 	spin_unlock(&smm->lock);
-	if (flush)
-		mshare_flush_mm(range->mm);
 	return 0;
 }
 
@@ -698,14 +602,16 @@ static void mshare_invalidate_end(struct mmu_notifier *notifier,
 	struct mshare_mm *smm = container_of(notifier, struct mshare_mm, notifier);
 	struct mshare_map *map;
 
-	if (range->event == MMU_NOTIFY_UNMAP)
+	if (mshare_range_unmaps(range))
 		return;
 	spin_lock(&smm->lock);
 	list_for_each_entry(map, &smm->maps, mm_node) {
-		if (range->end <= map->start || range->start >= map->end)
+		if (!mshare_map_overlaps(map, range->start, range->end) ||
+		    WARN_ON_ONCE(!map->walks) || --map->walks)
 			continue;
-		if (!WARN_ON_ONCE(!map->invalidating) && !--map->invalidating && !map->dead)
+		if (!map->dead)
 			mshare_set_links(map, MSHARE_LINKED);
+		wake_up(&smm->idle);
 	}
 	spin_unlock(&smm->lock);
 }
@@ -713,15 +619,7 @@ static void mshare_invalidate_end(struct mmu_notifier *notifier,
 /* The last user of the mm is gone; exit_mmap() walks after this. */
 static void mshare_release(struct mmu_notifier *notifier, struct mm_struct *mm)
 {
-	struct mshare_mm *smm = container_of(notifier, struct mshare_mm, notifier);
-	struct mshare_map *map;
-
-	spin_lock(&smm->lock);
-	list_for_each_entry(map, &smm->maps, mm_node)
-		if (!map->dead)
-			mshare_unlink_for_good(map);
-	spin_unlock(&smm->lock);
-	mshare_flush_mm(mm);
+	mshare_cut_links(container_of(notifier, struct mshare_mm, notifier), 0, ULONG_MAX);
 }
 
 static struct mmu_notifier *mshare_alloc_notifier(struct mm_struct *mm)
@@ -731,6 +629,7 @@ static struct mmu_notifier *mshare_alloc_notifier(struct mm_struct *mm)
 	if (!smm)
 		return ERR_PTR(-ENOMEM);
 	spin_lock_init(&smm->lock);
+	init_waitqueue_head(&smm->idle);
 	INIT_LIST_HEAD(&smm->maps);
 	return &smm->notifier;
 }
@@ -748,28 +647,30 @@ static const struct mmu_notifier_ops mshare_notifier_ops = {
 	.free_notifier		= mshare_free_notifier,
 };
 
-static int mshare_touch_pte(pte_t *pte, unsigned long addr, void *data)
+/*
+ * Facts: registering takes all locks of the mm, and gives up with -EINTR when
+ * any signal is pending.  fork goes on in spite of one, and so does mmap; and
+ * .open has no way to fail.
+ * Consequence: a parent whose children die often (SIGCHLD), or with a timer,
+ * would have children without their attachments.
+ * Decision: hide what is pending meanwhile.  The two flags say only that there
+ * may be something to look at on the way to user space; they are set again.
+ */
+static struct mmu_notifier *mshare_get_notifier(struct mm_struct *mm)
 {
-	return 0;
-}
+	struct mmu_notifier *notifier;
 
-static void mshare_free_private(struct mm_struct *mm, pmd_t **tables, unsigned int nr)
-{
-	unsigned int i;
+	do {
+		bool signal = test_and_clear_thread_flag(TIF_SIGPENDING);
+		bool work = test_and_clear_thread_flag(TIF_NOTIFY_SIGNAL);
 
-	if (!nr)
-		return;
-	mshare_flush_mm(mm);
-	while (nr--) {
-		for (i = 0; i < PTRS_PER_PMD; i++) {
-			if (pmd_none(tables[nr][i]))
-				continue;
-			pte_free(mm, pmd_pgtable(tables[nr][i]));
-			mm_dec_nr_ptes(mm);
-		}
-		pmd_free(mm, tables[nr]);
-		mm_dec_nr_pmds(mm);
-	}
+		notifier = mmu_notifier_get_locked(&mshare_notifier_ops, mm);
+		if (signal)
+			set_thread_flag(TIF_SIGPENDING);
+		if (work)
+			set_thread_flag(TIF_NOTIFY_SIGNAL);
+	} while (notifier == ERR_PTR(-EINTR));
+	return notifier;
 }
 
 /*
@@ -781,164 +682,102 @@ static void mshare_free_private(struct mm_struct *mm, pmd_t **tables, unsigned i
  * walks there yet; get_user_pages_fast() and the hardware may look all the same.
  * Consequence: the private PMD and PTE pages are empty and ours to free, once
  * no CPU holds them.
- * Decision: replace the PUD entry, flush, then free them, many at a time.
+ * Decision: have everything first, which can fail and then leaves empty private
+ * tables for the kernel to free; replace the PUD entries, flush, and free.
  */
-static int mshare_link_units(struct mshare_map *map, struct mm_struct *mm)
+static int mshare_link_map(struct mshare_map *map)
 {
-	pmd_t *private[FREE_BATCH];
-	unsigned int nr_private = 0;
-	unsigned long addr;
-	int err = 0;
+	struct vm_area_struct *vma = map->vma;
+	unsigned long i, nr = vma_pages(vma) >> UNIT_PAGE_SHIFT;
+	struct mm_struct *mm = vma->vm_mm;
+	pmd_t **private;
+	int err;
 
-	for (addr = map->start; addr < map->end; addr += PUD_SIZE) {
-		unsigned long nr = map->first_unit + ((addr - map->start) >> PUD_SHIFT);
-		pmd_t *table;
-		pud_t *pud, old;
+	private = kvcalloc(nr, sizeof(*private), GFP_KERNEL_ACCOUNT);
+	if (!private)
+		return -ENOMEM;
+	for (i = 0; i < nr; i++) {
+		unsigned long addr = vma->vm_start + i * PUD_SIZE;
 
-		table = mshare_make_tree(map->mi, nr, map->tree);
-		if (IS_ERR(table)) {
-			err = PTR_ERR(table);
-			break;
-		}
-		err = apply_to_page_range(mm, addr, PAGE_SIZE, mshare_touch_pte, NULL);
+		err = mshare_make_tree(map->mi, vma->vm_pgoff + i * UNIT_PAGES,
+				       mshare_map_tree(map)) ?:
+		      apply_to_page_range(mm, addr, PAGE_SIZE, NULL, NULL);
 		if (err)
-			break;
-		pud = mshare_find_pud(mm, addr);
-		spin_lock(&mm->page_table_lock);
-		old = *pud;
-		set_pud(pud, mshare_table_entry(table));
-		spin_unlock(&mm->page_table_lock);
-		private[nr_private++] = pud_pgtable(old);
-		if (nr_private == FREE_BATCH) {
-			mshare_free_private(mm, private, nr_private);
-			nr_private = 0;
-		}
-		if (fatal_signal_pending(current)) {
-			err = -EINTR;
-			break;
-		}
+			goto free_array;
+		private[i] = pud_pgtable(*mshare_find_pud(mm, addr));
 		cond_resched();
 	}
-	mshare_free_private(mm, private, nr_private);
+	mshare_set_links(map, MSHARE_LINKED);
+	mshare_flush_mm(mm);
+	for (i = 0; i < nr; i++) {
+		unsigned int nr_ptes = mshare_free_table(mm, private[i]);
+
+		while (nr_ptes--)
+			mm_dec_nr_ptes(mm);
+		mm_dec_nr_pmds(mm);
+	}
+free_array:
+	kvfree(private);
 	return err;
 }
 
-/* Take back what mshare_link_units() did before it failed. */
-static void mshare_unlink_units(struct mshare_map *map, struct mm_struct *mm)
-{
-	unsigned long addr, nr = map->first_unit;
-
-	for (addr = map->start; addr < map->end; addr += PUD_SIZE, nr++) {
-		struct mshare_unit *unit = xa_load(&map->mi->units, nr);
-		pmd_t *table = unit ? unit->pmd[map->tree] : NULL;
-		pud_t *pud = mshare_find_pud(mm, addr);
-
-		if (!table || !pud)
-			continue;
-		spin_lock(&mm->page_table_lock);
-		if (pud_val(*pud) == pud_val(mshare_table_entry(table)))
-			set_pud(pud, __pud(0));
-		spin_unlock(&mm->page_table_lock);
-	}
-	mshare_flush_mm(mm);
-}
-
 /* Put the map on its lists, and choose the operations of its VMA. */
-static int mshare_publish_map(struct mshare_map *map)
+static void mshare_publish_map(struct mshare_map *map)
 {
 	struct mshare_inode *mi = map->mi;
 	struct mshare_mm *smm = map->smm;
+	struct list_head *place = &mi->maps;
 	struct mshare_map *other;
-	int err = 0;
-
-	map->counts = true;
-	spin_lock(&smm->lock);
-	if (smm->nr_maps < MAX_MAPS_PER_MM) {
-		list_for_each_entry(other, &smm->maps, mm_node)
-			if (other->mi == mi)
-				map->counts = false;
-		list_add(&map->mm_node, &smm->maps);
-		smm->nr_maps++;
-	} else {
-		err = -ENOMEM;
-	}
-	spin_unlock(&smm->lock);
-	if (err)
-		return err;
-
-	spin_lock(&mi->maps_lock);
-	map->vma->vm_ops = mi->strict ? &mshare_strict_vm_ops : &mshare_vm_ops;
-	list_add(&map->region_node, &mi->maps);
-	mi->nr_maps++;
-	mi->nr_processes += map->counts;
-	spin_unlock(&mi->maps_lock);
-	return 0;
-}
-
-static void mshare_retract_map(struct mshare_map *map)
-{
-	struct mshare_inode *mi = map->mi;
-	struct mshare_mm *smm = map->smm;
-	struct mshare_map *other, *heir = NULL;
 
 	spin_lock(&smm->lock);
-	list_del(&map->mm_node);
-	smm->nr_maps--;
 	list_for_each_entry(other, &smm->maps, mm_node)
 		if (other->mi == mi)
-			heir = other;
+			place = &other->region_node;
+	list_add(&map->mm_node, &smm->maps);
+	smm->nr_maps++;
 	spin_unlock(&smm->lock);
 
-	/* Maps of one process come and go under its mmap lock: heir stays. */
+	/* Maps of one process come and go under its mmap lock: place stays. */
 	spin_lock(&mi->maps_lock);
-	list_del(&map->region_node);
-	mi->nr_maps--;
-	if (map->counts && heir)
-		heir->counts = true;
-	else
-		mi->nr_processes -= map->counts;
+	map->vma->vm_ops = mi->strict ? &mshare_strict_vm_ops : &mshare_vm_ops;
+	list_add(&map->region_node, place);
 	spin_unlock(&mi->maps_lock);
 }
 
 /* Under the mmap lock of the VMA's process, for writing. */
 int mshare_attach(struct vm_area_struct *vma)
 {
-	struct inode *inode = file_inode(vma->vm_file);
+	struct address_space *mapping = vma->vm_file->f_mapping;
 	struct mmu_notifier *notifier;
 	struct mshare_map *map;
-	int err;
+	int err = -ENOMEM;
 
 	map = kzalloc(sizeof(*map), GFP_KERNEL_ACCOUNT);
 	if (!map)
 		return -ENOMEM;
-	map->mi = MSHARE_I(inode);
+	map->mi = MSHARE_I(mapping->host);
 	map->vma = vma;
-	map->start = vma->vm_start;
-	map->end = vma->vm_end;
-	map->first_unit = vma->vm_pgoff >> UNIT_PAGE_SHIFT;
-	map->tree = vma->vm_flags & VM_WRITE ? MSHARE_TREE_RW : MSHARE_TREE_RO;
 
-	notifier = mmu_notifier_get_locked(&mshare_notifier_ops, vma->vm_mm);
+	notifier = mshare_get_notifier(vma->vm_mm);
 	if (IS_ERR(notifier)) {
 		err = PTR_ERR(notifier);
 		goto free_map;
 	}
 	map->smm = container_of(notifier, struct mshare_mm, notifier);
+	if (map->smm->nr_maps >= MAX_MAPS_PER_MM)
+		goto put_notifier;
 
-	filemap_invalidate_lock_shared(inode->i_mapping);
-	err = mshare_link_units(map, vma->vm_mm);
-	filemap_invalidate_unlock_shared(inode->i_mapping);
+	filemap_invalidate_lock_shared(mapping);
+	err = mshare_link_map(map);
+	filemap_invalidate_unlock_shared(mapping);
 	if (err)
-		goto unlink_units;
-	err = mshare_publish_map(map);
-	if (err)
-		goto unlink_units;
+		goto put_notifier;
+	mshare_publish_map(map);
 	/* Last: a VMA without a map refuses all access. */
 	vma->vm_private_data = map;
 	return 0;
 
-unlink_units:
-	mshare_unlink_units(map, vma->vm_mm);
+put_notifier:
 	mmu_notifier_put(notifier);
 free_map:
 	kfree(map);
@@ -957,21 +796,21 @@ static void mshare_vm_open(struct vm_area_struct *vma)
 static void mshare_vm_close(struct vm_area_struct *vma)
 {
 	struct mshare_map *map = vma->vm_private_data;
-	bool flush = false;
+	struct mshare_mm *smm;
 
 	if (!map)
 		return;
+	smm = map->smm;
 	/* Linked still only if the VMA never came to be, after .mmap or .open. */
-	spin_lock(&map->smm->lock);
-	if (!map->dead) {
-		mshare_unlink_for_good(map);
-		flush = true;
-	}
-	spin_unlock(&map->smm->lock);
-	if (flush)
-		mshare_flush_mm(vma->vm_mm);
-	mshare_retract_map(map);
-	mmu_notifier_put(&map->smm->notifier);
+	mshare_cut_links(smm, vma->vm_start, vma->vm_end);
+	spin_lock(&smm->lock);
+	list_del(&map->mm_node);
+	smm->nr_maps--;
+	spin_unlock(&smm->lock);
+	spin_lock(&map->mi->maps_lock);
+	list_del(&map->region_node);
+	spin_unlock(&map->mi->maps_lock);
+	mmu_notifier_put(&smm->notifier);
 	kfree(map);
 	vma->vm_private_data = NULL;
 }
@@ -1000,9 +839,10 @@ static struct mempolicy *mshare_vm_get_policy(MSHARE_GET_POLICY_ARGS)
  * Fill the shared leaf and have the instruction run again: no page is returned
  * to the kernel, which would install it in what it takes for a private table.
  */
-static vm_fault_t mshare_fault_in(struct vm_fault *vmf, bool write)
+static vm_fault_t mshare_vm_fault(struct vm_fault *vmf)
 {
-	struct inode *inode = file_inode(vmf->vma->vm_file);
+	bool write = vmf->flags & FAULT_FLAG_WRITE;
+	struct inode *inode = vmf->vma->vm_file->f_mapping->host;
 	struct mshare_map *map = vmf->vma->vm_private_data;
 	struct mshare_inode *mi = MSHARE_I(inode);
 	vm_fault_t result = VM_FAULT_NOPAGE;
@@ -1037,35 +877,13 @@ unlock_mapping:
 	return result;
 }
 
-static vm_fault_t mshare_vm_fault(struct vm_fault *vmf)
-{
-	return mshare_fault_in(vmf, vmf->flags & FAULT_FLAG_WRITE);
-}
-
-/* A store to a read-only leaf of a writable mapping. */
-static vm_fault_t mshare_vm_page_mkwrite(struct vm_fault *vmf)
-{
-	return mshare_fault_in(vmf, true);
-}
-
-static const struct vm_operations_struct mshare_vm_ops = {
-	.open		= mshare_vm_open,
-	.close		= mshare_vm_close,
-	.may_split	= mshare_vm_may_split,
-	.mprotect	= mshare_vm_mprotect,
-	.fault		= mshare_vm_fault,
-#ifdef CONFIG_NUMA
-	.get_policy	= mshare_vm_get_policy,
-#endif
-};
-
 static const struct vm_operations_struct mshare_strict_vm_ops = {
 	.open		= mshare_vm_open,
 	.close		= mshare_vm_close,
 	.may_split	= mshare_vm_may_split,
 	.mprotect	= mshare_vm_mprotect,
 	.fault		= mshare_vm_fault,
-	.page_mkwrite	= mshare_vm_page_mkwrite,
+	.page_mkwrite	= mshare_vm_fault,	/* a store to a read-only leaf */
 #ifdef CONFIG_NUMA
 	.get_policy	= mshare_vm_get_policy,
 #endif
@@ -1092,17 +910,19 @@ static s32 mshare_mm_pid(struct mm_struct *mm)
 void mshare_count_maps(struct mshare_inode *mi, u32 *attachments, u32 *processes,
 		       s32 *pids, u32 capacity)
 {
+	struct mshare_mm *smm = NULL;
 	struct mshare_map *map;
-	u32 n = 0;
 
+	*attachments = *processes = 0;
 	spin_lock(&mi->maps_lock);
-	*attachments = mi->nr_maps;
-	*processes = mi->nr_processes;
 	list_for_each_entry(map, &mi->maps, region_node) {
-		if (n == capacity)
-			break;
-		if (map->counts)
-			pids[n++] = mshare_mm_pid(map->smm->notifier.mm);
+		++*attachments;
+		if (map->smm == smm)	/* those of one process follow each other */
+			continue;
+		smm = map->smm;
+		if (*processes < capacity)
+			pids[*processes] = mshare_mm_pid(smm->notifier.mm);
+		++*processes;
 	}
 	spin_unlock(&mi->maps_lock);
 }
@@ -1117,6 +937,8 @@ int __init mshare_pagetable_init(void)
 	/* A paravirtual Xen guest may not write page tables this way. */
 	if (cpu_feature_enabled(X86_FEATURE_XENPV))
 		return -ENODEV;
+	mshare_vm_ops = mshare_strict_vm_ops;
+	mshare_vm_ops.page_mkwrite = NULL;
 	mshare_parking = mshare_pmd_alloc();
 	return mshare_parking ? 0 : -ENOMEM;
 }

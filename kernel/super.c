@@ -10,9 +10,6 @@
 #include "mshare.h"
 
 #define MSHARE_MAX_INODES	65536
-#define MSHARE_MAX_BYTES	(1LL << 44)	/* of one file: 16 TiB */
-
-static struct kmem_cache *mshare_inode_cache;
 
 int mshare_charge_pages(struct super_block *sb, s64 pages)
 {
@@ -31,20 +28,19 @@ void mshare_uncharge_pages(struct super_block *sb, s64 pages)
 
 static struct inode *mshare_alloc_inode(struct super_block *sb)
 {
-	struct mshare_inode *mi;
+	struct mshare_inode *mi = kzalloc(sizeof(*mi), GFP_KERNEL_ACCOUNT);
 
-	mi = alloc_inode_sb(sb, mshare_inode_cache, GFP_KERNEL);
 	if (!mi)
 		return NULL;
-	mshare_tables_reset(mi);
-	mi->base = 0;
-	mi->base_units = 0;
+	inode_init_once(&mi->vfs_inode);
+	INIT_LIST_HEAD(&mi->base_node);
+	mshare_tables_init(mi);
 	return &mi->vfs_inode;
 }
 
 static void mshare_free_inode(struct inode *inode)
 {
-	kmem_cache_free(mshare_inode_cache, MSHARE_I(inode));
+	kfree(MSHARE_I(inode));
 }
 
 static void mshare_evict_inode(struct inode *inode)
@@ -55,8 +51,9 @@ static void mshare_evict_inode(struct inode *inode)
 	mshare_tables_free(mi);
 	mshare_drop_range(inode, 0, -1);
 	truncate_inode_pages_final(inode->i_mapping);
-	mshare_forget_base(mi);
+	mshare_set_base(mi, 0);
 	clear_inode(inode);
+	iput(inode->i_private);		/* a handle's region */
 	atomic64_dec(&MSHARE_SB(inode->i_sb)->used_inodes);
 }
 
@@ -65,9 +62,7 @@ static int mshare_statfs(struct dentry *dentry, struct kstatfs *buf)
 	struct mshare_sb_info *sbi = MSHARE_SB(dentry->d_sb);
 	s64 max = READ_ONCE(sbi->max_pages);
 
-	buf->f_type = MSHARE_SUPER_MAGIC;
-	buf->f_bsize = PAGE_SIZE;
-	buf->f_namelen = NAME_MAX;
+	simple_statfs(dentry, buf);
 	buf->f_blocks = max;
 	buf->f_bfree = max_t(s64, 0, max - atomic64_read(&sbi->used_pages));
 	buf->f_bavail = buf->f_bfree;
@@ -201,17 +196,9 @@ static int mshare_reconfigure(struct fs_context *fc)
 	return 0;
 }
 
-static void mshare_free_sbi(struct mshare_sb_info *sbi)
-{
-	if (!sbi)
-		return;
-	bitmap_free(sbi->bases);
-	kfree(sbi);
-}
-
 static void mshare_free_fc(struct fs_context *fc)
 {
-	mshare_free_sbi(fc->s_fs_info);
+	kfree(fc->s_fs_info);
 }
 
 static const struct fs_context_operations mshare_context_ops = {
@@ -235,12 +222,8 @@ static int mshare_init_fs_context(struct fs_context *fc)
 	sbi->mode = 01777;
 	sbi->uid = GLOBAL_ROOT_UID;
 	sbi->gid = GLOBAL_ROOT_GID;
-	spin_lock_init(&sbi->bases_lock);
-	sbi->bases = bitmap_zalloc(MSHARE_BASE_UNITS, GFP_KERNEL);
-	if (!sbi->bases) {
-		kfree(sbi);
-		return -ENOMEM;
-	}
+	mutex_init(&sbi->bases_lock);
+	INIT_LIST_HEAD(&sbi->bases);
 	fc->s_fs_info = sbi;
 	fc->ops = &mshare_context_ops;
 	return 0;
@@ -255,7 +238,7 @@ static void mshare_kill_sb(struct super_block *sb)
 		return;
 	WARN_ON_ONCE(atomic64_read(&sbi->used_pages));
 	WARN_ON_ONCE(atomic64_read(&sbi->used_inodes));
-	mshare_free_sbi(sbi);
+	kfree(sbi);
 }
 
 static struct file_system_type mshare_fs_type = {
@@ -266,35 +249,16 @@ static struct file_system_type mshare_fs_type = {
 	.kill_sb		= mshare_kill_sb,
 };
 
-static void mshare_inode_init_once(void *object)
-{
-	struct mshare_inode *mi = object;
-
-	inode_init_once(&mi->vfs_inode);
-	mshare_tables_init_once(mi);
-}
-
 int __init mshare_super_init(void)
 {
 	int err;
 
-	mshare_inode_cache = kmem_cache_create("mshare_inode", sizeof(struct mshare_inode), 0,
-					       SLAB_RECLAIM_ACCOUNT | SLAB_ACCOUNT,
-					       mshare_inode_init_once);
-	if (!mshare_inode_cache)
-		return -ENOMEM;
 	err = sysfs_create_mount_point(fs_kobj, "mshare");
 	if (err)
-		goto destroy_cache;
+		return err;
 	err = register_filesystem(&mshare_fs_type);
 	if (err)
-		goto remove_mount_point;
-	return 0;
-
-remove_mount_point:
-	sysfs_remove_mount_point(fs_kobj, "mshare");
-destroy_cache:
-	kmem_cache_destroy(mshare_inode_cache);
+		sysfs_remove_mount_point(fs_kobj, "mshare");
 	return err;
 }
 
@@ -304,5 +268,4 @@ void mshare_super_exit(void)
 	sysfs_remove_mount_point(fs_kobj, "mshare");
 	/* Inodes are freed by RCU. */
 	rcu_barrier();
-	kmem_cache_destroy(mshare_inode_cache);
 }

@@ -34,9 +34,13 @@
 /* The unit of sharing in bytes: what one upper-level entry (PUD) maps. */
 #define MSHARE_UNIT		(1ULL << 30)
 
-/* Addresses that the kernel chooses lie in [FIRST, END). */
+/*
+ * Addresses that the kernel chooses lie in [FIRST, END).  It reserves at most
+ * SHARE bytes of addresses for all regions of one user, root excepted.
+ */
 #define MSHARE_BASE_FIRST	0x200000000000ULL
 #define MSHARE_BASE_END		0x400000000000ULL
+#define MSHARE_BASE_SHARE	((MSHARE_BASE_END - MSHARE_BASE_FIRST) / 8)
 
 /**
  * struct mshare_info - what the kernel knows about a region
@@ -44,7 +48,10 @@
  * @flags: MSHARE_INFO_* bits.
  * @size: Size of the file in bytes.
  * @base: Address at which everybody should attach, or 0 if none was chosen
- *	yet.  The kernel chooses one when the file first gets a size;
+ *	yet.  The kernel chooses one when the file first gets a size: the first
+ *	free range of that many units, that is, one that is not reserved for
+ *	another region.  A base is reserved, whoever chose it, until the region
+ *	is gone, the whole of it also when it grows later.
  *	MSHARE_IOC_SET_BASE changes it.  Only advice: mmap obeys its argument.
  * @unit_bytes: MSHARE_UNIT of this kernel.
  * @pages: Pages of memory the region holds now (4096 bytes each).
@@ -75,6 +82,10 @@ struct mshare_info {
 
 /* A page of the region is, or once was, protected by MSHARE_IOC_PROTECT. */
 #define MSHARE_INFO_PROTECTED	(1U << 0)
+/* The region is sealed: MSHARE_IOC_SEAL. */
+#define MSHARE_INFO_SEALED	(1U << 1)
+/* The descriptor asked is map-only: MSHARE_IOC_HANDLE. */
+#define MSHARE_INFO_MAP_ONLY	(1U << 2)
 
 /**
  * struct mshare_pids - which processes are attached
@@ -132,7 +143,8 @@ struct mshare_protect {
 /*
  * MSHARE_IOC_PROTECT - change the protection of a range of pages.
  * Needs a descriptor open for writing (EBADF) and the owner of the file or
- * CAP_FOWNER (EPERM).  EINVAL: range, prot or flags; EFAULT; ENOMEM; EINTR.
+ * CAP_FOWNER (EPERM).  EINVAL: range, prot or flags; EFAULT; ENOMEM: nothing
+ * has changed.
  */
 #define MSHARE_IOC_PROTECT	_IOW(MSHARE_IOC_MAGIC, 2, struct mshare_protect)
 
@@ -142,7 +154,35 @@ struct mshare_protect {
  * the region ends below 2^47 (EINVAL).  Needs a descriptor
  * open for writing (EBADF) and the owner of the file or CAP_FOWNER (EPERM).
  * EBUSY: the region is attached somewhere.  EFAULT.
+ *
+ * The address may be another region's: both owners have what they asked for,
+ * and no process can attach both there.  (Were it refused, any user could keep
+ * an address from the others.)  The kernel gives it to no further region.
  */
 #define MSHARE_IOC_SET_BASE	_IOW(MSHARE_IOC_MAGIC, 3, __u64)
+
+/*
+ * MSHARE_IOC_SEAL - make the region read-only for everybody, for ever.
+ * When the call returns, nobody can write to it by any road, in whatever way it
+ * is attached or open, nor change its size; stores are SIGSEGV.  Needs what
+ * MSHARE_IOC_PROTECT needs.  EBUSY: a device or a system call holds pages
+ * pinned, and nothing has changed (on kernels before 6.3, O_DIRECT is not
+ * seen).  On a sealed region it does nothing; PROTECT, SET_BASE, write(2),
+ * ftruncate, fallocate and mapping with PROT_WRITE are EPERM there.
+ */
+#define MSHARE_IOC_SEAL		_IO(MSHARE_IOC_MAGIC, 4)
+
+/*
+ * MSHARE_IOC_HANDLE - return a new descriptor, close-on-exec, that can map and
+ * read the region and ask MSHARE_IOC_INFO and MSHARE_IOC_PIDS, and nothing
+ * more, for root neither: it cannot be opened again, and has no way to resize,
+ * punch, protect, seal, write(2), or change the mode.  It keeps the region.
+ * The argument points to a __u32: 0 for one that maps read-only, or
+ * MSHARE_HANDLE_WRITE.  Needs a descriptor open for reading, and for writing
+ * with that flag (EBADF); EINVAL: another flag; EPERM: writing, but the region
+ * is sealed; EMFILE; ENOSPC: it counts as an inode of the mount; EFAULT.
+ */
+#define MSHARE_IOC_HANDLE	_IOW(MSHARE_IOC_MAGIC, 5, __u32)
+#define MSHARE_HANDLE_WRITE	(1U << 0)
 
 #endif /* _UAPI_MSHARE_H */

@@ -18,7 +18,7 @@ from .errors import (
     NotSealedError,
     RegionBusyError,
 )
-from .geometry import USER_END, Span, pick_address, round_up
+from .geometry import PUD, USER_END, Span, pick_address, round_up
 from .handle import Handle, is_sealed
 from .linux import locks, proc
 from .procfs import FileId
@@ -152,6 +152,10 @@ def attach_length(
         if record.frozen and not readonly:
             raise AccessDeniedError(
                 f"region {name!r} was created read-only for everybody", "attach it with readonly=True"
+            )
+        if not readonly and record.unit == PUD and is_sealed(fd):
+            raise AccessDeniedError(
+                f"region {name!r} is sealed: nobody can write to it", "attach it with readonly=True"
             )
         region = Region(name, root, status, record, readonly=readonly)
         _map(fd, FileId(status.st_dev, status.st_ino), region, addr)

@@ -7,14 +7,15 @@ a handle may do is a property of the open file, not of this object: another prog
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
 from typing import Self
 
 from . import registry
-from .errors import BackendUnavailableError, NotARegionError, RegionClosedError, RegionNotFoundError
-from .linux import libc, memfd
+from .errors import AccessDeniedError, BackendUnavailableError, NotARegionError, RegionClosedError, RegionNotFoundError
+from .linux import ioctl, libc, memfd
 from .linux.descriptors import Descriptor
 from .record import Record
 from .units import format_size
@@ -100,7 +101,7 @@ class Handle:
         """True if the region cannot be attached read-write through it."""
         fd = self.fileno()
         opened_readonly = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
-        return opened_readonly or bool(memfd.seals(fd) & (memfd.WRITE | memfd.FUTURE_WRITE))
+        return opened_readonly or bool(memfd.seals(fd) & (memfd.WRITE | memfd.FUTURE_WRITE)) or is_sealed(fd)
 
     @property
     def sealed(self) -> bool:
@@ -118,10 +119,13 @@ class Handle:
         - `readonly=True` on a memfd: from then on nobody can make a new writable mapping, this handle neither; those
           that are there, such as the creator's, stay writable. The region cannot be sealed afterwards.
         - `readonly=False`: msharefs only. Whoever may write to any other file may punch holes into it.
+        - On msharefs nothing changes for anybody else.
 
-        Raises `BackendUnavailableError` where the kernel cannot enforce that.
+        Raises `BackendUnavailableError` where the kernel cannot enforce that, `AccessDeniedError`.
         """
         fd = self.fileno()
+        if self._facts() is not None:
+            return Handle(self._map_only_of_module(readonly))
         if not readonly:
             raise BackendUnavailableError(
                 f"a handle that can write but not punch holes: no kernel enforces that on backend {self.backend}",
@@ -136,6 +140,21 @@ class Handle:
                 )
             memfd.add_seals(fd, _MAP_ONLY)
         return Handle(Descriptor(f"/proc/self/fd/{fd}", os.O_RDONLY))
+
+    def _facts(self) -> ioctl.RegionFacts | None:
+        return ioctl.region_facts(self.fileno())
+
+    def _map_only_of_module(self, readonly: bool) -> Descriptor:
+        try:
+            return ioctl.map_only(self.fileno(), writable=not readonly)
+        except PermissionError as error:
+            raise AccessDeniedError("the region is sealed: nobody can write to it", "use readonly=True") from error
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                raise AccessDeniedError("this handle may not write", "use map_only(readonly=True)") from error
+            if error.errno == errno.ENOTTY:
+                raise AccessDeniedError("this handle is map-only", "use duplicate()") from error
+            raise
 
     def close(self) -> None:
         """Close the descriptor. Attachments stay. A second call does nothing."""
@@ -181,11 +200,26 @@ def of_named(name: str, file: object, *, writable: bool) -> Handle:
         return Handle(entry.open(writable=writable))
 
 
+def can_seal(fd: int) -> bool:
+    """Tell whether a file of this kind can be sealed, by this kind of handle."""
+    facts = ioctl.region_facts(fd)
+    if facts is not None:
+        return not facts.flags & ioctl.MAP_ONLY
+    return not memfd.seals(fd) & memfd.SEAL
+
+
 def is_sealed(fd: int) -> bool:
     """Tell whether nobody can ever write to an open file again, or change its size."""
+    facts = ioctl.region_facts(fd)
+    if facts is not None:
+        return bool(facts.flags & ioctl.SEALED)
     return memfd.seals(fd) & _SEALED == _SEALED
 
 
 def seal_file(fd: int) -> None:
-    """Add the seals that make `Handle.sealed` true. Raises `OSError`: EBUSY while writable mappings exist, EPERM."""
-    memfd.add_seals(fd, _SEALED | memfd.SEAL)
+    """Have nobody ever write to an open file again, or change its size. Raises `OSError`: EPERM if that cannot be;
+    EBUSY on a memfd while writable mappings exist, on msharefs while pages are pinned."""
+    if ioctl.region_facts(fd) is not None:
+        ioctl.seal(fd)
+    else:
+        memfd.add_seals(fd, _SEALED | memfd.SEAL)

@@ -82,7 +82,9 @@ class Seen(tuple[int, bool, tuple[int, ...], bool]):
 class Model:
     """All regions and processes of one world."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, controlled: bool = False) -> None:
+        """`controlled`: what `Capabilities` of the backend say."""
+        self.controlled = controlled
         self.names: dict[str, ModelRegion] = {}
         self.processes: dict[int, ModelProcess] = {}
         self._handles = count(1)
@@ -121,7 +123,7 @@ class Model:
     def attach(self, pid: int, handle: int, name: str, *, readonly: bool) -> int:
         """Return the address it is attached at."""
         region = self._named(name)
-        if region.frozen and not readonly:
+        if (region.frozen or region.sealed) and not readonly:
             raise AccessDeniedError(name, _HINT)
         addr = self._attach(pid, handle, region, readonly=readonly)
         self.processes[pid].known[id(region)] = name
@@ -150,12 +152,15 @@ class Model:
         return self._attach(to, new_handle, region, readonly=readonly)
 
     def seal(self, pid: int, handle: int) -> None:
-        """Read-only for ever, if nobody else can write."""
+        """Read-only for ever, if nobody else can write. (On a controlled backend others lose the right at once, and die
+        of the next store: nothing for a machine that wants to go on.)"""
         region = self._controlled(pid, handle)
         if region.sealed:
             return
-        if region.kind != MEMFD:
+        if region.kind != MEMFD and not self.controlled:
             raise BackendUnavailableError(region.kind, _HINT)
+        if region.kind == NAMED and not self.processes[pid].writable[id(region)]:
+            raise AccessDeniedError(region.name, _HINT)
         for other, process in self.processes.items():
             if other != pid and process.writable.get(id(region)):
                 raise RegionBusyError(str(other), _HINT)
@@ -170,7 +175,7 @@ class Model:
         region = self._controlled(pid, handle)
         if self.names.get(region.name) is region:
             raise RegionExistsError(region.name, _HINT)
-        if region.kind != LINKABLE:
+        if region.kind == MEMFD and not self.controlled:
             raise BackendUnavailableError(region.kind, _HINT)
         if name in self.names:
             raise RegionExistsError(name, _HINT)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from . import handle as handles
 from . import mapping, registry
 from .errors import (
+    AccessDeniedError,
     BackendUnavailableError,
     InvalidFlagsError,
     InvalidSizeError,
@@ -25,9 +26,9 @@ from .errors import (
     ViewsAliveError,
 )
 from .handle import Handle
-from .linux import memfd, proc
+from .linux import locks, proc
 from .linux.descriptors import Descriptor
-from .record import Record, RegionInfo
+from .record import ATTACHED_BYTE, Record, RegionInfo
 from .units import format_size
 
 if TYPE_CHECKING:
@@ -211,17 +212,18 @@ class Region(mapping.Owner):
     def seal(self) -> None:
         """Make the region read-only for everybody, for ever, this process included.
 
-        On a memfd that is refused while others can write. A second call does nothing.
-        Raises `RegionBusyError` naming who has it mapped writable, `ViewsAliveError` while views of this process live,
-        `BackendUnavailableError` for files that cannot be sealed; nothing has changed then.
+        On msharefs at once, in all processes; on a memfd it is refused while others can write. A second call does
+        nothing. Raises `RegionBusyError` naming who has it mapped writable, `ViewsAliveError` while views of this
+        process live, `BackendUnavailableError` for files that cannot be sealed, `AccessDeniedError`; nothing has
+        changed then.
         """
         with mapping.lock, self.control as handle:
             if handle.sealed:
                 return
             fd = handle.fileno()
-            if memfd.seals(fd) & memfd.SEAL:
+            if not handles.can_seal(fd):
                 raise BackendUnavailableError(
-                    f"this region on {self.backend} cannot be sealed (any more)",
+                    f"this region on {self.backend} cannot be sealed, or not any more, or not by a map-only handle",
                     "use create_anonymous(size), and seal it before map_only()",
                 )
             assert self.area is not None
@@ -232,12 +234,18 @@ class Region(mapping.Owner):
                 raise views_alive(self.name)
             with Descriptor(f"/proc/self/fd/{fd}", os.O_RDONLY) as readonly_fd:
                 try:
+                    locks.try_read_lock(readonly_fd, ATTACHED_BYTE)
                     for area in areas:
                         area.replace(readonly_fd, writable=False)
                     handles.seal_file(fd)
                 except BaseException as error:
+                    locks.try_read_lock(fd, ATTACHED_BYTE)
                     for area in areas:
                         area.replace(fd, writable=True)
+                    if isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EBADF):
+                        raise AccessDeniedError(
+                            f"uid {os.geteuid()} may not seal this region", "have its owner do it"
+                        ) from error
                     if isinstance(error, OSError) and error.errno == errno.EBUSY:
                         who = proc.writers(self.area.file) or "processes not ours to see"
                         raise RegionBusyError(

@@ -265,10 +265,20 @@ def _the_one(name: str, hits: list[Entry]) -> Entry:
         return mine[0]
     if hits:
         return hits[0]
+    for place in _present_roots():
+        if _is_mounted_on(place, name):  # not "there is none": who hears that would create it, for ever
+            raise NotARegionError(f"something is mounted on {place.path / name}", "unmount it, or choose another name")
     raise RegionNotFoundError(
         f"there is no region {name!r} under {', '.join(map(str, roots())) or 'any root'}",
         "create it, or see `mshare ls` for those that exist",
     )
+
+
+def _is_mounted_on(place: _Root, name: str) -> bool:
+    try:
+        return os.stat(place.prefix + name, follow_symlinks=False).st_dev != place.dev
+    except OSError:
+        return False
 
 
 def _kind(mode: int) -> str:

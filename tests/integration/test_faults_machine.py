@@ -65,8 +65,10 @@ def test_a_file_that_something_is_mounted_on_is_no_region(world: Path) -> None:
         subprocess.run(["mount", "--bind", str(other / "file"), str(planted)], check=True)
         try:
             assert [info.name for info in mshare.regions()] == ["r"]
-            with pytest.raises(mshare.MshareError):
+            with pytest.raises(mshare.NotARegionError, match="mounted on"):
                 mshare.attach("mounted")
+            with pytest.raises(mshare.NotARegionError, match="mounted on"):
+                mshare.mshare("mounted", None, PAGE, os.O_CREAT | os.O_RDWR)
         finally:
             subprocess.run(["umount", str(planted)], check=True)
 

@@ -106,6 +106,22 @@ def test_what_watches_an_exporter_is_nothing_the_collector_tracks(world: Path) -
         assert not gc.is_tracked(vars(region.buf.obj)["anchor"])
 
 
+def test_waiting_for_a_region_takes_no_memory(world: Path) -> None:
+    """A client may look for its server's region for days."""
+
+    def look(times: int) -> None:
+        for _ in range(times):
+            with pytest.raises(mshare.RegionNotFoundError):
+                mshare.attach("not-yet")
+
+    look(3)
+    gc.collect()
+    before = len(gc.get_objects())
+    look(211)
+    gc.collect()
+    assert len(gc.get_objects()) - before < 211
+
+
 def test_a_lease_of_a_hostile_owner_stops_nobody_else(world: Path) -> None:
     mshare.create("leased", 4096).close()
     mshare.create("mine", 4096).close()

@@ -16,6 +16,7 @@ import pytest
 from worlds import window_mappings
 
 import mshare
+from mshare.backends import hugetlb
 from mshare.testing.conformance import files
 from mshare.testing.processes import in_child
 
@@ -39,6 +40,10 @@ def attach_and_drop() -> None:
 def create_and_unlink() -> None:
     mshare.create("new", SIZE).close()
     mshare.unlink("new")
+
+
+def look_for_huge_pages() -> None:
+    hugetlb._has_pages()
 
 
 def interrupted(call: Callable[[], Any], seed: int) -> dict[str, Any]:
@@ -72,7 +77,9 @@ def interrupted(call: Callable[[], Any], seed: int) -> dict[str, Any]:
     return {"descriptors": more, "mappings": window_mappings(), "orphan": mshare.regions()[0].orphan}
 
 
-@pytest.mark.parametrize("call", [attach_and_close, attach_and_write, attach_and_drop, create_and_unlink])
+@pytest.mark.parametrize(
+    "call", [attach_and_close, attach_and_write, attach_and_drop, create_and_unlink, look_for_huge_pages]
+)
 def test_an_interrupted_call_leaves_nothing(world: Path, call: Callable[[], Any]) -> None:
     mshare.create("r", SIZE).close()
     left = in_child(lambda: interrupted(call, seed=20261)).value

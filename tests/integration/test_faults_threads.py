@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -189,6 +191,46 @@ def test_a_child_of_a_threaded_process_can_use_the_library(world: Path) -> None:
         stop.set()
         for join in joins:
             join()
+
+
+def test_an_interrupt_while_a_fork_waits_for_another_thread_leaves_the_child_able_to_work(world: Path) -> None:
+    """The interpreter reports what is raised there and forks all the same."""
+    mshare.create("r", SIZE).close()
+
+    def scenario() -> int:
+        forking, begin = os.pipe()
+        held, interrupted, forked = threading.Event(), threading.Event(), threading.Event()
+
+        def handler(*_: object) -> None:
+            if not interrupted.is_set():
+                interrupted.set()
+                raise KeyboardInterrupt
+
+        def hold() -> None:
+            with mapping.lock:
+                held.set()
+                os.read(forking, 1)
+                while not interrupted.wait(0.01):
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+                assert forked.wait(LIMIT_S)
+
+        sys.unraisablehook = lambda _: None
+        signal.signal(signal.SIGUSR1, handler)
+        join = in_thread(hold)
+        assert held.wait(LIMIT_S)
+        os.register_at_fork(before=partial(os.write, begin, b"!"))  # runs before the library's: the last comes first
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(10)
+            mshare.attach("r").close()
+            os._exit(0)
+        forked.set()
+        join()
+        mshare.attach("r").close()
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert in_child(scenario).value == 0
 
 
 def test_a_collection_between_finding_and_holding_a_mapping(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

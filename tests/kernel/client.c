@@ -6,7 +6,14 @@
  *				(MODE: rw, ro, fork, none); prints figures
  *   client spin FILE OFFSET WHAT	load (read) or store (write) one byte in a
  *				loop without system calls; prints what ended it
+ *   client detach FILE HOW	one thread loads in a loop, the other detaches
+ *				(munmap, mremap); prints what ended the loop
+ *   client signals FILE N	N forks into which a signal comes, from a process
+ *				that sends all the time; counts children without
+ *				the region, and mmaps that failed with EINTR
  *   client victim FILE ACTION	do ACTION in a loop, to be killed at any time
+ *   client races FILE SECONDS	attach, detach, fork and die while others punch,
+ *				protect, and look at the page tables
  *   client stress FILE SECONDS SEED PROCS   random operations against a model
  */
 #define _GNU_SOURCE
@@ -14,6 +21,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -178,6 +186,16 @@ static void catch_faults(void)
 	sigaction(SIGBUS, &act, NULL);
 }
 
+/* A context switch or a move to another CPU could hide a missing flush. */
+static void have_last_cpu(void)
+{
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(sysconf(_SC_NPROCESSORS_ONLN) - 1, &cpus);
+	CHECK(!sched_setaffinity(0, sizeof(cpus), &cpus));
+}
+
 static int spin(const char *path, size_t offset, const char *what)
 {
 	int writing = !strcmp(what, "write");
@@ -185,12 +203,7 @@ static int spin(const char *path, size_t offset, const char *what)
 	volatile char *p = attach(path, writing ? PROT_READ | PROT_WRITE : PROT_READ, &size);
 	char first;
 
-	cpu_set_t cpus;
-
-	/* A context switch or a move to another CPU could hide a missing flush. */
-	CPU_ZERO(&cpus);
-	CPU_SET(sysconf(_SC_NPROCESSORS_ONLN) - 1, &cpus);
-	CHECK(!sched_setaffinity(0, sizeof(cpus), &cpus));
+	have_last_cpu();
 	catch_faults();
 	first = p[offset];
 	printf("ready\n");
@@ -205,6 +218,101 @@ static int spin(const char *path, size_t offset, const char *what)
 	while (p[offset] == first)
 		;
 	printf("value %d\n", p[offset]);
+	return 0;
+}
+
+static void *spin_thread(void *arg)
+{
+	volatile char *p = arg;
+
+	have_last_cpu();
+	if (sigsetjmp(escape, 1)) {
+		printf("signal %d\n", last_signal);
+		fflush(stdout);
+		return NULL;
+	}
+	p[1] = 1;	/* tells that it is going round */
+	for (;;)
+		(void)p[0];
+}
+
+static int detach(const char *path, const char *how)
+{
+	char *base = (char *)0x300000000000, *p;
+	int fd = open(path, O_RDWR);
+	pthread_t thread;
+
+	CHECK(fd >= 0);
+	/* The neighbour keeps the tables above, so that the kernel has no reason to flush. */
+	CHECK(mmap(base + UNIT, UNIT, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) == base + UNIT);
+	p = mmap(base, UNIT, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+	CHECK(p == base);
+	catch_faults();
+	CHECK(!pthread_create(&thread, NULL, spin_thread, p));
+	while (!((volatile char *)p)[1])
+		sched_yield();
+	if (!strcmp(how, "munmap"))
+		CHECK(!munmap(p, UNIT));
+	else
+		CHECK(mremap(p, UNIT, UNIT, MREMAP_MAYMOVE | MREMAP_FIXED, base + 2 * UNIT) ==
+		      base + 2 * UNIT);
+	CHECK(!pthread_join(thread, NULL));
+	return 0;
+}
+
+/* ---- signals ---- */
+
+static volatile sig_atomic_t caught;
+
+static void on_usr1(int sig)
+{
+	caught++;
+}
+
+/* The kernel has work in fork that gives up when a signal is pending; fork itself does not. */
+static int signals(const char *path, int n)
+{
+	struct sigaction act = { .sa_handler = on_usr1, .sa_flags = SA_RESTART };
+	pid_t parent = getpid(), sender;
+	int fd = open(path, O_RDWR), lost = 0, refused = 0, during = 0, before, status;
+	size_t len;
+	char *p;
+
+	CHECK(fd >= 0);
+	len = length_of(fd);
+	sigaction(SIGUSR1, &act, NULL);
+	sender = fork();
+	CHECK(sender >= 0);
+	if (!sender) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		while (!kill(parent, SIGUSR1))
+			;
+		_exit(0);
+	}
+	while (during < n) {	/* forks that a signal came into */
+		pid_t pid;
+
+		while ((p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)) == MAP_FAILED) {
+			CHECK(errno == EINTR);
+			refused++;
+		}
+		before = caught;
+		pid = fork();
+		CHECK(pid >= 0);
+		if (!pid) {
+			signal(SIGUSR1, SIG_IGN);
+			_exit(p[0] != 'x');
+		}
+		during += caught != before;
+		while (waitpid(pid, &status, 0) < 0)
+			CHECK(errno == EINTR);
+		lost += !WIFEXITED(status) || WEXITSTATUS(status);
+		CHECK(!munmap(p, len));
+	}
+	kill(sender, SIGKILL);
+	while (waitpid(sender, NULL, 0) < 0)
+		CHECK(errno == EINTR);
+	printf("lost=%d refused=%d\n", lost, refused);
 	return 0;
 }
 
@@ -246,11 +354,137 @@ static int victim(const char *path, const char *action)
 			waitpid(pid, NULL, 0);
 		} else if (!strcmp(action, "protect")) {
 			ioctl(fd, MSHARE_IOC_PROTECT, &request);
+		} else if (!strcmp(action, "mremap")) {
+			static char *places[] = { (char *)0x500000000000, (char *)0x510000000000 };
+
+			p = mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, places[i % 2]);
+			p[PAGE * 2] = 1;
 		} else if (!strcmp(action, "dontneed")) {
 			madvise(p, len, MADV_DONTNEED);
 			p[PAGE * 2] = 1;
 		}
 	}
+}
+
+/* ---- races ---- */
+
+static void drain(pid_t pid, const char *what, off_t at)
+{
+	static char buffer[16384];
+	char name[64];
+	int fd;
+
+	snprintf(name, sizeof(name), "/proc/%d/%s", pid, what);
+	fd = open(name, O_RDONLY);
+	if (fd < 0)
+		return;
+	if (at)
+		pread(fd, buffer, sizeof(buffer), at);
+	else
+		while (read(fd, buffer, sizeof(buffer)) > 0)
+			;
+	close(fd);
+}
+
+static volatile pid_t *partners;	/* shared: the processes that come and go */
+
+static void *const at = (void *)0x300000000000;
+
+static void come_and_go(int fd, int prot, int die, unsigned int seed)
+{
+	size_t len = length_of(fd);
+	unsigned char vec[64];
+	char *p;
+	int i;
+
+	p = mmap(at, len, prot, MAP_SHARED | MAP_FIXED, fd, 0);
+	CHECK(p == at);
+	if (die && seed % 2)	/* the links of a child are cut in exit, those of its parent in munmap */
+		kill(getpid(), SIGKILL);
+	for (i = 0; i < 64; i += 7)
+		((volatile char *)p)[i * PAGE];
+	mincore(p, 64 * PAGE, vec);
+	madvise(p, len, seed % 3 ? MADV_DONTNEED : 20 /* COLD */);
+	if (!die)
+		CHECK(!munmap(p, len));
+}
+
+/* One of those below, until the time is over; each is a process of its own. */
+static void race(const char *path, int role, struct timespec end)
+{
+	int fd = open(path, role == 1 ? O_RDONLY : O_RDWR), prot = role == 1 ? PROT_READ : PROT_READ | PROT_WRITE;
+	struct mshare_protect request = { .offset = 0, .length = 32 * PAGE };
+	struct timespec now;
+	unsigned int n;
+	pid_t pid;
+
+	CHECK(fd >= 0);
+	for (n = 0;; n++) {
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		if (now.tv_sec >= end.tv_sec)
+			_exit(0);
+		switch (role) {
+		case 0: case 1:		/* map and unmap, writable and read-only */
+			come_and_go(fd, prot, 0, n);
+			break;
+		case 2:			/* attach in children that exit or die */
+			pid = fork();
+			if (!pid) {
+				come_and_go(fd, prot, 1, n);
+				_exit(0);
+			}
+			CHECK(pid > 0 && waitpid(pid, NULL, 0) == pid);
+			break;
+		case 3:
+			CHECK(!fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 64 * PAGE));
+			CHECK(!fallocate(fd, 0, 0, 48 * PAGE));
+			break;
+		case 4:
+			request.prot = n % 2 ? MSHARE_PROT_READWRITE : MSHARE_PROT_READ;
+			if (ioctl(fd, MSHARE_IOC_PROTECT, &request))
+				_exit(1);
+			break;
+		case 5:
+			drain(partners[n % 2], "smaps", 0);
+			drain(partners[n % 2], "pagemap", (uintptr_t)at / PAGE * 8);
+			drain(partners[n % 2], "numa_maps", 0);
+			break;
+		}
+	}
+}
+
+static int races(const char *path, int seconds)
+{
+	/* Role 4 makes role 3 fail with EACCES, so they take turns. */
+	static const int roles[2][6] = { { 0, 1, 2, 3, 5, 0 }, { 0, 1, 2, 4, 5, 1 } };
+	int turn, i, bad = 0, status;
+	struct timespec end;
+	pid_t pid;
+
+	partners = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(partners != MAP_FAILED);
+	for (turn = 0; turn < 2; turn++) {
+		clock_gettime(CLOCK_MONOTONIC, &end);
+		end.tv_sec += seconds;
+		for (i = 0; i < 6; i++) {
+			pid = fork();
+			CHECK(pid >= 0);
+			if (!pid) {
+				prctl(PR_SET_PDEATHSIG, SIGKILL);
+				race(path, roles[turn][i], end);
+			}
+			if (i < 2)
+				partners[i] = pid;
+		}
+		for (i = 0; i < 6; i++) {
+			CHECK(wait(&status) > 0);
+			if (status) {
+				printf("process ended with status %#x\n", status);
+				bad = 1;
+			}
+		}
+	}
+	return bad;
 }
 
 /* ---- stress ---- */
@@ -475,8 +709,14 @@ int main(int argc, char **argv)
 		return fleet(argv[2], atoi(argv[3]), argv[4]);
 	if (argc == 5 && !strcmp(argv[1], "spin"))
 		return spin(argv[2], strtoul(argv[3], NULL, 0), argv[4]);
+	if (argc == 4 && !strcmp(argv[1], "detach"))
+		return detach(argv[2], argv[3]);
+	if (argc == 4 && !strcmp(argv[1], "signals"))
+		return signals(argv[2], atoi(argv[3]));
 	if (argc == 4 && !strcmp(argv[1], "victim"))
 		return victim(argv[2], argv[3]);
+	if (argc == 4 && !strcmp(argv[1], "races"))
+		return races(argv[2], atoi(argv[3]));
 	if (argc == 6 && !strcmp(argv[1], "stress"))
 		return stress(argv[2], atoi(argv[3]), atoi(argv[4]), atoi(argv[5]));
 	fprintf(stderr, "see the comment at the top of client.c\n");

@@ -7,6 +7,7 @@ import faulthandler
 import fcntl
 import os
 import re
+import resource
 import signal
 import struct
 import sys
@@ -27,6 +28,9 @@ IOC_INFO = 2 << 30 | INFO.size << 16 | 0xBC << 8 | 0
 IOC_PIDS = 3 << 30 | 16 << 16 | 0xBC << 8 | 1
 IOC_PROTECT = 1 << 30 | 24 << 16 | 0xBC << 8 | 2
 IOC_SET_BASE = 1 << 30 | 8 << 16 | 0xBC << 8 | 3
+
+IOC_SEAL = 0xBC << 8 | 4
+IOC_HANDLE = 1 << 30 | 4 << 16 | 0xBC << 8 | 5
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
@@ -113,6 +117,19 @@ def set_base(fd, base):
     fcntl.ioctl(fd, IOC_SET_BASE, struct.pack("=Q", base))
 
 
+def seal(fd):
+    fcntl.ioctl(fd, IOC_SEAL)
+
+
+def ioctl_handle(fd, flags):
+    return check(libc.ioctl(fd, ctypes.c_ulong(IOC_HANDLE), (ctypes.c_uint32 * 1)(flags)))
+
+
+def handle(fd, writable):
+    """A new map-only descriptor."""
+    return ioctl_handle(fd, int(writable))
+
+
 def meminfo(field):
     """A field of /proc/meminfo in kB."""
     with open("/proc/meminfo") as f:
@@ -134,7 +151,8 @@ class Child:
         code = 1
         try:
             os.close(self.go)
-            faulthandler.disable()  # a signal is often what the test wants
+            faulthandler.disable()  # a signal is often what the test wants, but not a core
+            resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
             signal.alarm(300)
             function(lambda: os.write(ready, b"r"), lambda: os.read(go, 1))
             code = 0

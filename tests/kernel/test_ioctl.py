@@ -1,5 +1,6 @@
 """The ioctls: what they tell, and what a hostile caller gets."""
 
+import ctypes
 import errno
 import fcntl
 import itertools
@@ -40,6 +41,90 @@ def test_bases_do_not_overlap(mounted):
     os.ftruncate(fd, 3 * mfs.UNIT)
     assert mfs.info(fd)["base"] < max(spans)[1], "the address of a region that is gone is used again"
     os.close(fd)
+
+
+@pytest.fixture
+def make_base(mounted):
+    """make_base(units, user=0) -> (descriptor, base) of a new sparse region of that user."""
+    made, numbers = [], itertools.count()
+
+    def make(units, user=0):
+        path = f"{mounted}/base{next(numbers)}"
+        os.setresuid(-1, user, 0)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            made.append((fd, path))
+            os.ftruncate(fd, units * mfs.UNIT)
+        finally:
+            os.setresuid(-1, 0, 0)
+        return fd, mfs.info(fd)["base"]
+
+    def remove(fd):
+        path = dict(made)[fd]
+        made.remove((fd, path))
+        os.close(fd)
+        os.unlink(path)
+
+    make.remove = remove
+    yield make
+    for fd, _ in made:
+        os.close(fd)
+
+
+def overlap(one, other):
+    """Whether two (base, units) have an address in common."""
+    return one[0] < other[0] + other[1] * mfs.UNIT and other[0] < one[0] + one[1] * mfs.UNIT
+
+
+def test_an_address_set_by_the_owner_is_reserved(make_base):
+    free, base = make_base(3)
+    make_base.remove(free)
+    first, _ = make_base(3)
+    mfs.set_base(first, base + mfs.UNIT)
+    taken = (base + mfs.UNIT, 3)
+    second, own = make_base(3)
+    assert not overlap((own, 3), taken)
+    # Its owner may set the same: both keep it, and it stays reserved until the last is gone.
+    mfs.set_base(second, taken[0])
+    assert mfs.info(first)["base"] == mfs.info(second)["base"] == taken[0]
+    for gone in (first, second):
+        third, own = make_base(3)
+        assert not overlap((own, 3), taken)
+        make_base.remove(third)
+        make_base.remove(gone)
+    assert overlap((make_base(5)[1], 5), taken), "free again"
+
+
+def test_a_region_that_grows_keeps_more_addresses(make_base):
+    fd, base = make_base(1)
+    os.ftruncate(fd, 4 * mfs.UNIT)
+    assert mfs.info(fd)["base"] == base
+    assert not overlap((make_base(2)[1], 2), (base, 4))
+
+
+def test_a_base_set_before_the_size_is_reserved(make_base):
+    fd, base = make_base(2)
+    make_base.remove(fd)
+    fd, _ = make_base(0)
+    mfs.set_base(fd, base)
+    os.ftruncate(fd, 2 * mfs.UNIT)
+    assert not overlap((make_base(2)[1], 2), (base, 2))
+
+
+def test_no_user_takes_all_addresses_or_one_of_others(make_base):
+    mine, base = make_base(2)
+    for _ in range(3):  # more than there is in all
+        fd, own = make_base(16384, user=65534)
+        assert own
+        mfs.set_base(fd, base)
+    for _ in range(40):  # five times the share of one user
+        assert make_base(512, user=65534)[1]
+    assert mfs.info(mine)["base"] == base
+    spans = [(make_base(units, user)[1], units) for units, user in ((100, 65533), (4096, 0), (300, 65533))]
+    spans.append((base, 2))
+    assert all(start for start, _ in spans)
+    assert not any(overlap(*pair) for pair in itertools.combinations(spans, 2))
+    mfs.set_base(mine, base + 7 * mfs.UNIT)
 
 
 def test_an_empty_file_has_no_base_yet(mounted):
@@ -93,6 +178,28 @@ def test_protect_needs_a_writable_descriptor(region):
     os.close(readonly)
 
 
+def test_protection_costs_by_the_range_not_by_the_page(region):
+    fd = region(0, reserve=False)
+    os.ftruncate(fd, 1 << 44)
+    before = mfs.meminfo("Slab")
+    mfs.protect(fd, 0, 1 << 44, mfs.NONE)
+    mfs.protect(fd, 1 << 40, mfs.PAGE, mfs.READ)
+    mfs.protect(fd, (1 << 40) + 2 * mfs.PAGE, mfs.PAGE, mfs.READWRITE)
+    rights = {}
+    for page in range(-1, 4):
+        at = (1 << 40) + page * mfs.PAGE
+        for name, call in (("r", lambda at=at: os.pread(fd, 1, at)), ("w", lambda at=at: os.pwrite(fd, b"x", at))):
+            try:
+                call()
+                rights[page] = rights.get(page, "") + name
+            except PermissionError:
+                pass
+    assert rights == {0: "r", 2: "rw"}
+    assert mfs.meminfo("Slab") - before < 4096, "kB"
+    mfs.protect(fd, 0, 1 << 44, mfs.READWRITE)
+    assert os.pwrite(fd, b"x", 1 << 43) == 1
+
+
 def test_generation_moves(region):
     fd = region(16)
     seen = [mfs.info(fd)["generation"]]
@@ -115,7 +222,7 @@ def test_unknown_commands(region):
     mfs.refused(errno.EINVAL, fcntl.ioctl, fd, mfs.IOC_PIDS, bytearray(struct.pack("=QII", 0, 65537, 0)))
     for command in (mfs.IOC_INFO, mfs.IOC_PIDS, mfs.IOC_PROTECT, mfs.IOC_SET_BASE):
         for pointer in (0, 1, 0xFFFF888000000000, (1 << 64) - 8):
-            assert mfs.libc.syscall(16, fd, command, __import__("ctypes").c_ulong(pointer)) == -1
+            assert mfs.libc.syscall(16, fd, command, ctypes.c_ulong(pointer)) == -1
 
 
 def test_fuzz(region):
@@ -153,7 +260,7 @@ def test_fuzz(region):
         for _ in range(FUZZ_ROUNDS):
             handle = rng.choice(handles)
             try:
-                match rng.randrange(6):
+                match rng.randrange(9):
                     case 0:
                         command = rng.choice(
                             [mfs.IOC_INFO, mfs.IOC_PIDS, mfs.IOC_PROTECT, mfs.IOC_SET_BASE, rng.getrandbits(32)]
@@ -185,6 +292,18 @@ def test_fuzz(region):
                             rng.randrange(1 << 18),
                             rng.randrange(1 << 18),
                         )
+                    case 6 if mapped:
+                        addr, length = mapped.pop(rng.randrange(len(mapped)))
+                        place = rng.choice([0x500000000000, 0x500040000000, 0x500000001000, 1 << 63])
+                        old, new = (rng.choice([length, length, number()]) for _ in range(2))
+                        moved = mfs.libc.mremap(addr, old, new, rng.randrange(8), place)
+                        mapped.append((addr if moved == (1 << 64) - 1 else moved or 0, length))
+                    case 7 if mapped:
+                        addr, length = rng.choice(mapped)
+                        mfs.check(mfs.libc.mprotect(addr + (number() & 0x3FFFF000), mfs.PAGE, rng.randrange(8)))
+                    case 8 if mapped:  # only parts: who knows what is beyond
+                        offset = mfs.PAGE + (number() & 0x1FFFF000)
+                        mfs.munmap(rng.choice(mapped)[0] + offset, mfs.PAGE + (number() & 0x1FFFF000))
                 done += 1
             except OSError:
                 pass

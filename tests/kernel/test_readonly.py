@@ -163,6 +163,38 @@ def test_writable_proc_mem(attached):
     os.close(mem)
 
 
+def test_writable_process_vm(attached):
+    fd, addr = attached
+    buffer = ctypes.create_string_buffer(b"q", 1)
+    local, remote = Iovec(ctypes.addressof(buffer), 1), Iovec(addr + 5 * mfs.PAGE, 1)
+    arguments = (os.getpid(), ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
+    assert mfs.libc.process_vm_writev(*arguments) == 1
+    assert os.pread(fd, 1, 5 * mfs.PAGE) == b"q"
+    mfs.poke(addr + 5 * mfs.PAGE, ord("r"))
+    assert mfs.libc.process_vm_readv(*arguments) == 1
+    assert buffer.raw == b"r"
+
+
+def test_writable_ptrace(attached):
+    """What a debugger does."""
+    fd, addr = attached
+    os.pwrite(fd, b"before..", 2 * mfs.PAGE)
+
+    def traced(ready, wait):
+        mfs.libc.ptrace(PTRACE_TRACEME, 0, None, None)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    child = mfs.Child(traced)
+    os.waitpid(child.pid, os.WUNTRACED)
+    word = mfs.libc.ptrace(PTRACE_PEEKDATA, child.pid, addr + 2 * mfs.PAGE, None)
+    assert word == int.from_bytes(b"before..", "little")
+    new = int.from_bytes(b"debugger", "little")
+    assert mfs.libc.ptrace(PTRACE_POKEDATA, child.pid, addr + 2 * mfs.PAGE, new) == 0
+    assert os.pread(fd, 8, 2 * mfs.PAGE) == b"debugger", "for everybody, not in a private copy"
+    mfs.libc.ptrace(PTRACE_CONT, child.pid, None, None)
+    assert child.result() == 0
+
+
 def test_writable_fixed_buffer_until_a_page_is_read_only(attached):
     fd, addr = attached
     before = register_buffer(addr)

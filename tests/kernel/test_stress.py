@@ -4,11 +4,13 @@ import os
 import re
 
 import mfs
+import pytest
 
 SECONDS = int(os.environ.get("MSHARE_STRESS_SECONDS", "120"))
 PROCESSES = int(os.environ.get("MSHARE_STRESS_PROCESSES", "16"))
 
 
+@pytest.mark.timeout(SECONDS + 600)
 def test_sixteen_processes(region, client):
     fd = region(2003)
     seed = int(os.environ.get("MSHARE_STRESS_SEED", "1"))

@@ -26,13 +26,10 @@ def _pool(name: str) -> int:
     """Return one number of the pool, in pages; 0 on a kernel without 2 MiB pages. Not with `Path.read_bytes`: three
     times as slow, and every process that attaches looks here once."""
     try:
-        fd = os.open(f"{_POOL}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        with descriptors.Descriptor(f"{_POOL}/{name}", os.O_RDONLY) as fd:
+            return int(os.read(fd, 32))
     except FileNotFoundError:
         return 0
-    try:
-        return int(os.read(fd, 32))
-    finally:
-        os.close(fd)
 
 
 def _has_pages() -> bool:
@@ -63,6 +60,7 @@ class Hugetlb(PlainFiles):
         unit=PMD,
         map_unit=PMD,
         sparse=False,
+        controlled=False,
         shared_tables="the kernel shares the last level of whole GiB",
         needs="a hugetlbfs mount you may write to, free huge pages",
     )

@@ -43,6 +43,7 @@ class Msharefs(Shm):
         unit=PAGE,
         map_unit=PUD,
         sparse=True,
+        controlled=True,
         shared_tables="all but one: 4 KiB per process and 512 GiB",
         needs="our kernel module (mshare module load), msharefs on /sys/fs/mshare",
     )

@@ -21,6 +21,7 @@ class Shm(PlainFiles):
         unit=PAGE,
         map_unit=PAGE,
         sparse=True,
+        controlled=False,
         shared_tables="none: 2 MiB per process and GiB",
         needs="tmpfs on /dev/shm",
     )

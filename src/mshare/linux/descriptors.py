@@ -51,8 +51,8 @@ class Descriptor:
         held: list[int] = []
         self._held = held
         with lock:
-            _open[id(held)] = threading.get_ident(), held
             held.extend(starmap(make, (arguments,)))
+            _open[id(held)] = threading.get_ident(), held  # not before: what fails to open is nothing to remember
             self.fd: int = held[0]
 
     def keep(self) -> Self:
@@ -85,7 +85,12 @@ def _after_fork_in_child() -> None:
         if thread != threading.get_ident():
             while held:
                 os.close(held.pop())
-    lock.release()
+    try:
+        lock.release()
+    except RuntimeError:
+        # Fact: a signal handler that raises ends the wait for the lock, and the fork goes on without it. Consequence:
+        # the lock's owner may be a thread that is not here. Decision: a new beginning, as `threading` does.
+        lock._at_fork_reinit()  # type: ignore[attr-defined]
 
 
 os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=_after_fork_in_child)

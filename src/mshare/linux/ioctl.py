@@ -1,4 +1,4 @@
-"""The ioctls of msharefs, as kernel/uapi/mshare.h defines them. May depend on: nothing.
+"""The ioctls of msharefs, as kernel/uapi/mshare.h defines them. May depend on: descriptors.
 
 Facts: other file systems answer ENOTTY to a number they do not know, and so does msharefs for its `mshare_info`.
 """
@@ -10,7 +10,11 @@ import fcntl
 import struct
 from typing import NamedTuple
 
+from .descriptors import Descriptor
+
 ABI = 1
+SEALED, MAP_ONLY = 2, 4
+"""Bits of `RegionFacts.flags`."""
 _INFO = struct.Struct("=IIQQQQQQQII4Q")
 _BASE = struct.Struct("=Q")
 _WRITE, _READ = 1, 2
@@ -23,6 +27,8 @@ def _request(direction: int, number: int, size: int) -> int:
 
 _IOC_INFO = _request(_READ, 0, _INFO.size)
 _IOC_SET_BASE = _request(_WRITE, 3, _BASE.size)
+_IOC_SEAL = _request(0, 4, 0)
+_IOC_HANDLE = _request(_WRITE, 5, 4)
 
 
 class RegionFacts(NamedTuple):
@@ -57,3 +63,14 @@ def region_facts(fd: int) -> RegionFacts | None:
 def set_base(fd: int, addr: int) -> None:
     """Set the address at which everybody should attach the open file. Raises `OSError`: EINVAL, EBUSY, EPERM, EBADF."""
     fcntl.ioctl(fd, _IOC_SET_BASE, _BASE.pack(addr))
+
+
+def seal(fd: int) -> None:
+    """Make the open file read-only for everybody, for ever. Raises `OSError`: EBUSY (pinned pages), EPERM, EBADF."""
+    fcntl.ioctl(fd, _IOC_SEAL)
+
+
+def map_only(fd: int, *, writable: bool) -> Descriptor:
+    """Return a new descriptor of the open file that can map and read it, and nothing more. Raises `OSError`: EBADF,
+    EPERM, EMFILE, ENOSPC."""
+    return Descriptor.made_by(fcntl.ioctl, fd, _IOC_HANDLE, bytearray(struct.pack("=I", int(writable))))

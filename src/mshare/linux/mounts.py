@@ -27,8 +27,8 @@ def mount_under(path: Path) -> Mount | None:
 
 
 def private() -> bool:
-    """Give this process and its children a mount namespace of their own, which no mount enters or leaves, and which goes
-    with them. False, and nothing done, if the kernel does not allow it (not root)."""
+    """Give this process and its children a mount namespace of their own, which no mount enters or leaves, and which
+    goes with them. False, and nothing done, if the kernel does not allow it (not root)."""
     new_namespace, recursive, make_private = 0x20000, 0x4000, 0x40000
     if _libc.unshare(new_namespace):
         return False

@@ -9,7 +9,9 @@ Oracles are independent of what they check: `stat`, /proc/self/smaps, /proc/self
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import stat
 from pathlib import Path
 
@@ -262,3 +264,75 @@ class BackendConformance:
         assert mshare.regions()[0].orphan
         assert [info.name for info in mshare.gc()] == ["r"]
         assert files() == []
+
+    def test_without_a_name_it_lives_by_its_handles(self, backend: str) -> None:
+        region = mshare.create_anonymous(PMD + 5, backend=backend)
+        assert (region.name, region.backend, region.addr % PUD) == ("", backend, 0)
+        region.buf[-1] = 7
+        handle = region.control
+        region.close()
+        assert mshare.regions() == []
+        assert not smaps_of(region.addr)
+
+        def child() -> list[int]:
+            with mshare.attach(handle) as mine:
+                mine.buf[0] = 11
+                return [mine.addr, mine.size, mine.buf[-1]]
+
+        assert in_child(child).value == [region.addr, PMD + 5, 7]
+        with mshare.attach(handle) as again:
+            assert (again.buf[0], again.buf[-1]) == (11, 7)
+        handle.close()
+        assert files() == []
+
+    def test_a_name_that_comes_later(self, backend: str) -> None:
+        with mshare.create_anonymous(PMD, backend=backend, linkable=True) as region:
+            region.buf[0] = 7
+            region.link("r")
+            assert mshare.regions()[0].pids == (os.getpid(),)
+            assert in_child(lambda: mshare.attach("r", addr=mshare.ANYWHERE).buf[0]).value == 7
+            with pytest.raises(mshare.RegionExistsError):
+                region.link("again")
+        assert [info.name for info in mshare.gc()] == ["r"]
+
+    def test_handles_can_do_what_is_stated_and_no_more(self, backend: str) -> None:
+        controlled = backend_of(backend).capabilities.controlled
+        with mshare.create("r", PMD, backend=backend) as region:
+            for readonly in (True, False):
+                if not controlled:
+                    with pytest.raises(mshare.BackendUnavailableError):
+                        region.map_only(readonly=readonly)
+                    continue
+                with region.map_only(readonly=readonly) as handle, mshare.attach(handle, addr=mshare.ANYWHERE) as mine:
+                    assert (mine.size, mine.readonly, mine.info().pids) == (PMD, readonly, (os.getpid(),))
+                    if not readonly:
+                        mine.buf[0] = 9
+                        assert region.buf[0] == 9
+                    for call in (lambda: handle.map_only(readonly=False), mine.seal):
+                        with pytest.raises(mshare.MshareError):
+                            call()
+            if not controlled:
+                with pytest.raises(mshare.BackendUnavailableError):
+                    region.seal()
+                return
+            region.seal()
+            assert (region.sealed, region.readonly) == (True, True)
+            with pytest.raises(mshare.AccessDeniedError):
+                mshare.attach("r")
+            mshare.attach("r", readonly=True, require_sealed=True).close()
+        assert mshare.mshare_unlink("r")
+
+    def test_sealed_memory_is_read_only_for_everybody(self, backend: str) -> None:
+        with mshare.create_anonymous(PMD, backend=backend) as region:
+            region.buf[0] = 7
+            region.seal()
+            with region.control as handle:
+                assert handle.sealed
+                with mshare.attach(handle, require_sealed=True) as again:
+                    assert again.buf[0] == 7
+
+            def store() -> None:
+                ctypes.c_ubyte.from_address(region.addr).value = 9
+
+            assert in_child(store).status == -signal.SIGSEGV
+            assert region.buf[0] == 7

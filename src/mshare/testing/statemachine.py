@@ -32,7 +32,7 @@ from mshare.geometry import Span
 from mshare.model import NAMED, Model, Seen
 from mshare.registry import roots
 
-from .conformance import NO_REGIONS
+from .conformance import NO_REGIONS, backend_of
 from .processes import LIMIT_S, Nursery, Reply, Worker
 from .strategies import byte_at, names, offsets, small_sizes
 
@@ -52,7 +52,8 @@ class RegionMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = Model()
+        self.controlled = backend_of(self.backend).capabilities.controlled
+        self.model = Model(controlled=self.controlled)
         self.workers: dict[int, Worker] = {}
 
     # the world
@@ -134,6 +135,10 @@ class RegionMachine(RuleBasedStateMachine):
     @rule(which=picks)
     def seal(self, which: int) -> None:
         worker, handle = self._attachment(which)
+        region = self.model.processes[worker.pid].attached[handle].region
+        others = [process for pid, process in self.model.processes.items() if pid != worker.pid]
+        if self.controlled and any(process.writable.get(id(region)) for process in others):
+            return  # it would succeed, and their next store would kill them
         self._compare(worker.do("seal", handle=handle), lambda: self.model.seal(worker.pid, handle))
 
     @precondition(lambda self: self._attached() > 0)

@@ -1,0 +1,239 @@
+"""What is done to an address space from outside, or at the wrong moment: reaping, moving pages, memory limits."""
+
+import array
+import contextlib
+import ctypes
+import errno
+import os
+import signal
+import subprocess
+import time
+
+import mfs
+import pytest
+
+SECONDS = int(os.environ.get("MSHARE_RACE_SECONDS", "5"))
+GROUP = "/sys/fs/cgroup/mshare-race"
+PIDFD_OPEN, PROCESS_MADVISE, PROCESS_MRELEASE = 434, 440, 448
+COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE, COLLAPSE = 20, 21, 22, 23, 25
+HWPOISON, SOFT_OFFLINE = 100, 101
+
+
+def group_busy():
+    """Remove the group; whether that was impossible, because somebody is in it."""
+    try:
+        os.rmdir(GROUP)
+    except OSError as error:
+        assert error.errno == errno.EBUSY
+        return True
+    return False
+
+
+@pytest.fixture
+def group():
+    """A memory cgroup of its own: group(field, value) sets, group(field) reads."""
+    os.mkdir(GROUP)
+    with open("/sys/fs/cgroup/cgroup.subtree_control", "w") as f:
+        f.write("+memory")
+
+    def control(field, value=None):
+        with open(f"{GROUP}/{field}", "r" if value is None else "w") as f:
+            return f.read() if value is None else f.write(str(value))
+
+    yield control
+    limit = time.monotonic() + 60
+    while group_busy():  # somebody who was killed is not quite gone
+        assert time.monotonic() < limit, control("cgroup.procs")
+        os.sched_yield()
+
+
+def pattern(page):
+    return (page * 37 + 11) % 251
+
+
+def fill(addr, pages):
+    for page in range(pages):
+        mfs.poke(addr + page * mfs.PAGE, pattern(page))
+
+
+def intact(addr, pages):
+    return all(mfs.peek(addr + page * mfs.PAGE) == pattern(page) for page in range(pages))
+
+
+def nobody_left(fd):
+    limit = time.monotonic() + 60
+    while mfs.info(fd)["attachments"]:
+        assert time.monotonic() < limit, mfs.pids(fd)
+        os.sched_yield()
+
+
+@pytest.mark.timeout(300)
+def test_attaching_and_dying_while_others_punch_and_look(region, client):
+    fd = region(64)
+    client("races", region.path, SECONDS)
+    nobody_left(fd)
+    mfs.protect(fd, 0, 32 * mfs.PAGE, mfs.READWRITE)
+
+
+def test_reaping_a_dying_process(region):
+    """process_mrelease() and the OOM reaper walk the tables of read-only attachments before their owner is gone."""
+    fd = region(64)
+    reaped = 0
+
+    def dying(ready, wait):
+        own = os.open(region.path, os.O_RDONLY)
+        addr = mfs.mmap(own, mfs.UNIT, prot=mfs.PROT_READ)
+        private = bytearray(8 << 20)
+        ready()
+        while True:
+            mfs.peek(addr + 3 * mfs.PAGE)
+            private[0] ^= 1
+
+    for _ in range(20):
+        child = mfs.Child(dying)
+        child.wait_ready()
+        pidfd = mfs.check(mfs.libc.syscall(PIDFD_OPEN, child.pid, 0))
+        os.kill(child.pid, signal.SIGKILL)
+        while mfs.libc.syscall(PROCESS_MRELEASE, pidfd, 0) == 0:
+            reaped += 1
+            if os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                break
+        os.close(pidfd)
+        assert child.result() == -signal.SIGKILL
+    assert reaped > 5, "the processes were gone before they could be reaped"
+    nobody_left(fd)
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
+def test_the_oom_killer_takes_an_attached_process(region, group, flags):
+    fd = region(503)
+    group("memory.max", "48M")
+
+    def hog():
+        group("cgroup.procs", os.getpid())
+        own = os.open(region.path, flags)
+        addr = mfs.mmap(own, mfs.UNIT, prot=mfs.PROT_READ | (mfs.PROT_WRITE if flags else 0))
+        assert all(mfs.peek(addr + page * mfs.PAGE) == 0 for page in range(503))
+        bytearray(200 << 20)
+
+    assert mfs.outcome(hog) == -signal.SIGKILL
+    assert "oom_kill 0" not in group("memory.events").splitlines()
+    nobody_left(fd)
+    assert mfs.info(fd)["pages"] == 503
+
+
+def test_reclaim_leaves_the_region(region, group):
+    """The kernel is told to reclaim all it can from the cgroup that the pages belong to."""
+    fd = region(1, reserve=False)
+    os.ftruncate(fd, 1009 * mfs.PAGE)
+
+    def child():
+        group("cgroup.procs", os.getpid())
+        addr = mfs.mmap(fd, mfs.UNIT)
+        fill(addr, 1009)
+        for _ in range(3):
+            with contextlib.suppress(OSError):  # EAGAIN: there was not so much
+                group("memory.reclaim", "64M")
+        assert intact(addr, 1009)
+
+    assert mfs.outcome(child) == 0
+    assert mfs.info(fd)["pages"] == 1009
+    current = int(group("memory.current"))
+    assert current >= 1009 * mfs.PAGE, "the pages are charged to another cgroup, so the test tested nothing"
+    os.ftruncate(fd, 0)
+
+
+@pytest.mark.parametrize("call", ["fork", "mmap"])
+def test_memory_runs_out_while_attaching(region, group, call):
+    """Attaching 1 TiB takes 8 MiB of private tables for a moment, which is more than the group may have."""
+    units = 1024
+    fd = region(1, reserve=False)
+    os.ftruncate(fd, units * mfs.UNIT)
+    addr = mfs.mmap(fd, units * mfs.UNIT)
+    mfs.poke(addr, 7)
+
+    def child():
+        group("cgroup.procs", os.getpid())
+        if call == "mmap":
+            assert mfs.peek(mfs.mmap(fd, units * mfs.UNIT)) == 7
+            return
+        pid = os.fork()
+        if not pid:
+            os._exit(0 if mfs.peek(addr) == 7 else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+
+    ends = []
+    for mb in (3, 4, 5, 6, 7, 8, 64):
+        group("memory.max", f"{mb}M")
+        ends.append(mfs.outcome(child))
+    print(ends)
+    assert ends[-1] == 0
+    assert any(ends)
+    log = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout
+    stacks = log.split("python invoked oom-killer")[-ends.count(-signal.SIGKILL) :]
+    assert any("mshare_attach+" in stack for stack in stacks), "it ran out elsewhere"
+    limit = time.monotonic() + 60
+    while mfs.info(fd)["processes"] > 1:
+        assert time.monotonic() < limit, mfs.pids(fd)
+        os.sched_yield()
+    assert mfs.peek(addr) == 7
+    mfs.munmap(addr, units * mfs.UNIT)
+    os.ftruncate(fd, 0)
+
+
+def test_populate_beyond_the_end(attached):
+    fd, addr = attached
+    for advice in (POPULATE_READ, POPULATE_WRITE):
+        mfs.refused(errno.EFAULT, mfs.madvise, addr, 17 * mfs.PAGE, advice)
+        mfs.refused(errno.EFAULT, mfs.madvise, addr + 16 * mfs.PAGE, mfs.PAGE, advice)
+    assert mfs.info(fd)["pages"] == 16
+
+
+@pytest.mark.parametrize("advice", [COLD, PAGEOUT, 3, COLLAPSE])  # 3: WILLNEED
+def test_advice_from_another_process(region, advice):
+    fd = region(16)
+
+    def target(ready, wait):
+        addr = mfs.mmap(fd, mfs.UNIT, addr=0x300000000000)
+        fill(addr, 16)
+        ready()
+        wait()
+        assert intact(addr, 16)
+
+    child = mfs.Child(target)
+    child.wait_ready()
+    pidfd = mfs.check(mfs.libc.syscall(PIDFD_OPEN, child.pid, 0))
+    span = array.array("Q", [0x300000000000, 16 * mfs.PAGE])
+    mfs.libc.syscall(PROCESS_MADVISE, pidfd, ctypes.c_void_p(span.buffer_info()[0]), 1, advice, 0)
+    child.proceed()
+    assert child.result() == 0
+    os.close(pidfd)
+
+
+def test_a_page_does_not_move(attached):
+    """Soft offlining is migration on demand: it must be refused, as nothing knows who maps the page."""
+    fd, addr = attached
+    fill(addr, 16)
+    with pytest.raises(OSError):
+        mfs.madvise(addr + 3 * mfs.PAGE, mfs.PAGE, SOFT_OFFLINE)
+    assert intact(addr, 16)
+    assert mfs.info(fd)["pages"] == 16
+
+
+def test_a_bad_page_harms_nobody_else(attached):
+    """A memory error that is reported by software: the page stays mapped (see Known limits), and goes with its hole."""
+    fd, addr = attached
+    fill(addr, 16)
+    with open("/proc/meminfo") as f:
+        knows_bad_pages = "HardwareCorrupted" in f.read()
+    if not knows_bad_pages:  # a kernel without CONFIG_MEMORY_FAILURE
+        mfs.refused(errno.EINVAL, mfs.madvise, addr + 3 * mfs.PAGE, mfs.PAGE, HWPOISON)
+        return
+    with contextlib.suppress(OSError):
+        mfs.madvise(addr + 3 * mfs.PAGE, mfs.PAGE, HWPOISON)
+    assert mfs.meminfo("HardwareCorrupted") >= 4, "no page was taken for bad"
+    assert all(mfs.peek(addr + page * mfs.PAGE) == pattern(page) for page in range(16) if page != 3)
+    mfs.fallocate(fd, mfs.PUNCH_HOLE, 3 * mfs.PAGE, mfs.PAGE)
+    assert mfs.peek(addr + 3 * mfs.PAGE) == 0
+    mfs.poke(addr + 3 * mfs.PAGE, pattern(3))
+    assert intact(addr, 16)
