@@ -31,8 +31,8 @@ BOOT_LIMIT_SECONDS = 180.0  # from QEMU's start to the command's; 15 to 25 s is 
 END_LIMIT_SECONDS = 60.0  # from the command's time limit to power-off
 
 
-# Four page-table levels, as most machines people run have; la57 makes the emulated kernel use five. With erms, on a busy
-# host, kernels were seen to clear pages at 40 bytes per second in clear_page_erms(), and to report soft lockups there.
+# Four page-table levels, as most machines people run have; la57 makes the emulated kernel use five. With erms, on a
+# busy host, kernels were seen to clear 40 bytes per second in clear_page_erms(), and to report soft lockups there.
 CPU = "max,la57=off,erms=off"
 ACCEL = "tcg,thread=multi"
 

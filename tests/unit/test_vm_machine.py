@@ -18,10 +18,10 @@ WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 @settings(deadline=None)  # each example starts two processes
 @given(st.lists(WORDS, min_size=1, max_size=5), WORDS)
 def test_arguments_and_environment_arrive_as_given(words: list[str], value: str) -> None:
-    show = "import os, sys; sys.stdout.buffer.write(os.fsencode(chr(1).join([os.environ['KEY'], *sys.argv[1:]])))"
-    script = machine.command_script(["python3", "-c", show, *words], Path("/"), {"KEY": value})
+    show = 'printf "%s\\001" "$KEY" "$@"'
+    script = machine.command_script(["sh", "-c", show, "sh", *words], Path("/"), {"KEY": value})
     done = subprocess.run(["sh"], input=script, stdout=subprocess.PIPE, check=True)
-    assert done.stdout.decode(errors="surrogateescape") == "\x01".join([value, *words])
+    assert done.stdout.decode(errors="surrogateescape") == "".join(f"{word}\x01" for word in [value, *words])
 
 
 def test_one_word_is_a_shell_line() -> None:
