@@ -16,6 +16,7 @@ import pytest
 from worlds import window_mappings
 
 import mshare
+from mshare import registry
 from mshare.backends import hugetlb
 from mshare.testing.conformance import files
 from mshare.testing.processes import in_child
@@ -40,6 +41,11 @@ def attach_and_drop() -> None:
 def create_and_unlink() -> None:
     mshare.create("new", SIZE).close()
     mshare.unlink("new")
+
+
+def look_at_every_record() -> None:
+    registry._records.clear()
+    list(registry.known_records())
 
 
 def look_for_huge_pages() -> None:
@@ -78,7 +84,15 @@ def interrupted(call: Callable[[], Any], seed: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "call", [attach_and_close, attach_and_write, attach_and_drop, create_and_unlink, look_for_huge_pages]
+    "call",
+    [
+        attach_and_close,
+        attach_and_write,
+        attach_and_drop,
+        create_and_unlink,
+        look_at_every_record,
+        look_for_huge_pages,
+    ],
 )
 def test_an_interrupted_call_leaves_nothing(world: Path, call: Callable[[], Any]) -> None:
     mshare.create("r", SIZE).close()
