@@ -99,3 +99,34 @@ def test_an_interrupted_call_leaves_nothing(world: Path, call: Callable[[], Any]
     left = in_child(lambda: interrupted(call, seed=20261)).value
     assert left == {"descriptors": 0, "mappings": [], "orphan": True}
     assert [path.name for path in files()] == ["r"]
+
+
+def drop_last_views(seed: int) -> list[str]:
+    """Drop the last view of one removed region after the other, each with a signal whose handler raises just then."""
+    draw = random.Random(seed)
+    count = 0
+
+    def handler(*_: object) -> None:
+        nonlocal count
+        count += 1
+        raise KeyboardInterrupt
+
+    sys.unraisablehook = lambda _: None
+    signal.signal(signal.SIGALRM, handler)
+    for turn in range(INTERRUPTS):
+        view: memoryview | None = mshare.create("new", SIZE).buf
+        mshare.unlink("new")
+        with suppress(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-6, 2e-5))
+            view = None
+            while count == turn:
+                pass
+        del view
+    mshare.attach("r").close()
+    return window_mappings()
+
+
+def test_an_interrupted_destructor_is_made_up_for_by_the_next_call(world: Path) -> None:
+    """Of another region: nobody can use this one again."""
+    mshare.create("r", SIZE).close()
+    assert in_child(lambda: drop_last_views(seed=20262)).value == []
