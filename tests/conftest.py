@@ -11,6 +11,10 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("mshare", deadline=None)  # on a busy machine any example can take long
+settings.load_profile("mshare")
 
 HUGE_PAGES = 96
 """2 MiB pages that tests of backend `hugetlb` may use at once: 192 MiB."""
