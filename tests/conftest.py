@@ -14,10 +14,10 @@ from tempfile import mkdtemp
 import pytest
 from hypothesis import settings
 
+from mshare.linux.mounts import private
+
 settings.register_profile("mshare", deadline=None)  # on a busy machine any example can take long
 settings.load_profile("mshare")
-
-from mshare.linux.mounts import private
 
 HUGE_PAGES = 96
 """2 MiB pages that tests of backend `hugetlb` may use at once: 192 MiB."""

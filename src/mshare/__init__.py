@@ -17,7 +17,7 @@ b'hello'
 #   pure (no operating system): errors units geometry record procfs model report plan findings
 #   linux/*      system calls and /proc; knows nothing of regions
 #   backend      what a backend is, and the choice;  backends/*: one file each
-#   mapping      what this process has mapped, counted
+#   mapping      what this process has mapped, and its owners
 #   registry     names and files: find, publish, list;  removal: unlink, gc
 #   handle       descriptors of regions and their rights;  handover: sending them over a socket
 #   region       Region;  attachment: attach;  creation: create, create_anonymous;  calls: mshare(), mshare_unlink()

@@ -62,7 +62,8 @@ def create(
     - `progress`: called with (bytes done, bytes in all) while memory is reserved.
     - `fill`: called once, with the region's writable bytes, when its memory is reserved and before anybody can see
       the name: nobody ever reads a region half filled. What it raises is raised here, and no region exists then. It
-      must keep no view (`ViewsAliveError`); with `reserve=False`, mind that a full machine means SIGBUS.
+      must keep no view (`ViewsAliveError`); with `reserve=False`, mind that a full machine means SIGBUS. A child that
+      another thread forks meanwhile does not have the memory.
 
     Raises `InvalidNameError`, `InvalidSizeError`, `InvalidAddressError`, `InvalidFlagsError`, `RegionExistsError`,
     `NoSpaceError`, `AddressTakenError`, `BackendUnavailableError`; nothing is left behind then. Cost: reserving clears

@@ -139,7 +139,9 @@ def _backends(machine: Machine) -> Iterator[Finding]:
             )
         else:
             remedy = backend.remedy.replace("nr_hugepages=N", f"nr_hugepages={_pool_needed(machine)}")
-            yield Finding(ADVICE if anything else PROBLEM, topic, f"not usable: {backend.reason}", remedy)
+            command = remedy if remedy.startswith("sudo ") else ""  # else it is advice, and no shell's
+            advice = "" if command or not remedy else f"; {remedy}"
+            yield Finding(ADVICE if anything else PROBLEM, topic, f"not usable: {backend.reason}{advice}", command)
 
 
 def _choice(machine: Machine) -> Finding:

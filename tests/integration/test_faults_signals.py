@@ -49,7 +49,7 @@ def look_at_every_record() -> None:
 
 
 def look_for_huge_pages() -> None:
-    hugetlb._has_pages()
+    hugetlb._pool("nr_hugepages")
 
 
 def interrupted(call: Callable[[], Any], seed: int) -> dict[str, Any]:

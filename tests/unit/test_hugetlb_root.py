@@ -7,18 +7,14 @@ from pathlib import Path
 import pytest
 
 from mshare.backends import hugetlb
-from mshare.procfs import Mount
 
 
-def test_a_mount_that_another_one_hides_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    gone = Mount(tmp_path.stat().st_dev + 1, str(tmp_path / "gone"), "hugetlbfs", frozenset({"pagesize=2M"}))
-    hidden = gone._replace(mount_point=str(tmp_path))
-    monkeypatch.delenv("MSHARE_ROOT", raising=False)
-    monkeypatch.setattr(hugetlb, "_has_pages", lambda: True)
-    monkeypatch.setattr(hugetlb, "mounts", lambda _: [gone, hidden])
+def test_only_the_usual_place_is_taken(hugetlb_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another hugetlbfs is somebody else's, and goes when they go."""
+    monkeypatch.delenv("MSHARE_ROOT")
     assert hugetlb.Hugetlb().root() in (None, Path("/dev/hugepages"))
-    there = hidden._replace(dev=tmp_path.stat().st_dev)
-    monkeypatch.setattr(hugetlb, "mounts", lambda _: [gone, hidden, there])
-    assert hugetlb.Hugetlb().root() in (tmp_path, Path("/dev/hugepages"))
-    monkeypatch.setattr(hugetlb, "_has_pages", lambda: False)
+    monkeypatch.setattr(hugetlb, "_DEFAULT", hugetlb_world / "shm")  # a directory, as some containers have it
     assert hugetlb.Hugetlb().root() is None
+    assert "mount -t hugetlbfs" in hugetlb.Hugetlb().availability().remedy
+    monkeypatch.setattr(hugetlb, "_DEFAULT", hugetlb_world / "hugetlb")
+    assert hugetlb.Hugetlb().root() == hugetlb_world / "hugetlb"

@@ -14,12 +14,11 @@ from pathlib import Path
 from ..backend import Availability, Capabilities, Progress, Space
 from ..geometry import PMD
 from ..linux import descriptors, libc
-from ..linux.mounts import mount_under, mounts
-from ..procfs import Mount
 from ._files import PlainFiles, overridden_root, reserve, writable
 
 _POOL = "/sys/kernel/mm/hugepages/hugepages-2048kB"
 _DEFAULT = Path("/dev/hugepages")
+_MAGIC = 0x958458F6
 
 
 def _pool(name: str) -> int:
@@ -32,23 +31,9 @@ def _pool(name: str) -> int:
         return 0
 
 
-def _has_pages() -> bool:
-    """Tell whether there are huge pages, taken or free, or may be: without, no file can have any, and the mount table,
-    slow to read in a new process, does not matter."""
-    return _pool("nr_hugepages") > 0 or _pool("nr_overcommit_hugepages") > 0
-
-
-def _is_usable(mount: Mount | None) -> bool:
-    sizes = [option for option in mount.options if option.startswith("pagesize=")] if mount else []
-    return mount is not None and mount.fs_type == "hugetlbfs" and (not sizes or sizes == ["pagesize=2M"])
-
-
-def _is_visible(mount: Mount) -> bool:
-    """Tell whether the mount can be reached, and no later one hides it."""
-    try:
-        return os.stat(mount.mount_point).st_dev == mount.dev
-    except OSError:
-        return False
+def _is_usable(root: Path) -> bool:
+    """Tell whether a hugetlbfs with 2 MiB pages lies there. Not by the mount table, which new processes read slowly."""
+    return libc.file_system_magic(root) == _MAGIC and os.statvfs(root).f_bsize == PMD
 
 
 class Hugetlb(PlainFiles):
@@ -62,31 +47,19 @@ class Hugetlb(PlainFiles):
         sparse=False,
         controlled=False,
         shared_tables="the kernel shares the last level of whole GiB",
-        needs="a hugetlbfs mount you may write to, free huge pages",
+        needs="a hugetlbfs on /dev/hugepages that you may write to, free huge pages",
     )
 
     def root(self) -> Path | None:
-        """/dev/hugepages, where systemd mounts it, or else the first hugetlbfs with 2 MiB pages that can be reached:
-        others keep mounts of their own in private directories."""
-        forced = overridden_root("hugetlb")
-        if forced is not None:
-            return forced
-        if not _has_pages():
-            return None
-        found = [mount for mount in mounts("hugetlbfs") if _is_usable(mount) and _is_visible(mount)]
-        if not found:
-            return None
-        if _is_usable(mount_under(_DEFAULT)):
-            return _DEFAULT
-        return next((Path(mount.mount_point) for mount in found if os.access(mount.mount_point, os.X_OK)), None)
+        """/dev/hugepages, where systemd mounts it. No other mount: it would be somebody else's, a container's say, and
+        go when they do, with the regions."""
+        return overridden_root("hugetlb") or (_DEFAULT if _is_usable(_DEFAULT) else None)
 
     def availability(self) -> Availability:
         root = self.root()
         where = root or _DEFAULT
         make = f"sudo mkdir -p {where} && sudo mount -t hugetlbfs -o mode=1777,pagesize=2M none {where}"
-        if root is None and not _has_pages():
-            return Availability(False, "there are no 2 MiB pages", "sudo sysctl vm.nr_hugepages=N")
-        if root is None or not _is_usable(mount_under(root)):
+        if root is None or not _is_usable(root):
             return Availability(False, f"no hugetlbfs with 2 MiB pages is mounted on {where}", make)
         may = writable(root)
         if not may.usable:

@@ -111,7 +111,7 @@ def _cleaned_up(prefix: str) -> Iterator[None]:
         for number in before:
             signal.signal(number, signal.SIG_IGN)
         for path in left_behind(prefix):
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # gone, or another user's of that name
                 path.unlink()
         for number, handler in before.items():
             signal.signal(number, handler)
