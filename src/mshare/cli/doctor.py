@@ -27,7 +27,7 @@ _STYLES = {"ok": "green", "advice": "yellow", PROBLEM: "bold red"}
 def _print_finding(finding: Finding) -> None:
     row = Table.grid(padding=(0, 1, 0, 0))
     row.add_column(width=7)
-    row.add_column(width=15)
+    row.add_column(width=16)
     row.add_column(overflow="fold")
     row.add_row(
         Text(finding.level, style=_STYLES[finding.level]), Text(printable(finding.topic)), Text(printable(finding.text))
