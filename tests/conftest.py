@@ -12,6 +12,10 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("mshare", deadline=None)  # on a busy machine any example can take long
+settings.load_profile("mshare")
 
 from mshare.linux.mounts import private
 

@@ -28,6 +28,7 @@ def mshare(name: str, addr: int | None, length: int, oflags: int, mode: int = 0o
     Raises what `create` and `attach` raise, `InvalidFlagsError` for other flags, `InvalidSizeError` (EINVAL) for a
     length that is not the region's.
     """
+    registry.check_name(name)
     access = oflags & os.O_ACCMODE
     if oflags & ~_ALLOWED or access not in (os.O_RDONLY, os.O_RDWR) or (oflags & os.O_EXCL and not oflags & os.O_CREAT):
         raise InvalidFlagsError(

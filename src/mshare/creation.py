@@ -68,7 +68,7 @@ def create(
     `NoSpaceError`, `AddressTakenError`, `BackendUnavailableError`; nothing is left behind then. Cost: reserving clears
     the memory, once.
     """
-    return build(Spec(name, size, mode, addr, reserve, progress, fill), backend)
+    return build(Spec(registry.check_name(name), size, mode, addr, reserve, progress, fill), backend)
 
 
 def create_anonymous(

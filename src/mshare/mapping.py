@@ -30,6 +30,10 @@ lock = descriptors.lock
 
 _table: dict[tuple[FileId, int], Mapping] = {}
 
+_dead: list[weakref.ref[Owner]] = []
+"""Owners that died before they let go: the collector's, for a moment, and those whose destructor was interrupted by a
+signal handler. Put here by C, where none runs; the next `map_file` or `release` unmaps what they had."""
+
 _BOX = (lambda: None).__code__
 """Facts: where an exporter is part of a cycle, the collector finalizes all of that cycle in any order, and a `__del__`
 in it may read the region, or keep an array of it alive for good. The collector does not look into objects that it does
@@ -81,13 +85,13 @@ class Mapping:
     def promise(self, owner: Owner) -> None:
         """Make `owner` an owner of what is about to be mapped. Under `lock`, as the next four."""
         owner.area = self
-        self._owners[id(owner)] = weakref.ref(owner)
+        self._owners[id(owner)] = weakref.ref(owner, _dead.append)
 
     def unmap(self) -> None:
         """Unmap it, whoever holds it. A second call does nothing."""
+        libc.munmap_from(self.at, self.length)
         if _table.get((self.file, self.addr)) is self:
             del _table[self.file, self.addr]
-        libc.munmap_from(self.at, self.length)
 
     def replace(self, fd: int, *, writable: bool) -> None:
         """Map `fd`, the same file opened otherwise, in its place."""
@@ -102,10 +106,11 @@ class Mapping:
     def release(self, owner: Owner) -> None:
         """Let go. With the last owner the memory is unmapped, and the kernel drops the attachment's lock."""
         with lock:
-            self._owners.pop(id(owner), None)
-            if not self._owners or not self.owners():
+            if self._owners.keys() <= {id(owner)} or all(other is owner for other in self.owners()):
                 self.unmap()
+            self._owners.pop(id(owner), None)  # last: an owner that dies before is one of the `_dead`
             owner.area = None
+            _unmap_ownerless()
 
     def export(self, size_bytes: int) -> Exporter | None:
         """Return a new exporter over the first `size_bytes`, which holds the mapping until it dies; None if the mapping
@@ -117,6 +122,15 @@ class Mapping:
             exporter = (ctypes.c_ubyte * size_bytes).from_address(self.addr)
             vars(exporter)["anchor"] = _BOX.replace(co_consts=(hold,))
             return exporter
+
+
+def _unmap_ownerless() -> None:
+    """Unmap what has lost its last owner to an interrupt. Under `lock`."""
+    if _dead:
+        _dead.clear()
+        for mapping in list(_table.values()):
+            if not mapping.owners():
+                mapping.unmap()
 
 
 def find(file: FileId, addr: int, *, writable: bool, owner: Owner) -> Mapping | None:
@@ -162,6 +176,7 @@ def map_file(
     that another thread forks meanwhile shall not have it.
     Raises `AddressTakenError` naming what lies there, `InvalidAddressError`, `NoSpaceError`, or `OSError`.
     """
+    _unmap_ownerless()
     for _ in range(16):
         addr = next_addr()
         if addr + length > USER_END:

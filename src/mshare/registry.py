@@ -446,7 +446,7 @@ def known_records() -> Iterator[Record]:
         with suppress(OSError):  # gone since, not ours to read, or no region
             known = _records.get(_version(os.stat(root.prefix + name, follow_symlinks=False)))
             if known is None and (entry := _entry(root, name)) is not None:
-                with entry.open(writable=False) as fd:
+                with entry.handle, entry.open(writable=False) as fd:
                     known = read_record(name, fd)
             if known is not None:
                 yield known

@@ -22,7 +22,7 @@ import mshare
 from mshare import backends
 from mshare.backend import Space
 from mshare.demo import flights
-from mshare.demo.main import fitting_size
+from mshare.demo.main import fitting_size, left_behind
 from mshare.units import MIB
 
 pytestmark = pytest.mark.timeout(300)  # dozens of interpreters per test; a busy machine takes minutes
@@ -132,6 +132,13 @@ def test_what_a_killed_demo_leaves_gc_removes(world: Path) -> None:
     wait_until(lambda: all(info.orphan for info in mshare.regions()))  # its children end when it has gone
     assert [info.name for info in mshare.gc()] == [f"mshare-demo-{demo.pid}"]
     assert files_of(demo.pid, world) == []
+
+
+def test_the_files_of_another_demo_are_its_own(world: Path) -> None:
+    mine = {"mshare-demo-123", "mshare-demo-123-bill"}
+    for name in (*mine, "mshare-demo-1234", "mshare-demo-1234-bill"):
+        mshare.create(name, 4096).close()
+    assert {path.name for path in left_behind("mshare-demo-123")} == mine
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ BY_NAME: tuple[Callable[[str], Any], ...] = (
     mshare.unlink,
     mshare.mshare_unlink,
     lambda name: mshare.mshare(name, None, 1, os.O_CREAT | os.O_RDWR),
+    lambda name: mshare.mshare(name, None, 1, os.O_CREAT | os.O_EXCL | os.O_RDWR),
 )
 
 

@@ -16,6 +16,7 @@ import pytest
 from worlds import window_mappings
 
 import mshare
+from mshare import registry
 from mshare.backends import hugetlb
 from mshare.testing.conformance import files
 from mshare.testing.processes import in_child
@@ -40,6 +41,11 @@ def attach_and_drop() -> None:
 def create_and_unlink() -> None:
     mshare.create("new", SIZE).close()
     mshare.unlink("new")
+
+
+def look_at_every_record() -> None:
+    registry._records.clear()
+    list(registry.known_records())
 
 
 def look_for_huge_pages() -> None:
@@ -78,10 +84,49 @@ def interrupted(call: Callable[[], Any], seed: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "call", [attach_and_close, attach_and_write, attach_and_drop, create_and_unlink, look_for_huge_pages]
+    "call",
+    [
+        attach_and_close,
+        attach_and_write,
+        attach_and_drop,
+        create_and_unlink,
+        look_at_every_record,
+        look_for_huge_pages,
+    ],
 )
 def test_an_interrupted_call_leaves_nothing(world: Path, call: Callable[[], Any]) -> None:
     mshare.create("r", SIZE).close()
     left = in_child(lambda: interrupted(call, seed=20261)).value
     assert left == {"descriptors": 0, "mappings": [], "orphan": True}
     assert [path.name for path in files()] == ["r"]
+
+
+def drop_last_views(seed: int) -> list[str]:
+    """Drop the last view of one removed region after the other, each with a signal whose handler raises just then."""
+    draw = random.Random(seed)
+    count = 0
+
+    def handler(*_: object) -> None:
+        nonlocal count
+        count += 1
+        raise KeyboardInterrupt
+
+    sys.unraisablehook = lambda _: None
+    signal.signal(signal.SIGALRM, handler)
+    for turn in range(INTERRUPTS):
+        view: memoryview | None = mshare.create("new", SIZE).buf
+        mshare.unlink("new")
+        with suppress(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-6, 2e-5))
+            view = None
+            while count == turn:
+                pass
+        del view
+    mshare.attach("r").close()
+    return window_mappings()
+
+
+def test_an_interrupted_destructor_is_made_up_for_by_the_next_call(world: Path) -> None:
+    """Of another region: nobody can use this one again."""
+    mshare.create("r", SIZE).close()
+    assert in_child(lambda: drop_last_views(seed=20262)).value == []

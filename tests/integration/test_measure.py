@@ -68,9 +68,9 @@ def test_the_standard_library_goes_through_the_same_code(world: Path) -> None:
 def test_a_measured_process_does_not_take_the_segment_along(world: Path) -> None:
     """Before Python 3.13 a process that ends removes the segments it has attached (cpython #82300)."""
     peer = SharedMemory()
-    with existing(peer, "mshare-test-tracker", MIB) as memory:
+    with existing(peer, f"mshare-test-tracker-{os.getpid()}", MIB) as memory:
         assert len(process_costs(peer, memory.token, runs=2, cycles=1)) == 2
-        assert (SHM / "mshare-test-tracker").exists()
+        assert (SHM / f"mshare-test-tracker-{os.getpid()}").exists()
 
 
 def test_the_machines_page_tables_grow_by_what_processes_say(world: Path) -> None:

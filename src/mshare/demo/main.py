@@ -84,9 +84,10 @@ def _remount(needed: int, space: Space) -> str:
 
 
 def left_behind(prefix: str) -> list[Path]:
-    """Return the files whose names start with `prefix` in all roots and in /dev/shm."""
+    """Return the files called `prefix` or `prefix-…` in all roots and in /dev/shm. Not `prefix*`: that of process 123
+    would take those of process 1234."""
     places = {*registry.roots(), _SHM}
-    return sorted(path for place in places if place.is_dir() for path in place.glob(f"{prefix}*"))
+    return sorted(path for place in places for kind in (prefix, f"{prefix}-*") for path in place.glob(kind))
 
 
 @contextmanager
