@@ -26,8 +26,9 @@ _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 
 
 def pytest_configure() -> None:
-    """Mounts of tests are nobody else's business: other programs would take a hugetlbfs of ours for a root."""
-    private()
+    """Mounts of tests are nobody else's business. In a guest, which is ours alone, tests of the module unmount for all."""
+    if not Path("/sys/module/mshare").exists():
+        private()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -216,11 +216,11 @@ def test_generation_moves(region):
 
 def test_unknown_commands(region):
     fd = region(1)
-    for number in range(4, 20):
+    for number in range(6, 20):
         mfs.refused(errno.ENOTTY, fcntl.ioctl, fd, 0xBC00 | number)
     mfs.refused(errno.ENOTTY, fcntl.ioctl, fd, mfs.IOC_INFO + (1 << 16), bytearray(200))
     mfs.refused(errno.EINVAL, fcntl.ioctl, fd, mfs.IOC_PIDS, bytearray(struct.pack("=QII", 0, 65537, 0)))
-    for command in (mfs.IOC_INFO, mfs.IOC_PIDS, mfs.IOC_PROTECT, mfs.IOC_SET_BASE):
+    for command in (mfs.IOC_INFO, mfs.IOC_PIDS, mfs.IOC_PROTECT, mfs.IOC_SET_BASE, mfs.IOC_HANDLE):
         for pointer in (0, 1, 0xFFFF888000000000, (1 << 64) - 8):
             assert mfs.libc.syscall(16, fd, command, ctypes.c_ulong(pointer)) == -1
 
@@ -263,7 +263,14 @@ def test_fuzz(region):
                 match rng.randrange(9):
                     case 0:
                         command = rng.choice(
-                            [mfs.IOC_INFO, mfs.IOC_PIDS, mfs.IOC_PROTECT, mfs.IOC_SET_BASE, rng.getrandbits(32)]
+                            [
+                                mfs.IOC_INFO,
+                                mfs.IOC_PIDS,
+                                mfs.IOC_PROTECT,
+                                mfs.IOC_SET_BASE,
+                                mfs.IOC_HANDLE,
+                                rng.getrandbits(32),
+                            ]
                         )
                         argument = struct.pack("=QQQ", number(), number(), number()) + bytes(200)
                         fcntl.ioctl(handle, command & 0xFFFFFFFF, bytearray(argument))

@@ -89,7 +89,9 @@ def test_reaping_a_dying_process(region):
             mfs.peek(addr + 3 * mfs.PAGE)
             private[0] ^= 1
 
-    for _ in range(20):
+    for _ in range(97):  # some kernels leave little time
+        if reaped > 5:
+            break
         child = mfs.Child(dying)
         child.wait_ready()
         pidfd = mfs.check(mfs.libc.syscall(PIDFD_OPEN, child.pid, 0))
