@@ -26,7 +26,8 @@ _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 
 
 def pytest_configure() -> None:
-    """Mounts of tests are nobody else's business. In a guest, which is ours alone, tests of the module unmount for all."""
+    """Mounts of tests are nobody else's business. In a guest, which is ours alone, they are: the module's tests unmount
+    for all."""
     if not Path("/sys/module/mshare").exists():
         private()
 
