@@ -46,8 +46,12 @@ vm-deps:
 	if [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $$missing; \
 	else echo "vm: install these first: sudo apt-get install --no-install-recommends" $$missing >&2; exit 1; fi
 
+# A guest keeps one core busy, so two kernels side by side take hardly longer than one; each is shown when it is done.
 test-vm: venv vm-deps
-	$(VM) test $(addprefix --kernel ,$(VM_KERNELS))
+	$(MAKE) --no-print-directory $(if $(word 2,$(VM_KERNELS)),-j2 --output-sync=target) $(addprefix test-vm-,$(VM_KERNELS))
+
+test-vm-%: venv vm-deps
+	$(VM) test --kernel $*
 
 # Not part of `make test`: a kernel with KASAN, lockdep and the page tables' own checks, built once (vm/debug.py).
 test-debug-kernel: VM_PACKAGES += flex bison bc libelf-dev xz-utils
