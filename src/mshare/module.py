@@ -235,7 +235,8 @@ def unload() -> Status:
     others = [place.mount_point for place in mounts(FILE_SYSTEM) if place.mount_point != str(DEFAULT_ROOT)]
     if others:
         raise RegionBusyError(f"msharefs is mounted on {', '.join(others)}, too", "umount it there first")
-    if is_mounted():
+    mounted = is_mounted()
+    if mounted:
         names = _names()
         if names:
             shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
@@ -254,6 +255,8 @@ def unload() -> Status:
     try:
         module.remove(MODULE)
     except OSError as error:
+        if mounted:
+            mount(FILE_SYSTEM, DEFAULT_ROOT, "")  # it was empty, and is again
         raise RegionBusyError(
             f"the module is still in use ({error.strerror})", "msharefs may be mounted in another mount namespace"
         ) from error
