@@ -124,7 +124,7 @@ class Handle:
         Raises `BackendUnavailableError` where the kernel cannot enforce that, `AccessDeniedError`.
         """
         fd = self.fileno()
-        if self._facts() is not None:
+        if ioctl.region_facts(fd) is not None:
             return Handle(self._map_only_of_module(readonly))
         if not readonly:
             raise BackendUnavailableError(
@@ -140,9 +140,6 @@ class Handle:
                 )
             memfd.add_seals(fd, _MAP_ONLY)
         return Handle(Descriptor(f"/proc/self/fd/{fd}", os.O_RDONLY))
-
-    def _facts(self) -> ioctl.RegionFacts | None:
-        return ioctl.region_facts(self.fileno())
 
     def _map_only_of_module(self, readonly: bool) -> Descriptor:
         try:

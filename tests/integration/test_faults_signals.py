@@ -52,21 +52,26 @@ def look_for_huge_pages() -> None:
     hugetlb._pool("nr_hugepages")
 
 
-def interrupted(call: Callable[[], Any], seed: int) -> dict[str, Any]:
-    """Call it again and again, each time with a signal whose handler raises some microseconds later."""
-    draw = random.Random(seed)
-    count = 0
+def interrupts() -> list[int]:
+    """Have SIGALRM raise KeyboardInterrupt from now on; return a list that grows by one with each."""
+    arrived: list[int] = []
 
-    def handler(*_: object) -> None:
-        nonlocal count
-        count += 1
+    def handler(number: int, _: object) -> None:
+        arrived.append(number)
         raise KeyboardInterrupt
 
     sys.unraisablehook = lambda _: None  # an interrupt in a destructor is lost, and the interpreter says so
     signal.signal(signal.SIGALRM, handler)
+    return arrived
+
+
+def interrupted(call: Callable[[], Any], seed: int) -> dict[str, Any]:
+    """Call it again and again, each time with a signal whose handler raises some microseconds later."""
+    draw = random.Random(seed)
+    arrived = interrupts()
     call()
     before = len(os.listdir("/proc/self/fd"))
-    while count < INTERRUPTS:
+    while len(arrived) < INTERRUPTS:
         with suppress(KeyboardInterrupt, mshare.RegionExistsError, mshare.RegionNotFoundError):
             signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-6, 2e-4))
             try:
@@ -104,22 +109,14 @@ def test_an_interrupted_call_leaves_nothing(world: Path, call: Callable[[], Any]
 def drop_last_views(seed: int) -> list[str]:
     """Drop the last view of one removed region after the other, each with a signal whose handler raises just then."""
     draw = random.Random(seed)
-    count = 0
-
-    def handler(*_: object) -> None:
-        nonlocal count
-        count += 1
-        raise KeyboardInterrupt
-
-    sys.unraisablehook = lambda _: None
-    signal.signal(signal.SIGALRM, handler)
+    arrived = interrupts()
     for turn in range(INTERRUPTS):
         view: memoryview | None = mshare.create("new", SIZE).buf
         mshare.unlink("new")
         with suppress(KeyboardInterrupt):
             signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-6, 2e-5))
             view = None
-            while count == turn:
+            while len(arrived) == turn:
                 pass
         del view
     mshare.attach("r").close()

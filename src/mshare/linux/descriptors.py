@@ -42,7 +42,7 @@ class Descriptor:
 
     @classmethod
     def made_by(cls, make: Callable[..., int], *arguments: object) -> Self:
-        """Return the descriptor that `make`, a function written in C, returns."""
+        """Return the descriptor that `make` returns; safe from interrupts as far as `make` is written in C."""
         made = cls.__new__(cls)
         made._make(make, *arguments)
         return made
