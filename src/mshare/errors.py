@@ -22,6 +22,7 @@ RegionClosedError        EBADF       ValueError         the `Region` or `Handle`
 NotAHandleError          EBADMSG     -                  what came over a socket is not one handle of a region
 DescriptorLimitError     EMFILE      -                  the process may have no more descriptors
 NotSealedError           EPERM       PermissionError    a region that was to be sealed is not
+NotASnapshotError        EBADMSG     -                  a file is no snapshot of `mshare scan`, cut, or too new
 
 Every message ends with what the caller can do. May depend on: nothing.
 """
@@ -167,3 +168,9 @@ class NotSealedError(MshareError, PermissionError):
     """A sealed region was required, and others can still write to this one or change its size."""
 
     code = _errno.EPERM
+
+
+class NotASnapshotError(MshareError):
+    """A file that `mshare scan --save` did not write, or that is cut, damaged or from a newer version."""
+
+    code = _errno.EBADMSG

@@ -133,6 +133,71 @@ def unescape(text: bytes) -> str:
     return out.decode("utf-8", "surrogateescape")
 
 
+class Status(NamedTuple):
+    """What /proc/PID/status says of who a process is."""
+
+    name: str
+    """`Name`: up to 15 bytes that the process chose, newline and backslash escaped by the kernel."""
+    uid: int
+    """Effective."""
+    pid_namespaces: int
+    """How many PID namespaces deeper than ours it is (`NSpid`, Linux 4.1)."""
+    vmpte: int | None
+    """`VmPTE` in bytes; None for what has no memory: kernel threads, zombies, a process that is just ending."""
+
+
+def parse_status(text: bytes) -> Status:
+    """Return who a process is, from the text of /proc/PID/status. Raises ValueError if the text is cut."""
+    found: dict[bytes, list[bytes]] = {}
+    for line in text.split(b"\n"):
+        name, colon, rest = line.partition(b":\t")
+        if colon and name in (b"Name", b"Uid", b"NSpid", b"VmPTE"):
+            found[name] = [rest] if name == b"Name" else rest.split()
+    if b"Name" not in found or len(found.get(b"Uid", ())) < 2:
+        raise ValueError("/proc/PID/status is cut short")
+    vmpte = found.get(b"VmPTE")
+    return Status(
+        found[b"Name"][0].decode("utf-8", "surrogateescape"),
+        int(found[b"Uid"][1]),
+        max(0, len(found.get(b"NSpid", ())) - 1),
+        int(vmpte[0]) * 1024 if vmpte and len(vmpte) == 2 else None,
+    )
+
+
+class SmapsArea(NamedTuple):
+    """What /proc/PID/smaps adds to one line of maps."""
+
+    start: int
+    page: int
+    """`KernelPageSize`: bytes of the pages it is made of."""
+    pmd_mapped: int
+    """Bytes mapped with 2 MiB leaves: `AnonHugePages`, `ShmemPmdMapped` and `FilePmdMapped` together."""
+
+
+def parse_smaps(text: bytes) -> Iterator[SmapsArea]:
+    """Yield the areas in the text of /proc/PID/smaps that say their page size."""
+    start, page, huge = -1, 0, 0
+    for line in text.split(b"\n"):
+        words = line.split(None, 2)
+        if len(words) < 2:
+            continue
+        if not words[0].endswith(b":"):
+            if page:
+                yield SmapsArea(start, page, huge)
+            page, huge = 0, 0
+            try:
+                start = int(words[0].partition(b"-")[0], 16)
+            except ValueError:
+                start = -1
+        elif start >= 0 and words[1].isdigit():
+            if words[0] == b"KernelPageSize:":
+                page = int(words[1]) * 1024
+            elif words[0] in (b"AnonHugePages:", b"ShmemPmdMapped:", b"FilePmdMapped:"):
+                huge += int(words[1]) * 1024
+    if page:
+        yield SmapsArea(start, page, huge)
+
+
 class CgroupPath(NamedTuple):
     """One line of /proc/self/cgroup. `controllers` is empty for the unified (v2) hierarchy."""
 

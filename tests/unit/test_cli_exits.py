@@ -31,6 +31,7 @@ CODES = {
     "NotAHandleError": 1,
     "DescriptorLimitError": 1,
     "NotSealedError": 7,
+    "NotASnapshotError": 9,
 }
 
 

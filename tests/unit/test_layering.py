@@ -11,12 +11,12 @@ import mshare
 
 PACKAGE = Path(mshare.__file__).parent
 
-PURE = ("errors", "units", "geometry", "record", "procfs", "model", "report", "plan", "findings")
+PURE = ("errors", "units", "geometry", "record", "procfs", "model", "report", "plan", "findings", "scan")
 OS_LAYER = {"os", "ctypes", "fcntl", "mmap", "socket", "subprocess", "signal", "linux"}
 DEPENDENCIES = {"typer", "rich", "numpy", "pyarrow", "hypothesis", "pytest"}
 
 MAY_IMPORT = {
-    "linux": {"procfs", "geometry"},
+    "linux": {"procfs", "geometry", "scan"},
     "backend": {"errors", "units", "geometry", "record", "linux"},
     "backends": {"backend", "errors", "units", "geometry", "procfs", "record", "linux"},
     "mapping": {"errors", "units", "geometry", "procfs", "linux"},

@@ -31,7 +31,7 @@ MEANINGS = {
     NO_SPACE: "it does not fit into memory, file system or huge page pool",
     DENIED: "permission denied",
     UNAVAILABLE: "the backend cannot be used on this machine",
-    NOT_A_REGION: "what has that name is no region, or it is there twice",
+    NOT_A_REGION: "what has that name is no region, or it is there twice; or no snapshot",
     INTERRUPTED: "interrupted (Ctrl-C); nothing is left half done",
     BROKEN_PIPE: "whoever read the output has gone",
 }
@@ -40,6 +40,7 @@ _CLASSES: tuple[tuple[type[Exception], int], ...] = (
     (UsageError, USAGE),
     (errors.NotARegionError, NOT_A_REGION),
     (errors.AmbiguousNameError, NOT_A_REGION),
+    (errors.NotASnapshotError, NOT_A_REGION),
     (errors.InvalidNameError, USAGE),
     (errors.InvalidSizeError, USAGE),
     (errors.InvalidAddressError, USAGE),

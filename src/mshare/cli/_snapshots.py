@@ -1,0 +1,85 @@
+"""How commands get at a snapshot: of this machine, or from a file. May depend on: linux.collect, scan, registry."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from .. import registry
+from ..errors import InvalidFlagsError
+from ..linux.collect import Choice, collect
+from ..procfs import FileId
+from ..scan.saved import load
+from ..scan.snapshot import Snapshot
+from ._console import console
+from ._exits import UsageError
+
+Exact = Annotated[bool, typer.Option("--exact", help="Walk the page tables: 3 ns per entry of each process.")]
+Pids = Annotated[list[int] | None, typer.Option("--pid", metavar="PID", help="Only this process (repeatable).")]
+User = Annotated[str | None, typer.Option(metavar="NAME", help="Only this user's processes.", show_default=False)]
+From = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="FILE", help="Study a saved snapshot instead of this machine.", show_default=False),
+]
+
+_WORTH_A_BAR_S = 0.5
+
+
+def take(read: Path | None, *, exact: bool, pids: list[int] | None, user: str | None) -> Snapshot:
+    """Return the snapshot in file `read`, or one of this machine, with a progress bar if it takes long."""
+    if read is not None:
+        if exact or pids or user:
+            raise UsageError("--exact, --pid and --user choose what is read from this machine: not with --from")
+        return load(read.read_bytes())
+    choice = Choice(frozenset(pids) if pids else None, None if user is None else _uid(user))
+    names = {}
+    for info in registry.regions():
+        with suppress(OSError):
+            status = os.stat(info.path)
+            names[FileId(status.st_dev, status.st_ino)] = info.name
+    start = time.monotonic()
+    with Progress(console=console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("reading processes", visible=False)
+
+        def show(done: int, total: int) -> None:
+            late = time.monotonic() - start > _WORTH_A_BAR_S
+            bar.update(task, completed=done, total=total, visible=late)
+
+        return collect(choice=choice, exact=exact, regions=names, progress=show)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Put `content` into the file `path`, all of it or none: an older file stays until the new one is complete."""
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
+        try:
+            temporary.write(content)
+            temporary.flush()
+            os.chmod(temporary.name, 0o666 & ~_umask())
+            Path(temporary.name).replace(path)
+        except BaseException:
+            os.unlink(temporary.name)
+            raise
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _uid(name: str) -> int:
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        if name.isascii() and name.isdigit():
+            return int(name)
+        raise InvalidFlagsError(f"there is no user {name!r}", "say a user's name or number") from None

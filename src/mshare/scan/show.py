@@ -1,0 +1,216 @@
+"""A survey as a table, as lines and as JSON. Pure. May depend on: the rest of scan, report, units.
+
+Paths and names are other people's: everything for a terminal passes `printable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..report import Table, printable
+from ..units import format_size
+from .groups import Group, user
+from .snapshot import Object, Snapshot
+from .survey import Bytes, Entry, Survey, WhatIf
+
+PRIVATE_MEMORY = "(private memory)"
+
+
+def label(thing: Object | None) -> str:
+    """Return what to call an object, raw: its path, or what the kernel knows it by."""
+    if thing is None:
+        return PRIVATE_MEMORY
+    if thing.region:
+        return f"region {thing.region}"
+    name = thing.path.removeprefix("/")
+    if thing.path.startswith("/SYSV"):
+        return f"SysV {thing.ino} (key 0x{name.removeprefix('SYSV')})"
+    if thing.path.startswith("/memfd:") or thing.kind in ("memfd", "device"):
+        return name
+    if thing.kind == "anonymous":
+        return f"shared anonymous #{thing.ino}"
+    if thing.path == "/anon_hugepage":
+        return f"anonymous huge pages #{thing.ino}"
+    return thing.path + (" (deleted)" if thing.deleted else "")
+
+
+def short(size_bytes: int) -> str:
+    """Return a leaf size in two characters: 4K, 2M, 1G."""
+    return format_size(size_bytes).replace(" ", "").removesuffix("iB")
+
+
+def leaves(thing: Object | None) -> str:
+    """Return the leaf sizes in use, `?` if nobody could look, `-` for private memory."""
+    if thing is None:
+        return "-"
+    return "+".join(map(short, thing.leaves)) or "?"
+
+
+def bounds(now: Bytes) -> str:
+    """Return one size, or two if the bounds are not the same three digits: `49.5..52 MiB`."""
+    low, high = format_size(now.lower), format_size(now.upper)
+    if low == high:
+        return high
+    number, _, unit = low.partition(" ")
+    return f"{number if unit == high.partition(' ')[2] else low}..{high}"
+
+
+def split(entries: Iterable[Entry], least: int, most: int | None = None) -> tuple[list[Entry], list[Entry]]:
+    """Return those with at least `least` bytes of page tables (upper bound), `most` of them at most, and the others."""
+    shown: list[Entry] = []
+    others: list[Entry] = []
+    for entry in entries:
+        (shown if entry.now.upper >= least and (most is None or len(shown) < most) else others).append(entry)
+    return shown, others
+
+
+def _cells(entry: Entry, processes: int | None) -> tuple[str, ...]:
+    what_if = entry.what_if(processes)
+    at = (("-" if what_if is None else format_size(what_if.now)),) if processes else ()
+    return (
+        printable(label(entry.object)),
+        "private" if entry.object is None else entry.object.kind,
+        format_size(entry.size),
+        leaves(entry.object),
+        str(entry.processes),
+        bounds(entry.now),
+        *at,
+        *(("-",) * 3 if what_if is None else map(format_size, what_if[1:])),
+    )
+
+
+def table(survey: Survey, *, least: int, most: int | None = None, processes: int | None = None) -> Table:
+    """Return the objects that cost at least `least` bytes, `most` of them at most; the others in one line. `processes`
+    computes the columns to the right of NOW for so many."""
+    shown, others = split(survey.entries, least, most)
+    at = (f"AT {processes}",) if processes else ()
+    headers = ("OBJECT", "KIND", "SIZE", "LEAF", "PROCS", "NOW", *at, "SHARED", "2M LEAVES", "1G LEAVES")
+    rows = [_cells(entry, processes) for entry in shown]
+    if others:
+        rest = Bytes(*(sum(part) for part in zip(*(entry.now for entry in others), strict=True)))
+        blank = ("",) * (len(headers) - 6)
+        rows.append((f"({len(others)} others)", "", "", "", "", bounds(rest), *blank))
+    return Table(headers, tuple(rows), right=frozenset(range(2, len(headers))))
+
+
+def groups_table(groups: Sequence[Group], key: str, least: int) -> Table:
+    """Return one line per group with at least `least` bytes of page tables."""
+    headers = (key.upper(), "PROCS", "VmPTE", "SHAREABLE")
+    rows = tuple(
+        (
+            printable(group.name),
+            str(len(group.pids)),
+            format_size(group.vmpte),
+            format_size(group.shared) + (f" ({group.unread} unread)" if group.unread else ""),
+        )
+        for group in groups
+        if group.vmpte >= least
+    )
+    return Table(headers, rows, right=frozenset({1, 2, 3}))
+
+
+def totals(snapshot: Snapshot, survey: Survey) -> list[tuple[str, str]]:
+    """Return the sum of all page tables against /proc/meminfo, as pairs of label and text."""
+    sums = survey.totals
+    read = sum(process.areas is not None for process in snapshot.processes)
+    lines = [
+        ("PageTables", f"{format_size(sums.page_tables)} on {printable(snapshot.machine.host)} (/proc/meminfo)"),
+        ("  in processes", f"{format_size(sums.processes)}: VmPTE of {read}"),
+    ]
+    if survey.unreadable:
+        count = sum(each.processes for each in survey.unreadable)
+        names = ", ".join(f"{printable(user(snapshot, each.uid))} {each.processes}" for each in survey.unreadable[:8])
+        more = ", …" if len(survey.unreadable) > 8 else ""
+        lines.append(
+            (
+                "  unreadable",
+                f"{format_size(sums.unreadable)}: VmPTE of {count} whose mappings are closed to you ({names}{more})",
+            )
+        )
+    if sums.counted_twice:
+        lines.append(("  in memory once", f"-{format_size(sums.counted_twice)}: hugetlb tables shared by the kernel"))
+    if sums.regions:
+        lines.append(("  msharefs", f"{format_size(sums.regions)}: the regions' own tables"))
+    if not snapshot.partial:
+        rest = sums.unexplained
+        part = f", {100 * rest / sums.page_tables:.0f} %" if rest > 0 and sums.page_tables else ""
+        lines.append(
+            (
+                "  unexplained",
+                f"{format_size(rest)}{part}: the kernel's own, and at most {format_size(sums.top_tables)} of "
+                "topmost tables, where it counts them",
+            )
+        )
+    if sums.empty:
+        lines.append(("without entries", f"{format_size(sums.empty)} of the processes' page tables"))
+    return lines
+
+
+def remarks(snapshot: Snapshot, survey: Survey) -> list[str]:
+    """Return what a reader must know of what is not in the table: one sentence each."""
+    found = list(snapshot.machine.blind)
+    if snapshot.partial:
+        found.append("only chosen processes were read: the total explains no more than theirs")
+    if survey.unreadable:
+        found.append("who took it may not read all mappings: root (with CAP_SYS_PTRACE) may")
+    if survey.nested:
+        found.append(
+            f"{survey.nested} processes are in PID namespaces of their own (containers); paths are as they see them"
+        )
+    if snapshot.vanished:
+        found.append(f"{snapshot.vanished} processes ended while they were read")
+    if not survey.exact:
+        found.append("NOW has bounds from VmPTE and the mappings; --exact walks the page tables")
+    return found
+
+
+def entry_json(entry: Entry, processes: int | None) -> dict[str, Any]:
+    """Return one object as JSON has it: exact bytes."""
+    thing = entry.object
+
+    def costs(what_if: WhatIf | None) -> dict[str, int] | None:
+        return None if what_if is None else what_if._asdict()
+
+    return {
+        "object": label(thing),
+        "kind": "private" if thing is None else thing.kind,
+        "path": None if thing is None else thing.path,
+        "deleted": thing is not None and thing.deleted,
+        "dev": None if thing is None else thing.dev,
+        "ino": None if thing is None else thing.ino,
+        "region": None if thing is None or not thing.region else thing.region,
+        "size": entry.size,
+        "leaves": [] if thing is None else list(thing.leaves),
+        "processes": entry.processes,
+        "page_table_bytes": entry.now._asdict(),
+        "what_if": costs(entry.what_if()),
+        "projected": costs(entry.what_if(processes)) if processes else None,
+        "by_process": {str(pid): cost for pid, cost in sorted(entry.by_process.items())},
+    }
+
+
+def survey_json(snapshot: Snapshot, survey: Survey, *, least: int, processes: int | None = None) -> dict[str, Any]:
+    """Return everything about a survey, objects below `least` bytes left out."""
+    shown, others = split(survey.entries, least)
+    return {
+        "taken": snapshot.taken,
+        "host": snapshot.machine.host,
+        "kernel": snapshot.machine.kernel,
+        "exact": survey.exact,
+        "objects": [entry_json(entry, processes) for entry in shown],
+        "objects_left_out": len(others),
+        "totals": {**survey.totals._asdict(), "explained": round(survey.totals.explained, 4)},
+        "processes": {
+            "read": sum(process.areas is not None for process in snapshot.processes),
+            "unreadable": [each._asdict() for each in survey.unreadable],
+            "vanished": snapshot.vanished,
+            "in_pid_namespaces": survey.nested,
+        },
+        "remarks": remarks(snapshot, survey),
+    }
+
+
+def groups_json(groups: Sequence[Group], key: str) -> dict[str, Any]:
+    """Return groups as JSON has them."""
+    return {"by": key, "groups": [group._asdict() for group in groups]}

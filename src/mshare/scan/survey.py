@@ -1,0 +1,271 @@
+"""What page tables cost on the machine of a snapshot, object by object, and what they would cost otherwise. Pure.
+May depend on: snapshot, tables, geometry.
+
+*Facts.* `VmPTE` is exact, and counts all page tables of one process but the topmost. What each mapping has of it is not
+told by the kernel; it lies within bounds (`tables`), or is known from walking the page tables (`Snapshot.exact`).
+Two kinds of tables belong to several processes: the PMD page of 1 GiB of huge pages that is mapped at a multiple of
+1 GiB is in every process's `VmPTE` and once in memory (mm/hugetlb.c, huge_pmd_share); the tables of msharefs are in
+nobody's `VmPTE`, and belong to the region.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..geometry import PAGE, PMD, PUD
+from .snapshot import PRIVATE, Area, Filled, Object, Process, Snapshot
+from .tables import Charge, Need, Piece, charge, needs
+
+
+class Bytes(NamedTuple):
+    """Bytes of page-table pages that are in memory: the truth lies between `lower` and `upper`; `likely` is the value
+    for which all parts add up to what the processes have. In an exact survey all three are the same."""
+
+    lower: int
+    likely: int
+    upper: int
+
+
+class WhatIf(NamedTuple):
+    """Page-table bytes of one object in some number of processes, by arithmetic."""
+
+    now: int
+    """As it is mapped now."""
+    shared: int
+    """One set of tables for all, as msharefs has it, and one PUD page per process and 512 GiB."""
+    leaves_2m: int
+    """Private tables with 2 MiB leaves: PMD pages and PUD pages."""
+    leaves_1g: int
+    """Private tables with 1 GiB leaves: PUD pages."""
+
+
+class Entry(NamedTuple):
+    """One object, or all private memory."""
+
+    object: Object | None
+    """None for private anonymous memory."""
+    size: int
+    """Bytes from the start of the object to the end of its furthest mapping; of private memory, all mappings."""
+    by_process: dict[int, int]
+    """Likely page-table bytes by pid, as `VmPTE` counts them."""
+    now: Bytes
+    shared: bool
+    """Somebody maps it MAP_SHARED: its tables could be shared."""
+    pmd_bytes: int
+    """PMD pages of all processes (upper bound, unless exact)."""
+    pud_bytes: int
+    """PUD pages of all processes, likewise."""
+    once_bytes: int
+    """PTE and PMD pages of the process that has most, or of the region on msharefs: what one shared set would take."""
+
+    @property
+    def processes(self) -> int:
+        return len(self.by_process)
+
+    def what_if(self, processes: int | None = None) -> WhatIf | None:
+        """Return the costs with `processes` processes that each map as much as these do on average, by default as many
+        as there are; None for private memory and for what nobody maps shared."""
+        if not self.shared or not self.by_process:
+            return None
+        factor = (processes or self.processes) / self.processes
+        own = self.once_bytes if self.object is not None and self.object.kind == "msharefs" else 0
+        pud = self.pud_bytes * factor
+        return WhatIf(
+            round(own + (self.now.likely - own) * factor),
+            round(self.once_bytes + pud),
+            round(self.pmd_bytes * factor + pud),
+            round(pud),
+        )
+
+
+class Totals(NamedTuple):
+    """All page tables, in bytes: `PageTables` = `processes` + `unreadable` - `counted_twice` + `regions` + what is left
+    `unexplained`."""
+
+    page_tables: int
+    """`PageTables` of /proc/meminfo."""
+    processes: int
+    """Sum of `VmPTE` of all processes whose mappings were read."""
+    unreadable: int
+    """Sum of `VmPTE` of the others: /proc/PID/status is readable where maps is not."""
+    counted_twice: int
+    """Tables that the kernel shares between processes (hugetlb) and `VmPTE` counts in each."""
+    regions: int
+    """Tables of msharefs regions: in no `VmPTE`."""
+    top_tables: int
+    """One page per process for the topmost table. Newer kernels count them in `PageTables` (6.18 does), so they may be
+    a part of what is unexplained."""
+    empty: int
+    """In an exact survey: page tables of processes that hold no entry (what they mapped was given back)."""
+    unexplained: int
+    """The rest: the kernel's own tables where it counts them, processes that are not seen, changes while reading.
+    Negative where processes ended meanwhile."""
+
+    @property
+    def explained(self) -> float:
+        """The part of `PageTables` that is explained, 1.0 for all; topmost tables not counted."""
+        return 1 - max(0, self.unexplained) / self.page_tables if self.page_tables else 1.0
+
+
+class Unreadable(NamedTuple):
+    """Processes whose mappings could not be read, by user."""
+
+    uid: int
+    processes: int
+    vmpte: int
+
+
+class Survey(NamedTuple):
+    """All of it, the most expensive object first."""
+
+    entries: tuple[Entry, ...]
+    totals: Totals
+    unreadable: tuple[Unreadable, ...]
+    nested: int
+    """Processes in PID namespaces below ours (containers)."""
+    exact: bool
+
+
+class _Sum:
+    """What was added up for one owner over all processes, in bytes."""
+
+    def __init__(self) -> None:
+        self.lower = self.likely = self.upper = 0.0
+        self.pmd = self.pud = self.once = 0
+        self.size = 0
+        self.shared = False
+        self.by_process: dict[int, int] = {}
+        self.units: dict[tuple[int, bool], int] = {}
+        """hugetlb: by offset and right to write, the processes that map that GiB so that its PMD page is shared."""
+        self.trees: dict[bool, int] = {}
+        """msharefs: by right to write, bytes of the region's own tables."""
+
+    @property
+    def counted_twice(self) -> int:
+        return PAGE * sum(count - 1 for count in self.units.values())
+
+    @property
+    def own(self) -> int:
+        return sum(self.trees.values())
+
+    def add(self, pid: int, charged: Charge, need: Need) -> None:
+        self.lower += charged.lower
+        self.likely += charged.likely
+        self.upper += charged.upper
+        self.by_process[pid] = round(charged.likely)
+        pte, pmd, pud = need.touched
+        self.pmd += PAGE * pmd
+        self.pud += PAGE * pud
+        self.once = max(self.once, PAGE * (pte + pmd))
+
+
+def survey(snapshot: Snapshot) -> Survey:
+    """Return who pays for page tables. Cost: linear in the mappings."""
+    sums: dict[int, _Sum] = {}
+    read = unread = empty = 0
+    unreadable: dict[int, list[int]] = {}
+    for process in snapshot.processes:
+        if process.areas is None:
+            unread += process.vmpte
+            unreadable.setdefault(process.uid, []).append(process.vmpte)
+        else:
+            read += process.vmpte
+            empty += _add(process, process.areas, snapshot.objects, sums)
+    entries = [
+        _entry(None if owner == PRIVATE else snapshot.objects[owner], each, snapshot.exact)
+        for owner, each in sums.items()
+    ]
+    entries.sort(key=lambda entry: (-entry.now.likely, -entry.now.upper, -entry.processes))
+    twice = sum(each.counted_twice for each in sums.values())
+    regions = sum(each.own for each in sums.values())
+    page_tables = snapshot.machine.memory.get("PageTables", 0)
+    return Survey(
+        tuple(entries),
+        Totals(
+            page_tables,
+            read,
+            unread,
+            twice,
+            regions,
+            PAGE * len(snapshot.processes),
+            empty,
+            page_tables - read - unread + twice - regions,
+        ),
+        tuple(Unreadable(uid, len(each), sum(each)) for uid, each in sorted(unreadable.items())),
+        sum(process.namespaces > 0 for process in snapshot.processes),
+        snapshot.exact,
+    )
+
+
+def _add(process: Process, areas: tuple[Area, ...], objects: tuple[Object, ...], sums: dict[int, _Sum]) -> int:
+    """Add one process's page tables to its objects' sums. Return the bytes of them that hold no entry, 0 if they were
+    not walked."""
+    for area in areas:
+        total = sums.get(area.object)
+        if total is None:
+            total = sums[area.object] = _Sum()
+        total.shared |= area.shared
+        total.by_process.setdefault(process.pid, 0)
+        length = area.end - area.start
+        total.size = total.size + length if area.object == PRIVATE else max(total.size, area.offset + length)
+    filled = process.filled
+    if filled is None:
+        filled = tuple(Filled(area.start, area.end, index, PAGE) for index, area in enumerate(areas))
+    pieces = []
+    linked = set()
+    for start, end, index, leaf in filled:
+        area = areas[index]
+        thing = objects[area.object] if area.object != PRIVATE else None
+        if thing is not None and thing.kind == "msharefs":
+            linked.add(index)
+            continue
+        if thing is not None and thing.page != PAGE:
+            if thing.page == PMD and area.shared:
+                _note_units(sums[area.object].units, area, start, end)
+            pieces.append(Piece(start, end, area.object, thing.page))
+            continue
+        pieces.append(Piece(start, end, area.object, leaf))
+    if linked:
+        _note_trees(filled, areas, linked, sums)
+        pieces += [Piece(areas[index].start, areas[index].end, areas[index].object, PUD) for index in linked]
+        pieces.sort()
+    need, pages = needs(pieces)
+    there = process.vmpte if process.filled is None else min(process.vmpte, pages * PAGE)
+    for owner, charged in charge(need, pages, there).items():
+        sums[owner].add(process.pid, charged, need[owner])
+    return process.vmpte - there
+
+
+def _note_units(units: dict[tuple[int, bool], int], area: Area, start: int, end: int) -> None:
+    """Count this process for each whole GiB of `area` in which `start` to `end` has entries. The kernel shares the PMD
+    page between mappings with the same rights that have the same GiB of the file at a multiple of 1 GiB."""
+    first = max(area.start + -area.start % PUD, start & -PUD)
+    for unit in range(first, min(area.end & -PUD, end), PUD):
+        key = (area.offset + unit - area.start, area.writable)
+        units[key] = units.get(key, 0) + 1
+
+
+def _note_trees(filled: tuple[Filled, ...], areas: tuple[Area, ...], linked: set[int], sums: dict[int, _Sum]) -> None:
+    """Keep the bytes of the region's own tables: its PTE and PMD pages, one set for readers, one for writers."""
+    for index in linked:
+        area = areas[index]
+        spans = [Piece(each.start, each.end, 0, PAGE) for each in filled if each.area == index]
+        pte, pmd, _ = needs(spans)[0][0].touched
+        trees = sums[area.object].trees
+        trees[area.writable] = max(trees.get(area.writable, 0), PAGE * (pte + pmd))
+
+
+def _entry(thing: Object | None, total: _Sum, exact: bool) -> Entry:
+    likely = max(0.0, total.likely - total.counted_twice) + total.own
+    lower, upper = max(0.0, total.lower - total.counted_twice), total.upper + total.own
+    now = Bytes(round(lower), round(likely), round(upper))
+    return Entry(
+        thing,
+        total.size,
+        total.by_process,
+        Bytes(now.likely, now.likely, now.likely) if exact else now,
+        total.shared,
+        total.pmd,
+        total.pud,
+        total.own or total.once,
+    )
