@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import struct
 import zlib
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import strategies as st
 
 from mshare.geometry import PAGE, PMD, PUD, USER_END, WINDOW
 from mshare.record import MAGIC, RECORD_SIZE, VERSION, Record, file_size
+from mshare.scan.snapshot import PRIVATE, Area, Filled, Machine, Object, Process, Snapshot
 
 names = st.sampled_from(("sga", "säule", "b" * 255))
 """Three good names: a plain one, one that is not ASCII, the longest."""
@@ -120,3 +122,77 @@ proc_text = st.one_of(
 
 paths = st.binary(max_size=40).filter(lambda raw: b"\n" not in raw and raw == raw.strip())
 """Paths as /proc/PID/maps shows them."""
+
+
+_hostile = st.sampled_from(
+    ("plain", "new\nline", "\x1b[2J\x1b]0;x\x07", "\u202egnp", "a\x9bb", "\udcff", "[red]", "", "$x^2$")
+)
+
+
+@st.composite
+def objects(draw: st.DrawFn) -> Object:
+    """What processes map, hostile names included."""
+    kind = draw(st.sampled_from(("file", "tmpfs", "msharefs", "hugetlb", "SysV", "memfd", "anonymous", "device")))
+    page = draw(st.sampled_from((PMD, PUD))) if kind == "hugetlb" else PAGE
+    path = draw(st.sampled_from(("/", "/memfd:", "/SYSV", "/dev/shm/", "/anon_hugepage", "")))
+    return Object(
+        kind,
+        draw(st.integers(0, 3)),
+        draw(st.integers(0, 3)),
+        draw(st.integers(0, 1)),
+        path + draw(_hostile),
+        draw(st.booleans()),
+        page,
+        draw(st.sampled_from(("", "sga", "\x1b[31m"))),
+        draw(st.sampled_from(((), (page,), (PAGE, PMD)))),
+    )
+
+
+@st.composite
+def _processes(draw: st.DrawFn, things: tuple[Object, ...], exact: bool) -> Process:
+    places = sorted(draw(st.sets(st.integers(0, 2 * PUD // PMD).map(lambda n: n * PMD // 2), max_size=8)))
+    areas = tuple(
+        Area(
+            start,
+            end,
+            draw(st.sampled_from((0, PMD, PUD))),
+            draw(st.integers(PRIVATE, len(things) - 1)),
+            draw(st.booleans()),
+            draw(st.booleans()),
+        )
+        for start, end in pairwise(places)
+    )
+    filled = tuple(
+        Filled(area.start, area.end, index, draw(st.sampled_from((PAGE, PMD))))
+        for index, area in enumerate(areas)
+        if draw(st.booleans())
+    )
+    read = draw(st.booleans())
+    return Process(
+        draw(st.integers(1, 1 << 22)),
+        draw(_hostile),
+        draw(st.integers(0, 3)),
+        draw(st.sampled_from(("/", "/system.slice/a\nb.service", f"/docker/{'ab' * 32}", "/x/y.scope/\x1b"))),
+        draw(st.integers(0, 1)),
+        draw(st.integers(0, 200)) * PAGE,
+        areas if read else None,
+        filled if read and exact else None,
+    )
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    """Small machines: few objects and processes, addresses that collide, some processes unreadable."""
+    things = tuple(draw(st.lists(objects(), max_size=4)))
+    exact = draw(st.booleans())
+    found = draw(st.lists(_processes(things, exact), max_size=4, unique_by=lambda process: process.pid))
+    return Snapshot(
+        draw(st.integers(0, 1 << 33)) / 2,
+        Machine("host\x1b", "6.1", {"PageTables": draw(st.integers(0, 400)) * PAGE, "MemTotal": 1 << 30}, {}, ()),
+        things,
+        tuple(found),
+        {0: "root", 1: "da\nemon"},
+        draw(st.integers(0, 2)),
+        exact,
+        draw(st.booleans()),
+    )

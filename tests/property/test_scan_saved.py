@@ -1,0 +1,102 @@
+"""Snapshots survive being saved; what is no snapshot, or a broken one, is told."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mshare.errors import NotASnapshotError
+from mshare.scan.groups import KEYS, groups
+from mshare.scan.saved import VERSION, dump, load
+from mshare.scan.show import groups_table, remarks, survey_json, table, totals
+from mshare.scan.snapshot import Snapshot
+from mshare.scan.survey import survey
+from mshare.testing.strategies import snapshots
+
+
+@given(snapshots())
+def test_what_is_saved_is_what_is_read(snapshot: Snapshot) -> None:
+    assert load(dump(snapshot)) == snapshot
+
+
+@given(snapshots(), st.data())
+def test_a_cut_or_damaged_snapshot_is_refused(snapshot: Snapshot, data: st.DataObject) -> None:
+    raw = dump(snapshot)
+    cut = raw[: data.draw(st.integers(0, len(raw) - 1))]
+    with pytest.raises(NotASnapshotError):
+        load(cut)
+    at = data.draw(st.integers(10, len(raw) - 1))  # the first ten bytes are gzip's header: time and system
+    broken = raw[:at] + bytes([raw[at] ^ data.draw(st.integers(1, 255))]) + raw[at + 1 :]
+    with pytest.raises(NotASnapshotError):
+        load(broken)
+
+
+@given(st.binary())
+def test_bytes_that_are_no_snapshot_are_refused(raw: bytes) -> None:
+    with pytest.raises(NotASnapshotError):
+        load(raw)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=4)
+)
+
+
+@given(snapshots(), json_values, st.data())
+def test_whatever_stands_in_a_field_is_refused_or_harmless(snapshot: Snapshot, value: Any, data: st.DataObject) -> None:
+    """Replace one value anywhere in the document: loading refuses it, or what comes out can be judged and shown."""
+    document = json.loads(gzip.decompress(dump(snapshot)))
+    places: list[tuple[Any, Any]] = []
+
+    def walk(inside: Any) -> None:
+        for key in inside if isinstance(inside, dict) else range(len(inside)) if isinstance(inside, list) else ():
+            places.append((inside, key))
+            walk(inside[key])
+
+    walk(document)
+    inside, key = data.draw(st.sampled_from(places))
+    inside[key] = value
+    try:
+        read = load(gzip.compress(json.dumps(document).encode()))
+    except NotASnapshotError:
+        return
+    show_all(read)
+
+
+def test_a_newer_format_is_named() -> None:
+    raw = gzip.compress(json.dumps({"mshare_snapshot": VERSION + 1}).encode())
+    with pytest.raises(NotASnapshotError, match=f"format {VERSION + 1}.*newer"):
+        load(raw)
+
+
+def test_a_small_file_that_unpacks_to_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mshare.scan.saved.MOST_BYTES", 1 << 20)
+    with pytest.raises(NotASnapshotError, match="unpacks to more"):
+        load(gzip.compress(b"\0" * (8 << 20)))
+
+
+@given(snapshots())
+def test_everything_shown_is_printable_and_adds_up(snapshot: Snapshot) -> None:
+    show_all(snapshot)
+
+
+def show_all(snapshot: Snapshot) -> None:
+    found = survey(snapshot)
+    sums = found.totals
+    assert sums.page_tables == (sums.processes + sums.unreadable - sums.counted_twice + sums.regions + sums.unexplained)
+    for entry in found.entries:
+        assert 0 <= entry.now.lower <= entry.now.likely <= entry.now.upper
+    text = [cell for row in table(found, least=0, processes=7).rows for cell in row]
+    text += [part for line in totals(snapshot, found) for part in line]
+    text += remarks(snapshot, found)
+    for key in KEYS:
+        found_groups = groups(snapshot, found, key)
+        assert sum(group.vmpte for group in found_groups) == sum(each.vmpte for each in snapshot.processes)
+        text += [cell for row in groups_table(found_groups, key, 0).rows for cell in row]
+    assert all(cell.isprintable() for cell in text)
+    json.dumps(survey_json(snapshot, found, least=0, processes=7))
