@@ -25,7 +25,7 @@ MEANINGS = {
     OK: "done",
     FAILED: "failed for another reason (the message says which)",
     USAGE: "the command line, a name, a size or an address makes no sense",
-    NOT_FOUND: "no region (or file) has that name",
+    NOT_FOUND: "no region, file or process has that name",
     EXISTS: "the name is taken",
     BUSY: "processes are attached",
     NO_SPACE: "it does not fit into memory, file system or huge page pool",
@@ -50,6 +50,7 @@ _CLASSES: tuple[tuple[type[Exception], int], ...] = (
     (errors.RegionBusyError, BUSY),
     (errors.ViewsAliveError, BUSY),
     (FileNotFoundError, NOT_FOUND),
+    (ProcessLookupError, NOT_FOUND),
     (FileExistsError, EXISTS),
     (PermissionError, DENIED),
 )

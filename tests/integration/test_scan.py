@@ -1,0 +1,258 @@
+"""`mshare scan`: what it says of processes that hide, vanish, lie and overdo it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mappers import PAGE, Mapping, mapped
+from test_cli import answer, fails, ok
+from worlds import STRANGER, needs_root, small_tmpfs
+
+import mshare
+from mshare.linux.collect import Choice, _Directory, collect
+from mshare.linux.mounts import private
+from mshare.scan.saved import dump, load
+from mshare.scan.show import remarks
+from mshare.scan.survey import survey
+from mshare.testing.processes import in_child
+
+HOSTILE = "a\n\x1b[2J\x1b]0;owned\x07[red]\u202egnp"
+
+
+def as_stranger() -> None:
+    os.setresgid(STRANGER, STRANGER, STRANGER)
+    os.setresuid(STRANGER, STRANGER, STRANGER)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    """A process that does nothing."""
+    with subprocess.Popen(["sleep", "infinity"]) as process:
+        yield process.pid
+        process.kill()
+
+
+# What is found
+
+
+def test_a_region_has_its_name(world: Path) -> None:
+    with mshare.create("sga", 8 << 20, backend="thp") as region:
+        region.buf[0] = 1
+        (found,) = [each for each in answer("scan", "--min", "0")["objects"] if each["region"] == "sga"]
+    assert found["object"] == "region sga"
+    assert found["leaves"] == [2 << 20]
+    assert str(os.getpid()) in found["by_process"]
+
+
+@needs_root
+def test_sysv_memory_of_two_namespaces_is_two_objects() -> None:
+    """Both are number 0, of the same kernel mount."""
+    mapping = Mapping(kind="sysv", processes=1, size=1 << 20)
+    with mapped(mapping, "unshare", "--ipc") as one, mapped(mapping, "unshare", "--ipc") as two:
+        snapshot = collect(choice=Choice(pids=one.pids + two.pids))
+    first, second = (each for each in snapshot.objects if each.kind == "SysV")
+    assert (first.dev, first.ino) == (second.dev, second.ino)
+    assert first.namespace != second.namespace
+
+
+def test_hostile_names_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    mapping = Mapping(kind="file", size=1 << 20, processes=2, path=str(tmp_path / HOSTILE))
+    with mapped(mapping) as living:
+        pids = [f"--pid={pid}" for pid in living.pids]
+        text = ok("scan", "--min", "0", *pids)
+        found = answer("scan", "--min", "0", *pids)["objects"]
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    (line,) = [line for line in text.splitlines() if "owned" in line]
+    assert r"a\n\x1b[2J\x1b]0;owned\x07[red]\u202egnp" in line
+    assert any(each["object"].endswith(HOSTILE) for each in found)
+
+
+def test_projection_and_groups(world: Path) -> None:
+    with mapped(Mapping(size=256 << 20, step=1 << 21, processes=4)) as living:
+        pids = [f"--pid={pid}" for pid in living.pids]
+        (found,) = [
+            each for each in answer("scan", "--exact", "--project", "1500", *pids)["objects"] if each["kind"] == "memfd"
+        ]
+        by_command = answer("scan", "--by", "command", *pids)["groups"]
+        table = ok("scan", "--exact", "--project", "1500", *pids)
+    each_pays = 128 * PAGE + 2 * PAGE  # PTE pages, a PMD page, a PUD page
+    assert found["page_table_bytes"]["likely"] == 4 * each_pays
+    assert found["what_if"] == {
+        "now": 4 * each_pays,
+        "shared": 129 * PAGE + 4 * PAGE,
+        "leaves_2m": 4 * 2 * PAGE,
+        "leaves_1g": 4 * PAGE,
+    }
+    assert found["projected"] == {
+        "now": 1500 * each_pays,
+        "shared": 129 * PAGE + 1500 * PAGE,
+        "leaves_2m": 1500 * 2 * PAGE,
+        "leaves_1g": 1500 * PAGE,
+    }
+    assert "AT 1500" in table
+    (group,) = by_command
+    assert sorted(group["pids"]) == list(living.pids)
+    assert group["shared"] >= 4 * 128 * PAGE
+
+
+# What cannot be seen
+
+
+@needs_root
+def test_unreadable_processes_are_counted(sleeper: int) -> None:
+    def look() -> tuple[int, int, int]:
+        as_stranger()
+        snapshot = collect()
+        (process,) = [each for each in snapshot.processes if each.pid == sleeper]
+        found = survey(snapshot)
+        (root,) = [each for each in found.unreadable if each.uid == 0]
+        return process.vmpte, root.processes, int(process.areas is None)
+
+    vmpte, count, closed = in_child(look).value
+    assert closed
+    assert vmpte > 0
+    assert count >= 2  # the sleeper, and pytest
+
+
+@needs_root
+def test_hidden_processes_are_said_to_be_hidden(sleeper: int) -> None:
+    def look() -> tuple[list[int], list[str]]:
+        assert private()
+        subprocess.run(["mount", "-t", "proc", "-o", "hidepid=2", "proc", "/proc"], check=True)
+        as_stranger()
+        snapshot = collect()
+        return [each.pid for each in snapshot.processes], list(snapshot.machine.blind)
+
+    seen, blind = in_child(look).value
+    assert sleeper not in seen
+    assert len(blind) == 1
+    assert "hidepid" in blind[0]
+
+
+@needs_root
+def test_a_pid_namespace_is_named_from_inside_and_from_outside() -> None:
+    mapping = Mapping(processes=2, size=1 << 20)
+    with mapped(mapping, "unshare", "--pid", "--fork", "--mount-proc"):
+        assert survey(collect()).nested >= 3
+    inside = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-m", "mshare", "scan"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "PID namespace" in inside.stdout
+
+
+def test_processes_that_end_meanwhile_are_counted() -> None:
+    """Ends a process between the listing of /proc and the look at it, by the progress that is reported."""
+    with subprocess.Popen(["sleep", "infinity"]) as victim:
+
+        def kill_it(_done: int, _total: int) -> None:
+            if victim.returncode is None:
+                victim.kill()
+                victim.wait()
+
+        snapshot = collect(progress=kill_it)
+    assert victim.pid not in [each.pid for each in snapshot.processes]
+    assert snapshot.vanished >= 1
+    assert "ended while they were read" in " ".join(remarks(snapshot, survey(snapshot)))
+
+
+@needs_root
+def test_a_reused_pid_is_not_taken_for_the_process_before() -> None:
+    """The number is another process's now; what was opened for the first reads nothing of the second."""
+    last_pid = Path("/proc/sys/kernel/ns_last_pid")
+    for _ in range(1000):
+        with subprocess.Popen(["sleep", "infinity"]) as first, _Directory(f"/proc/{first.pid}") as directory:
+            assert directory.read("maps")
+            first.kill()
+            first.wait()
+            last_pid.write_text(str(first.pid - 1))
+            with subprocess.Popen(["sleep", "infinity"]) as second:
+                try:
+                    if second.pid != first.pid:
+                        continue  # somebody else started a process in between
+                    assert Path(f"/proc/{second.pid}/maps").read_bytes()
+                    with pytest.raises(ProcessLookupError):
+                        directory.read("maps")
+                    return
+                finally:
+                    second.kill()
+    pytest.fail("no pid was ever reused")
+
+
+# What is too much
+
+
+@needs_root
+def test_a_hundred_thousand_mappings_in_one_process() -> None:
+    limit = Path("/proc/sys/vm/max_map_count")
+    before = limit.read_text()
+    limit.write_text("200000")
+    try:
+        mapping = Mapping(size=100_000 * PAGE, pieces=100_000, processes=1, part=0.01)
+        with mapped(mapping) as living:
+            snapshot = collect(choice=Choice(pids=living.pids), exact=True)
+    finally:
+        limit.write_text(before)
+    (process,) = snapshot.processes
+    assert process.areas is not None
+    assert len(process.areas) > 99_990
+    (entry,) = [each for each in survey(snapshot).entries if each.object is not None and each.object.kind == "memfd"]
+    assert entry.size == 100_000 * PAGE
+    assert load(dump(snapshot)) == snapshot
+
+
+# Files
+
+
+def test_a_saved_snapshot_says_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "s.snapshot"
+    with mapped(Mapping()) as living:
+        pids = [f"--pid={pid}" for pid in living.pids]
+        live = answer("scan", "--exact", "--save", str(file), *pids)
+    assert answer("scan", "--from", str(file)) == live
+    assert [path.name for path in tmp_path.iterdir()] == ["s.snapshot"]
+    cut = tmp_path / "cut"
+    cut.write_bytes(file.read_bytes()[:-9])
+    assert "cut short" in fails(9, "scan", "--from", str(cut))
+    assert "no snapshot" in fails(9, "scan", "--from", "/etc/passwd")
+    fails(3, "scan", "--from", str(tmp_path / "nothing"))
+
+
+@needs_root
+def test_a_full_disk_leaves_the_older_snapshot(tmp_path: Path) -> None:
+    with small_tmpfs(tmp_path, "8k"):
+        file = tmp_path / "s.snapshot"
+        file.write_bytes(b"older")
+        fails(6, "scan", "--save", str(file))
+        assert file.read_bytes() == b"older"
+        assert [path.name for path in tmp_path.iterdir()] == ["s.snapshot"]
+
+
+# Arguments
+
+
+def test_arguments_that_make_no_sense() -> None:
+    assert "4194305" in fails(3, "scan", "--pid", "4194305")
+    assert "no user" in fails(2, "scan", "--user", "nobody of that name")
+    assert "is not one of" in fails(2, "scan", "--by", "colour")
+    fails(2, "scan", "--by", "user", "--project", "3")
+    fails(2, "scan", "--project", "0")
+    fails(2, "scan", "--min", "lots")
+    fails(2, "scan", "--exact", "--from", "x")
+
+
+def test_few_descriptors_are_enough(sleeper: int) -> None:
+    def look() -> bool:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
+        return sleeper in [each.pid for each in collect(exact=True).processes]
+
+    assert in_child(look).value
