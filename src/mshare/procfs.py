@@ -50,21 +50,28 @@ def make_dev(major: int, minor: int) -> int:
 def parse_maps(text: bytes) -> Iterator[Vma]:
     """Yield the areas in the text of /proc/PID/maps, in address order as there."""
     for line in text.split(b"\n"):
-        fields = line.split(None, 5)
-        if len(fields) < 5:
-            continue
-        try:
-            start, _, end = fields[0].partition(b"-")
-            major, _, minor = fields[3].partition(b":")
-            yield Vma(
-                Span(int(start, 16), int(end, 16)),
-                fields[1].decode("ascii"),
-                int(fields[2], 16),
-                FileId(make_dev(int(major, 16), int(minor, 16)), int(fields[4])),
-                fields[5] if len(fields) == 6 else b"",
-            )
-        except ValueError:
-            continue
+        vma = parse_maps_line(line)
+        if vma is not None:
+            yield vma
+
+
+def parse_maps_line(line: bytes) -> Vma | None:
+    """Return the area in one line of /proc/PID/maps, None for what is none."""
+    fields = line.split(None, 5)
+    if len(fields) < 5:
+        return None
+    try:
+        start, _, end = fields[0].partition(b"-")
+        major, _, minor = fields[3].partition(b":")
+        return Vma(
+            Span(int(start, 16), int(end, 16)),
+            fields[1].decode("ascii"),
+            int(fields[2], 16),
+            FileId(make_dev(int(major, 16), int(minor, 16)), int(fields[4])),
+            fields[5] if len(fields) == 6 else b"",
+        )
+    except ValueError:
+        return None
 
 
 def parse_fields_kb(text: bytes) -> dict[str, int]:

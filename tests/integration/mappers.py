@@ -114,7 +114,7 @@ def _map(mapping: Mapping, fd: int) -> int:
 
 def _touch(mapping: Mapping, addr: int) -> None:
     end = int(mapping.size * mapping.part)
-    buffer = (ctypes.c_char * mapping.size).from_address(addr)
+    buffer = (ctypes.c_ubyte * mapping.size).from_address(addr)
     if mapping.writable:
         for at in range(0, end, mapping.step):
             buffer[at] = 1

@@ -10,6 +10,7 @@ from mappers import LONELY, PAGE, PMD, PUD, Mapped, Mapping, mapped
 
 from mshare.linux import collect as collecting
 from mshare.linux.collect import Choice, collect
+from mshare.linux.pagemap import Scanner
 from mshare.scan.survey import Entry, survey
 
 MIB = 1 << 20
@@ -81,7 +82,7 @@ def test_a_known_mapping(known: tuple[Mapping, Mapped], monkeypatch: pytest.Monk
     if mapping.part == 1:  # a sample looks at 16 places
         assert bounded.object.leaves == (leaf,)
 
-    for scanner in (collecting.Scanner, lambda: None):  # PAGEMAP_SCAN; pagemap and smaps, as before Linux 6.7
+    for scanner in (Scanner, lambda: None):  # PAGEMAP_SCAN; pagemap and smaps, as before Linux 6.7
         monkeypatch.setattr(collecting, "Scanner", scanner)
         walked = entry_of(mapping, living, exact=True)
         assert walked.now.lower == walked.now.upper

@@ -20,7 +20,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..geometry import PAGE, PMD, PUD, USER_END
-from ..procfs import FileId, Mount, Vma, parse_cgroup, parse_maps, parse_mountinfo, parse_smaps, parse_status, unescape
+from ..procfs import (
+    FileId,
+    Mount,
+    Vma,
+    parse_cgroup,
+    parse_maps,
+    parse_maps_line,
+    parse_mountinfo,
+    parse_smaps,
+    parse_status,
+    unescape,
+)
 from ..scan.snapshot import PRIVATE, Area, Filled, Kind, Machine, Object, Process, Snapshot
 from .pagemap import Scanner, is_missing, read_blocks
 from .proc import memory_fields, process_ids
@@ -69,6 +80,7 @@ class _Collector:
         self.exact = exact
         self.objects = _Objects(regions)
         self.scanner: Scanner | None = Scanner()
+        self.understood: dict[bytes, tuple[int, int, bool, bool]] = {}
         self.vanished = 0
 
     def run(self, progress: Progress | None) -> Snapshot:
@@ -123,13 +135,27 @@ class _Collector:
             )
 
     def _areas(self, here: _Directory) -> tuple[Area, ...]:
+        """Return the process's mappings. What follows the addresses in a line is the same in many processes: it is
+        understood once."""
         areas = []
-        for vma in parse_maps(here.read("maps")):
-            if vma.span.start >= USER_END:  # vsyscall: the kernel's own table
+        for line in here.read("maps").split(b"\n"):
+            addresses, _, rest = line.partition(b" ")
+            known = self.understood.get(rest)
+            if known is None:
+                vma = parse_maps_line(line)
+                if vma is None:
+                    continue
+                index, namespaced = self.objects.index(vma, here)
+                known = (vma.offset, index, vma.perms.endswith("s"), vma.perms[1:2] == "w")
+                if not namespaced:
+                    self.understood[rest] = known
+            start, _, end = addresses.partition(b"-")
+            try:
+                area = Area(int(start, 16), int(end, 16), *known)
+            except ValueError:
                 continue
-            index = self.objects.index(vma, here)
-            perms = vma.perms
-            areas.append(Area(vma.span.start, vma.span.end, vma.offset, index, perms.endswith("s"), perms[1:2] == "w"))
+            if area.start < USER_END:  # above is vsyscall, the kernel's own table
+                areas.append(area)
         return tuple(areas)
 
     def _filled(self, here: _Directory, areas: tuple[Area, ...]) -> tuple[Filled, ...]:
@@ -258,11 +284,12 @@ class _Objects:
         self._mounts = _by_device(Path("/proc/self/mountinfo").read_bytes())
         self._internal = _internal_tmpfs()
 
-    def index(self, vma: Vma, here: _Directory) -> int:
-        """Return the index of what `vma` maps, `PRIVATE` for private anonymous memory."""
+    def index(self, vma: Vma, here: _Directory) -> tuple[int, bool]:
+        """Return the index of what `vma` maps (`PRIVATE` for private anonymous memory), and whether the same text could
+        mean something else in another process."""
         dev, ino = vma.file
         if dev == 0 and ino == 0:
-            return PRIVATE
+            return PRIVATE, False
         sysv = vma.path.startswith(b"/SYSV") and dev not in self._mounts
         # shmids and inode numbers of the same mount overlap, and each IPC namespace counts its shmids from 0
         namespace = here.namespace("ipc") if sysv else -1
@@ -271,7 +298,7 @@ class _Objects:
         if index is None:
             index = self._indexes[key] = len(self._list)
             self._list.append(self._make(vma, max(0, namespace), here))
-        return index
+        return index, sysv
 
     def page(self, index: int) -> int:
         """Return the bytes of the pages that object `index` is made of."""

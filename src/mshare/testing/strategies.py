@@ -5,13 +5,13 @@ from __future__ import annotations
 import struct
 import zlib
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import strategies as st
 
 from mshare.geometry import PAGE, PMD, PUD, USER_END, WINDOW
 from mshare.record import MAGIC, RECORD_SIZE, VERSION, Record, file_size
-from mshare.scan.snapshot import PRIVATE, Area, Filled, Machine, Object, Process, Snapshot
+from mshare.scan.snapshot import PRIVATE, Area, Filled, Kind, Machine, Object, Process, Snapshot
 
 names = st.sampled_from(("sga", "säule", "b" * 255))
 """Three good names: a plain one, one that is not ASCII, the longest."""
@@ -132,7 +132,7 @@ _hostile = st.sampled_from(
 @st.composite
 def objects(draw: st.DrawFn) -> Object:
     """What processes map, hostile names included."""
-    kind = draw(st.sampled_from(("file", "tmpfs", "msharefs", "hugetlb", "SysV", "memfd", "anonymous", "device")))
+    kind: Kind = draw(st.sampled_from(get_args(Kind)))
     page = draw(st.sampled_from((PMD, PUD))) if kind == "hugetlb" else PAGE
     path = draw(st.sampled_from(("/", "/memfd:", "/SYSV", "/dev/shm/", "/anon_hugepage", "")))
     return Object(
