@@ -1,0 +1,97 @@
+"""A case for a remedy: an object, who maps it, and by which program. Pure. May depend on: snapshot, survey."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+from .snapshot import Process, Snapshot
+from .survey import Entry, WhatIf
+
+ENABLED = "/sys/kernel/mm/transparent_hugepage/enabled"
+SHMEM_ENABLED = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+
+
+class Remedy(NamedTuple):
+    """One way to make an object's page tables smaller. Of several for one object, one can be had."""
+
+    name: str
+    """What is done, to be read after "with": huge pages."""
+    condition: str
+    """When it applies, and what it costs."""
+    commands: tuple[str, ...]
+    """Lines for a shell, in order; those that begin with # are what no command can do."""
+    now: int
+    """Likely page-table bytes of the object."""
+    predicted: int
+    """Page-table bytes once all of it is done."""
+    evidence: str
+    """What we have seen of it ourselves."""
+    huge_pages: int = 0
+    """Pages that it takes out of the pool of huge pages."""
+
+    @property
+    def saving(self) -> int:
+        """Bytes; 0 where it would cost more."""
+        return max(0, self.now - self.predicted)
+
+
+class Case(NamedTuple):
+    """An object, or several that only one remedy can help together (the segments of one Oracle instance)."""
+
+    entries: tuple[Entry, ...]
+    """All with an object that somebody maps shared."""
+    users: tuple[Process, ...]
+    snapshot: Snapshot
+    promised: int = 0
+    """Huge pages that the remedies for other cases take."""
+
+    @property
+    def now(self) -> int:
+        return sum(entry.now.likely for entry in self.entries)
+
+    @property
+    def kind(self) -> str:
+        thing = self.entries[0].object
+        return "" if thing is None else thing.kind
+
+    @property
+    def program(self) -> str:
+        """PostgreSQL, Oracle or Java, by the commands of most processes that map it; else ""."""
+        names = Counter(_program(process.command) for process in self.users)
+        name, count = names.most_common(1)[0] if names else ("", 0)
+        shared = self.kind in _SHARED_MEMORY.get(name, ())
+        return name if shared and 2 * count > len(self.users) else ""
+
+    def costs(self, which: Callable[[WhatIf], int]) -> int:
+        """Return the sum of one of the costs that `Entry.what_if` computes."""
+        return sum(which(each) for entry in self.entries if (each := entry.what_if()) is not None)
+
+
+_SHARED_MEMORY = {"PostgreSQL": ("anonymous", "SysV"), "Oracle": ("SysV",), "Java": ("memfd", "tmpfs")}
+"""Where these programs have the memory that is recognised as theirs."""
+
+
+def _program(command: str) -> str:
+    if command in ("postgres", "postmaster"):
+        return "PostgreSQL"
+    if command.startswith(("ora_", "oracle")):
+        return "Oracle"
+    return "Java" if command == "java" else ""
+
+
+def chosen(setting: str) -> str:
+    """Return the value in brackets of a setting under /sys: madvise of `always [madvise] never`; "" if none."""
+    found = re.search(r"\[(\w+)\]", setting)
+    return found[1] if found else ""
+
+
+def shell_word(text: str) -> str:
+    r"""Return `text` as one word of bash, all of it printable: `$'a\x0ab'` for what holds a newline."""
+    if text.isprintable():
+        return shlex.quote(text)
+    raw = text.encode("utf-8", "surrogateescape")
+    return "$'" + "".join(chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in raw) + "'"

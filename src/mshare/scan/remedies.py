@@ -1,0 +1,132 @@
+"""What can be done about one object's page tables: the condition, the commands, the page-table bytes afterwards. Pure.
+May depend on: case, programs.
+
+What is said of transparent huge pages is from Documentation/admin-guide/mm/transhuge.rst. Predictions are the
+arithmetic of `Entry.what_if`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from .case import SHMEM_ENABLED, Case, Remedy, chosen, shell_word
+from .programs import java, oracle, postgresql
+
+
+def remedies(case: Case) -> tuple[Remedy, ...]:
+    """Return what can be done, what suits the program first; nothing for what is shared or huge already."""
+    match case.program, case.kind:
+        case "PostgreSQL", _:
+            found = postgresql(case)
+        case "Oracle", _:
+            found = oracle(case)
+        case "Java", "memfd":
+            found = java(case)
+        case _, "memfd" | "SysV" | "anonymous":
+            found = _internal(case)
+        case _, "tmpfs":
+            found = _tmpfs(case)
+        case _, "file":
+            found = _copies(case)
+        case _:
+            found = iter(())
+    return tuple(found)
+
+
+def _internal(case: Case) -> Iterator[Remedy]:
+    """Memory on the kernel's own tmpfs: one setting for all of it."""
+    value = chosen(case.snapshot.machine.settings.get(SHMEM_ENABLED, ""))
+    if value:
+        on = value in ("always", "within_size", "force")
+        commands = (
+            (f"# {SHMEM_ENABLED} is {value} already", "# restart the programs that map it")
+            if on
+            else (
+                f"echo within_size | sudo tee {SHMEM_ENABLED}  # was {value}",
+                "# restart the programs that map it; the setting is gone after a reboot",
+            )
+        )
+        yield Remedy(
+            "transparent huge pages",
+            "Memory made from then on, of all programs (memfd, SysV, shared anonymous), as far as the kernel finds "
+            "2 MiB in one piece. Memory used in small scattered parts takes more of it. Where the program can call "
+            "madvise(MADV_HUGEPAGE), the value advise is enough and changes nothing for others.",
+            commands,
+            case.now,
+            case.costs(lambda costs: costs.leaves_2m),
+            "documented by Linux; not tried",
+        )
+    yield from _regions(case)
+
+
+def _tmpfs(case: Case) -> Iterator[Remedy]:
+    thing = case.entries[0].object
+    settings = case.snapshot.machine.settings
+    if thing is not None and not thing.region and chosen(settings.get(SHMEM_ENABLED, "")):
+        where = (
+            "/dev/shm" if thing.path.startswith("/dev/shm/") else f'"$(findmnt -no TARGET -T {shell_word(thing.path)})"'
+        )
+        yield Remedy(
+            "2 MiB pages on its tmpfs",
+            "Files written from then on, as far as the kernel finds 2 MiB in one piece; to be done where the programs "
+            "see the mount (inside their container). To keep it, add huge=within_size in /etc/fstab.",
+            (
+                f"sudo mount -o remount,huge=within_size {where}",
+                "# make the file anew (what is in it now keeps its 4 KiB pages) and restart the programs that map it",
+            ),
+            case.now,
+            case.costs(lambda costs: costs.leaves_2m),
+            "tried by a test of ours, on Linux 6.18",
+        )
+    yield from _copies(case)
+
+
+def _copies(case: Case) -> Iterator[Remedy]:
+    """A file's content as a region of mshare."""
+    thing = case.entries[0].object
+    if thing is None:
+        return
+    source = f"region:{thing.region}" if thing.region else thing.path
+    name = (f"{thing.region}-2" if thing.region else _region_name(thing.path))[:200]
+    yield from _regions(case, source=None if thing.deleted and not thing.region else source, name=name)
+
+
+def _regions(case: Case, *, source: str | None = None, name: str = "NAME") -> Iterator[Remedy]:
+    size = sum(entry.size for entry in case.entries)
+    region = shell_word(f"region:{name}")
+    what = (
+        f"The program must be yours to change. The copy takes {size >> 20} MiB of memory; changes of the file do "
+        "not reach it."
+        if source is not None
+        else "The program must be yours to change."
+    )
+
+    def commands(backend: str) -> tuple[str, str]:
+        make = (
+            f"mshare cp {shell_word(source)} {region} --backend {backend}"
+            if source is not None
+            else f"mshare create {shell_word(name)} {size} --backend {backend}"
+        )
+        return make, f"# in the program, in place of its own mapping: mshare.attach({name!a})"
+
+    yield Remedy(
+        "a region of mshare",
+        f"{what} Linux 6.1 or newer; no privilege, no setting.",
+        commands("thp"),
+        case.now,
+        case.costs(lambda costs: costs.leaves_2m),
+        "measured by our benchmarks",
+    )
+    yield Remedy(
+        "page tables shared by mshare's kernel module",
+        f"{what} Stays on 4 KiB pages. The module has run under QEMU only: not where you cannot afford a crash.",
+        ("sudo mshare module load", *commands("msharefs")),
+        case.now,
+        case.costs(lambda costs: costs.shared),
+        "measured by our tests, in virtual machines",
+    )
+
+
+def _region_name(path: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.rpartition("/")[2]).strip(".-") or "NAME"
