@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from fcntl import LOCK_EX, flock
 from pathlib import Path
 from tempfile import mkdtemp
@@ -68,6 +68,19 @@ def huge_pages() -> Iterator[int]:
         yield HUGE_PAGES
     finally:
         _resize_pool(-gained)
+
+
+@pytest.fixture
+def grow_pool() -> Iterator[Callable[[int], int]]:
+    """A function that adds 2 MiB pages to the pool and returns how many it got; all are given back after the test."""
+    gained: list[int] = []
+
+    def grow(pages: int) -> int:
+        gained.append(_resize_pool(pages))
+        return gained[-1]
+
+    yield grow
+    _resize_pool(-sum(gained))
 
 
 def _resize_pool(by: int) -> int:

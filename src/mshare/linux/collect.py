@@ -34,7 +34,7 @@ from ..procfs import (
 )
 from ..scan.snapshot import PRIVATE, Area, Filled, Kind, Machine, Object, Process, Snapshot
 from .pagemap import Scanner, is_missing, read_blocks
-from .proc import memory_fields, process_ids
+from .proc import memory_fields, process_ids, refresh_counters
 
 SETTINGS = (
     "/sys/kernel/mm/transparent_hugepage/enabled",
@@ -390,6 +390,7 @@ def _user(uid: int) -> str | None:
 
 
 def _machine() -> Machine:
+    refresh_counters()
     settings = {}
     for path in SETTINGS:
         with suppress(OSError):

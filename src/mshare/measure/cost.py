@@ -21,7 +21,6 @@ Step = Callable[[str], None]
 _GRACE_S = 0.2
 """Several RCU grace periods, after which freed tables have left `PageTables`."""
 _PROBE = "from mshare.measure.probe import main; main()"
-_REFRESH = Path("/proc/sys/vm/stat_refresh")
 _INTERVAL = Path("/proc/sys/vm/stat_interval")
 
 
@@ -68,12 +67,9 @@ def probes(peer: Peer, token: str, count: int) -> Iterator[Sequence[Child]]:
 def page_tables_bytes() -> int:
     """Return `PageTables` of /proc/meminfo: bytes of page tables on this machine, shared ones counted once.
 
-    Fact: each CPU counts for itself and adds up once per `vm.stat_interval` (1 s), or when root reads vm.stat_refresh
-    (mm/vmstat.c). Consequence: the figure lags by up to half a megabyte per CPU. Decision: refresh it, or wait.
+    Up to date: refreshed, or waited for.
     """
-    try:
-        _REFRESH.read_bytes()
-    except OSError:
+    if not proc.refresh_counters():
         time.sleep(2.2 * int(_INTERVAL.read_text()))
     return proc.memory_fields()["PageTables"]
 

@@ -97,17 +97,20 @@ def table(survey: Survey, *, least: int, most: int | None = None, processes: int
 def groups_table(groups: Sequence[Group], key: str, least: int) -> Table:
     """Return one line per group with at least `least` bytes of page tables."""
     headers = (key.upper(), "PROCS", "VmPTE", "SHAREABLE")
-    rows = tuple(
+    shown = [group for group in groups if group.vmpte >= least]
+    rows = [
         (
             printable(group.name),
             str(len(group.pids)),
             format_size(group.vmpte),
             format_size(group.shared) + (f" ({group.unread} unread)" if group.unread else ""),
         )
-        for group in groups
-        if group.vmpte >= least
-    )
-    return Table(headers, rows, right=frozenset({1, 2, 3}))
+        for group in shown
+    ]
+    if others := groups[len(shown) :]:  # they are in order of their page tables
+        count, vmpte = sum(len(group.pids) for group in others), sum(group.vmpte for group in others)
+        rows.append((f"({len(others)} others)", str(count), format_size(vmpte), ""))
+    return Table(headers, tuple(rows), right=frozenset({1, 2, 3}))
 
 
 def totals(snapshot: Snapshot, survey: Survey) -> list[tuple[str, str]]:

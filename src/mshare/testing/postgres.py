@@ -130,6 +130,12 @@ class Cluster:
         """Run SQL and return its rows as text: fields separated by `|`, one row a line. Raises as `run` does."""
         return self.run("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", sql).removesuffix("\n")
 
+    def client(self) -> subprocess.Popen[str]:
+        """Return a new connection: a psql that executes what is written to its standard input and answers as `psql`
+        does. It ends when that is closed."""
+        command = self._command("psql", "-XAtq", "-v", "ON_ERROR_STOP=1")
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **self._as_client)
+
     def _command(self, program: str, *arguments: str) -> list[str]:
         return [str(self._bin / program), *arguments]
 

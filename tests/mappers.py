@@ -43,6 +43,8 @@ class Mapping:
     inherited: bool = False
     """The parent maps and touches it before it forks: the children have the mapping, and touch it again."""
     path: str = ""
+    reserve: bool = True
+    """Where nobody may write, take the memory first."""
     pieces: int = 1
     """Into how many mappings it is cut, by taking the right to write from every second page."""
 
@@ -135,7 +137,7 @@ def _main(mapping: Mapping) -> None:
         _touch(whole, _map(whole, fd))
         _check(_libc.madvise(ctypes.c_void_p(mapping.addr), ctypes.c_size_t(mapping.size), _COLLAPSE))
         _check(_libc.munmap(ctypes.c_void_p(mapping.addr), ctypes.c_size_t(mapping.size)))
-    elif not mapping.writable and fd >= 0 and mapping.kind != "sysv":
+    elif not mapping.writable and mapping.reserve and mapping.kind != "sysv":
         os.posix_fallocate(fd, 0, mapping.size)
     reader, writer = os.pipe()
     children = []

@@ -1,0 +1,109 @@
+"""A real database: what its page tables cost, what is advised, and what the advice then brings."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from worlds import needs_root
+
+from mshare.linux.collect import collect
+from mshare.linux.proc import memory_fields, refresh_counters
+from mshare.scan.advice import Advice, judge
+from mshare.scan.show import label
+from mshare.scan.survey import Entry, survey
+from mshare.testing.postgres import Cluster
+
+CLIENTS = 50
+SHARED_BUFFERS = 1 << 30
+TABLE = """
+create extension pg_prewarm;
+create unlogged table filler (pad text);
+alter table filler alter column pad set storage plain;
+insert into filler select repeat('x', 7500) from generate_series(1, 120000);
+"""
+READ_ALL = "set max_parallel_workers_per_gather = 0; select count(*) from filler where length(pad) > 1;"
+
+
+@contextmanager
+def clients(server: Cluster) -> Iterator[list[subprocess.Popen[str]]]:
+    """Connect all clients, for the time of a `with` block; they have done nothing."""
+    with ExitStack() as stack:
+        connected = [stack.enter_context(server.client()) for _ in range(CLIENTS)]
+        everyone(connected, "select 1;", "1")
+        yield connected
+        for client in connected:
+            assert client.stdin is not None
+            client.stdin.close()
+
+
+def everyone(connected: list[subprocess.Popen[str]], sql: str, expected: str) -> None:
+    """Have every client execute `sql` at the same time, and wait for the answers."""
+    for client in connected:
+        assert client.stdin is not None
+        client.stdin.write(sql + "\n")
+        client.stdin.flush()
+    for client in connected:
+        assert client.stdout is not None
+        assert client.stdout.readline() == expected + "\n"
+
+
+def shared_memory(postmaster: int) -> tuple[Entry, Advice | None]:
+    """Return what scan says of the server's shared memory, and what is advised."""
+    snapshot = collect()
+    found = survey(snapshot)
+    entry = next(each for each in found.entries if each.shared and each.size > SHARED_BUFFERS)
+    assert postmaster in entry.by_process
+    verdict = judge(snapshot, found)
+    advice = next((each for each in verdict.advice if label(entry.object) in each.objects), None)
+    return entry, advice
+
+
+def page_tables() -> int:
+    assert refresh_counters()
+    return memory_fields()["PageTables"]
+
+
+def load(server: Cluster) -> tuple[Entry, Advice | None, int]:
+    """Have all clients read all of the shared buffers. Return what scan says then, what it advises, and by how much
+    `PageTables` has grown by the reading."""
+    server.psql("select pg_prewarm('filler')")
+    with clients(server) as connected:
+        before = page_tables()
+        everyone(connected, READ_ALL, "120000")
+        grown = page_tables() - before
+        return *shared_memory(server.pid), grown
+
+
+@needs_root
+def test_the_advice_for_postgresql_does_what_it_says(grow_pool: Callable[[int], int]) -> None:
+    settings = {"shared_buffers": "1GB", "huge_pages": "off", "max_connections": "100", "autovacuum": "off"}
+    with Cluster(settings) as server:
+        server.psql(TABLE)
+        server.psql("checkpoint")
+        entry, advice, grown = load(server)
+        assert entry.object is not None
+        assert entry.object.leaves == (4096,)
+        assert entry.processes >= CLIENTS
+        assert abs(entry.now.likely - grown) <= 0.1 * grown
+        assert entry.now.lower <= entry.now.likely <= entry.now.upper
+
+        assert advice is not None
+        assert advice.title == "PostgreSQL's shared memory"
+        remedy = advice.remedies[0]
+        needed = int(server.psql("show shared_memory_size_in_huge_pages"))
+        assert needed <= remedy.huge_pages <= 1.05 * needed
+        assert any("huge_pages" in command for command in remedy.commands)
+
+        server.stop()
+        assert grow_pool(remedy.huge_pages) == remedy.huge_pages
+        server.start({"huge_pages": "on"})
+        after, advice_after, grown_after = load(server)
+    assert after.object is not None
+    assert after.object.leaves == (2 << 20,)
+    assert advice_after is None
+    # What was predicted, and what then happened: of 100 MiB, all but a few KiB per process.
+    assert remedy.predicted <= 0.02 * entry.now.likely
+    assert after.now.likely <= 2 * remedy.predicted
+    assert abs((grown - grown_after) - remedy.saving) <= 0.1 * remedy.saving
