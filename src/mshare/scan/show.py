@@ -137,14 +137,11 @@ def totals(snapshot: Snapshot, survey: Survey) -> list[tuple[str, str]]:
         lines.append(("  msharefs", f"{format_size(sums.regions)}: the regions' own tables"))
     if not snapshot.partial:
         rest = sums.unexplained
+        why = f"the kernel's own, and at most {format_size(sums.top_tables)} of topmost tables, where it counts them"
+        if rest < 0:
+            why = f"at most {format_size(sums.pud_tables)} of PUD pages are in VmPTE, and not here on older kernels"
         part = f", {100 * rest / sums.page_tables:.0f} %" if rest > 0 and sums.page_tables else ""
-        lines.append(
-            (
-                "  unexplained",
-                f"{format_size(rest)}{part}: the kernel's own, and at most {format_size(sums.top_tables)} of "
-                "topmost tables, where it counts them",
-            )
-        )
+        lines.append(("  unexplained", f"{format_size(rest)}{part}: {why}"))
     if sums.empty:
         lines.append(("without entries", f"{format_size(sums.empty)} of the processes' page tables"))
     return lines

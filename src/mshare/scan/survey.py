@@ -93,13 +93,16 @@ class Totals(NamedTuple):
     regions: int
     """Tables of msharefs regions: in no `VmPTE`."""
     top_tables: int
-    """One page per process for the topmost table. Newer kernels count them in `PageTables` (6.18 does), so they may be
-    a part of what is unexplained."""
+    """One page per process for the topmost table. Newer kernels count them in `PageTables` (seen: 6.18 does), so they
+    may be a part of what is unexplained."""
+    pud_tables: int
+    """PUD pages (upper bound, unless exact). Older kernels have them in `VmPTE` but do not count them in `PageTables`
+    (seen: 6.1 does not), so what is unexplained may be less than nothing by as much."""
     empty: int
     """In an exact survey: page tables of processes that hold no entry (what they mapped was given back)."""
     unexplained: int
     """The rest: the kernel's own tables where it counts them, processes that are not seen, changes while reading.
-    Negative where processes ended meanwhile."""
+    Negative where processes ended meanwhile, or by PUD pages."""
 
     @property
     def explained(self) -> float:
@@ -188,6 +191,7 @@ def survey(snapshot: Snapshot) -> Survey:
             twice,
             regions,
             PAGE * len(snapshot.processes),
+            sum(each.pud for each in sums.values()),
             empty,
             page_tables - read - unread + twice - regions,
         ),
