@@ -14,7 +14,8 @@ b'hello'
 #   cli/*  ->  calls, creation, region, measure  ->  registry, removal, mapping  ->  backends/*  ->  backend  ->  pure
 #                                                                       \->  linux/*  ->  the kernel
 #
-#   pure (no operating system): errors units geometry record procfs model report plan findings
+#   pure (no operating system): errors units geometry record procfs model report plan findings scan/*
+#   scan/*       who pays for page tables: snapshot -> survey -> text; linux/collect takes the snapshot
 #   linux/*      system calls and /proc; knows nothing of regions
 #   backend      what a backend is, and the choice;  backends/*: one file each
 #   mapping      what this process has mapped, and its owners

@@ -54,8 +54,8 @@ def test_tables_of_a_region_are_counted_once(writable):
     assert walked.now.likely == truth
     assert bounded.now.lower <= truth <= bounded.now.upper
     assert walked.what_if().now == walked.what_if().shared == truth
-    # What else has come into memory is what these processes have of their own. Not all kernels count topmost tables (one
-    # per process) and PUD pages (three or four) in PageTables.
+    # The rest is what these processes have of their own. Not all kernels count topmost tables (one per process) and PUD
+    # pages (three or four) in PageTables.
     assert abs(grown - private - own) <= 5 * PAGE * (PROCESSES + 1)
 
 

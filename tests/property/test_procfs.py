@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from pathlib import Path
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -14,7 +16,9 @@ from mshare.procfs import (
     parse_fields_kb,
     parse_maps,
     parse_mountinfo,
+    parse_smaps,
     parse_stat_faults,
+    parse_status,
     unescape,
 )
 from mshare.testing.strategies import paths, proc_text
@@ -30,11 +34,11 @@ def test_no_text_crashes_a_parser(text: bytes) -> None:
     parse_fields_kb(text)
     parse_mountinfo(text)
     parse_cgroup(text)
+    list(parse_smaps(text))
     unescape(text)
-    try:
-        parse_stat_faults(text)
-    except ValueError:
-        return
+    for parse in (parse_stat_faults, parse_status):
+        with suppress(ValueError):
+            parse(text)
 
 
 @given(
@@ -90,3 +94,43 @@ def test_fields_are_bytes(fields: dict[str, tuple[int, bool]]) -> None:
     text = "".join(f"{name}:\t{number:8d}{' kB' if kb else ''}\n" for name, (number, kb) in fields.items())
     expected = {name: number * (1024 if kb else 1) for name, (number, kb) in fields.items()}
     assert parse_fields_kb(text.encode()) == expected
+
+
+def test_own_status_and_smaps_agree_with_other_sources() -> None:
+    status = parse_status(Path("/proc/self/status").read_bytes())
+    assert status.name == Path("/proc/self/comm").read_text().rstrip("\n")
+    assert status.uid == os.geteuid()
+    assert status.vmpte == parse_fields_kb(Path("/proc/self/status").read_bytes())["VmPTE"]
+    starts = [area.start for area in parse_smaps(Path("/proc/self/smaps").read_bytes())]
+    assert {vma.span.start for vma in parse_maps(Path("/proc/self/maps").read_bytes())} >= set(starts[:5])
+    assert {area.page for area in parse_smaps(Path("/proc/self/smaps").read_bytes())} == {PAGE}
+
+
+@given(
+    st.binary(max_size=15).filter(lambda raw: not set(raw) & set(b"\n\0")),
+    st.integers(0, (1 << 32) - 1),
+    st.integers(1, 4),
+    st.none() | st.integers(0, 1 << 40),
+)
+def test_status_is_read_as_it_is_written(name: bytes, uid: int, depth: int, vmpte_kb: int | None) -> None:
+    pids = b"\t".join(b"%d" % (4711 - level) for level in range(depth))
+    text = b"Name:\t%s\nUmask:\t0022\nUid:\t1\t%d\t3\t4\nNSpid:\t%s\n" % (name, uid, pids)
+    if vmpte_kb is not None:
+        text += b"VmPTE:\t%8d kB\n" % vmpte_kb
+    status = parse_status(text)
+    assert os.fsencode(status.name) == name
+    assert (status.uid, status.pid_namespaces) == (uid, depth - 1)
+    assert status.vmpte == (None if vmpte_kb is None else vmpte_kb * 1024)
+
+
+@given(st.lists(st.tuples(st.integers(0, 1 << 30), st.sampled_from((4, 2048)), st.integers(0, 512)), max_size=4))
+def test_smaps_is_read_as_it_is_written(areas: list[tuple[int, int, int]]) -> None:
+    text = b"".join(
+        b"%x-%x rw-s 00000000 00:01 7      /memfd:a: b (deleted)\nSize: 8 kB\nKernelPageSize: %d kB\n"
+        b"AnonHugePages: %d kB\nShmemPmdMapped: 1 kB\nFilePmdMapped: 0 kB\nVmFlags: rd wr sh\n"
+        % (start * PAGE, (start + 1) * PAGE, page, huge)
+        for start, page, huge in areas
+    )
+    assert [tuple(area) for area in parse_smaps(text)] == [
+        (start * PAGE, page * 1024, (huge + 1) * 1024) for start, page, huge in areas
+    ]
