@@ -59,6 +59,11 @@ class Verdict(NamedTuple):
         """Bytes that the first remedies of all objects save together."""
         return sum(each.saving for each in self.advice)
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """What advice calls objects, by what `scan` calls them."""
+        return {name: each.title for each in self.advice for name in each.objects}
+
 
 def matters(size_bytes: float, memory_bytes: int) -> bool:
     """Tell whether page tables of that size are worth a thought on a machine with that much memory."""
@@ -137,7 +142,8 @@ def _sentences(survey: Survey, total: int, memory: int, found: tuple[Advice, ...
         yield f"{start}: nothing to do."
     elif found:
         first, *others = found
-        yield f"{start}; {_about(first.now)} of it for {_whom(first)}. {_better(first.remedies[0])}"
+        one = "one object, " if len(first.objects) == 1 else f"{len(first.objects)} objects, "
+        yield f"{start}; {_about(first.now)} of it for {one}{_whom(first)}. {_better(first.remedies[0])}"
         for each in others[: _NAMED - 1]:
             yield f"Another {_about(each.now)} are for {_whom(each)}. {_better(each.remedies[0])}"
         if more := others[_NAMED - 1 :]:
@@ -148,16 +154,17 @@ def _sentences(survey: Survey, total: int, memory: int, found: tuple[Advice, ...
     unread = sum(each.processes for each in survey.unreadable)
     if unread and (matters(survey.totals.unreadable, memory) or 10 * survey.totals.unreadable >= total):
         yield (
-            f"{format_size(survey.totals.unreadable)} are of {unread} processes that could not be read: "
+            f"{format_size(survey.totals.unreadable)} are of {_count(unread)} that could not be read: "
             "root would see more."
         )
 
 
 def _whom(advice: Advice) -> str:
-    processes = f"{advice.processes} process{'es' if advice.processes > 1 else ''}"
-    if len(advice.objects) > 1:
-        return f"{len(advice.objects)} objects, {advice.title} in {processes}"
-    return f"one object, {advice.title} in {processes}"
+    return f"{advice.title} in {_count(advice.processes)}"
+
+
+def _count(processes: int) -> str:
+    return f"{processes} process{'es' if processes != 1 else ''}"
 
 
 def _better(remedy: Remedy) -> str:

@@ -66,8 +66,9 @@ def point(snapshot: Snapshot, survey: Survey) -> Point:
     return Point(snapshot.taken, snapshot.machine.host, survey.totals.page_tables, len(snapshot.processes), objects)
 
 
-def growth(points: Sequence[Point]) -> Growth | None:
-    """Return how page tables changed, None for a single moment. `points` are in order of time."""
+def growth(points: Sequence[Point], titles: Mapping[str, str] | None = None) -> Growth | None:
+    """Return how page tables changed, None for a single moment. `points` are in order of time; `titles` has better
+    names for some objects' labels."""
     if len(points) < 2 or points[-1].taken <= points[0].taken:
         return None
     first, last = points[0], points[-1]
@@ -92,6 +93,7 @@ def growth(points: Sequence[Point]) -> Growth | None:
     key = max(by, key=lambda each: (by[each], each or ("",)), default=None)
     if change > 0 and by and by[key] > 0:
         name = "private memory" if key is None else printable(key.label)
+        name = (titles or {}).get(name, name)
         sentences.append(f"Most of it for {name}: {format_size(by[key])} more.")
     return Growth(seconds, change, tuple(sentences))
 
