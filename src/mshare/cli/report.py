@@ -136,9 +136,9 @@ def _recorded(read: Callable[[], Snapshot], seconds: float, step: float) -> tupl
     if count == 1:
         return last, points
     shown = sys.stderr.isatty()
-    if not shown:
-        print(f"recording for {format_age(seconds)}; Ctrl-C ends it and writes the page", file=sys.stderr, flush=True)
     try:
+        if not shown:
+            print(f"recording for {format_age(seconds)}; Ctrl-C ends it and writes", file=sys.stderr, flush=True)
         while len(points) < count and time.monotonic() - start < seconds:
             _wait(start + step * len(points), f"{len(points)} of {count}, {format_size(points[-1].page_tables)}", shown)
             snapshot = read()
@@ -153,7 +153,7 @@ def _wait(until: float, state: str, shown: bool) -> None:
     """Wait for the next snapshot, and tell so on a terminal. (Reading has a bar of its own.)"""
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console(stderr=True), transient=True, disable=not shown) as bar:
-        bar.add_task(f"recording: {state} now; Ctrl-C ends it and writes the page")
+        bar.add_task(f"recording: {state} now; Ctrl-C ends it and writes")
         time.sleep(max(0.0, until - time.monotonic()))
 
 
