@@ -40,6 +40,7 @@ from mshare.units import GIB, MIB
 MSHARE = (sys.executable, "-m", "mshare")
 NAME = "a<script>document.title='owned'</script>$x^2$\n\u202e\""
 SIZE, COUNT = 256 * MIB, 20
+UNFOLDED = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
 BLUE = (0x00, 0x67, 0xA8)
 
 
@@ -49,7 +50,7 @@ def run(*args: str | Path, code: int = 0, **environment: str) -> subprocess.Comp
         capture_output=True,
         check=False,
         timeout=100,
-        env={**os.environ, **environment},
+        env={**UNFOLDED, **environment},
     )
     assert done.returncode == code, done
     return done
@@ -89,7 +90,7 @@ def test_a_real_page_in_a_real_browser(people: list[int], tmp_path: Path) -> Non
     with Image.open(screenshot) as image:
         assert image.size == (1280, 2200)
         pixels = numpy.asarray(image.convert("RGB")).reshape(-1, 3)
-    assert len(numpy.unique(pixels, axis=0)) > 50
+    assert len(numpy.unique(pixels[::53], axis=0)) > 50
     assert (pixels == BLUE).all(axis=1).sum() > 500, "the largest object's bar"
 
     seen = layout(page, 1280)
@@ -132,9 +133,14 @@ def test_the_browser_would_have_told(tmp_path: Path) -> None:
 
 def test_it_writes_the_page_and_says_the_verdict(people: list[int], tmp_path: Path) -> None:
     done = subprocess.run(
-        [*MSHARE, "report", "--pid", str(people[0])], cwd=tmp_path, capture_output=True, text=True, check=True
+        [*MSHARE, "report", "--pid", str(people[0])],
+        cwd=tmp_path,
+        env=UNFOLDED,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert done.stdout.startswith("Page tables take ")
+    assert done.stdout.startswith("Page tables of the 1 process chosen take ")
     assert done.stdout.endswith("The page is in mshare-report.html\n")
     assert [path.name for path in tmp_path.iterdir()] == ["mshare-report.html"]
     assert (tmp_path / "mshare-report.html").read_bytes().startswith(b"<!DOCTYPE html>")

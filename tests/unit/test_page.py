@@ -146,15 +146,15 @@ def test_a_machine_without_anything_has_a_page_too() -> None:
 def test_pictures_say_the_surveys_numbers() -> None:
     snapshot = server(postgresql(8 * GIB, 412))
     found = survey(snapshot)
-    advice = judge(snapshot, found).advice
+    verdict = judge(snapshot, found)
     heaps, topmost = 412 * 4 * PAGE, 412 * PAGE
     shared = (8 * 512 + 8 + 412) * PAGE + heaps + topmost
     leaves_2m, leaves_1g = 412 * 9 * PAGE + heaps + topmost, 412 * PAGE + heaps + topmost
-    picture = costs(found, advice)
+    picture = costs(found, verdict)
     assert picture.text == (
         f"now: 6.45 GiB; shared: {format_size(shared)}; 2 MiB leaves: {format_size(leaves_2m)}; "
         f"1 GiB leaves: {format_size(leaves_1g)}"
     )
-    assert savings(found, advice).text == "PostgreSQL's shared memory: huge pages saves 6.43 GiB"
+    assert savings(found, verdict).text == "PostgreSQL's shared memory: huge pages saves 6.43 GiB"
     for drawn in (picture.wide, picture.narrow):
         assert ">PostgreSQL's shared memory</text>" in drawn

@@ -179,4 +179,4 @@ def _tell(verdict: Verdict, points: list[Point]) -> None:
         print_line("")
         print_line(f"{each.title}: {first.name}, saves {format_size(first.saving)}", style="bold")
         for line in first.commands:
-            print_line(f"  {printable(line)}")
+            print(f"  {printable(line)}")  # never folded: to be copied

@@ -74,10 +74,10 @@ def render(report: Report) -> bytes:
 
 
 def _pictures(report: Report) -> list[Picture]:
-    survey, advice = report.survey, report.verdict.advice
-    pictures = [costs(survey, advice)]
+    survey, verdict = report.survey, report.verdict
+    pictures = [costs(survey, verdict)]
     if report.growth is not None:
-        pictures.append(over_time(report.points, survey, advice))
-    if advice:
-        pictures.append(savings(survey, advice))
+        pictures.append(over_time(report.points, survey, verdict))
+    if verdict.advice:
+        pictures.append(savings(survey, verdict))
     return pictures

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ..report import printable
-from ..scan.advice import Advice
+from ..scan.advice import Verdict
 from ..scan.series import Identity, Point, identity
 from ..scan.show import label
 from ..scan.survey import Entry, Survey
@@ -76,13 +76,13 @@ class Picture:
         self.wide, self.narrow = drawings
 
 
-def costs(survey: Survey, advice: Sequence[Advice]) -> Picture:
+def costs(survey: Survey, verdict: Verdict) -> Picture:
     """Return the page tables as they are, shared, with 2 MiB and with 1 GiB leaves, stacked by object."""
-    shown, others, private = _chosen(survey)
-    layers = [(_name(entry, advice), _four(entry)) for entry in shown]
+    shown, others, private = _chosen(survey, verdict)
+    layers = [(_name(entry, verdict), _four(entry)) for entry in shown]
     layers.append((f"{len(others)} other objects", [sum(each) for each in zip(*map(_four, others), strict=True)]))
     layers.append(("private memory", _four(private) if private else [0] * 4))
-    rest = survey.totals.unexplained + survey.totals.unreadable
+    rest = verdict.page_tables - sum(entry.now.likely for entry in survey.entries)
     layers.append(("not readable, or the kernel's", [max(0, rest)] * 4))
     colours = [*range(len(shown)), *_OTHERS]
     kept = [(name, sizes, _SERIES[colour]) for (name, sizes), colour in zip(layers, colours, strict=True) if any(sizes)]
@@ -110,16 +110,16 @@ def costs(survey: Survey, advice: Sequence[Advice]) -> Picture:
     return _picture("costs", "Page tables by object, as they are and as they could be", text, draw, 2.3, len(kept))
 
 
-def over_time(points: Sequence[Point], survey: Survey, advice: Sequence[Advice]) -> Picture:
+def over_time(points: Sequence[Point], survey: Survey, verdict: Verdict) -> Picture:
     """Return the page tables over time, stacked by object: two `points` at least, and the last one's survey."""
-    shown, _, _ = _chosen(survey)
+    shown, _, _ = _chosen(survey, verdict)
     keys = [identity(entry.object) for entry in shown]
     start = points[0].taken
     span = points[-1].taken - start
     unit_s, unit_name = (1, "seconds") if span < 180 else (60, "minutes") if span < 10_800 else (3600, "hours")
     times = [(each.taken - start) / unit_s for each in points]
     layers = [
-        (_name(entry, advice), [each.objects.get(key, 0) for each in points])
+        (_name(entry, verdict), [each.objects.get(key, 0) for each in points])
         for entry, key in zip(shown, keys, strict=True)
     ]
     layers.append(("other objects", [_rest(each, keys) for each in points]))
@@ -159,11 +159,11 @@ def over_time(points: Sequence[Point], survey: Survey, advice: Sequence[Advice])
     return _picture("growth", "Page tables over time", text, draw, 2.6, len(kept))
 
 
-def savings(survey: Survey, advice: Sequence[Advice]) -> Picture:
+def savings(survey: Survey, verdict: Verdict) -> Picture:
     """Return what each remedy would save, for the first objects that have any."""
     rows: list[tuple[str, int | None, str]] = []
-    names = [printable(label(entry.object)) for entry in _chosen(survey)[0]]
-    for each in advice[:MOST]:
+    names = [printable(label(entry.object)) for entry in _chosen(survey, verdict)[0]]
+    for each in verdict.advice[:MOST]:
         rows.append((_short(each.title, 40), None, ""))
         colour = _SERIES[names.index(each.objects[0]) if each.objects[0] in names else MOST]
         rows += [(remedy.name, remedy.saving, colour) for remedy in each.remedies]
@@ -186,23 +186,24 @@ def savings(survey: Survey, advice: Sequence[Advice]) -> Picture:
 
     text = "; ".join(
         f"{_short(each.title, 40)}: {remedy.name} saves {format_size(remedy.saving)}"
-        for each in advice[:MOST]
+        for each in verdict.advice[:MOST]
         for remedy in each.remedies
     )
     return _picture("savings", "What each remedy would save", text, draw, 0.2 + 0.42 * len(rows), 0)
 
 
-def _chosen(survey: Survey) -> tuple[list[Entry], list[Entry], Entry | None]:
-    """Return the objects with a colour, the others, and private memory."""
+def _chosen(survey: Survey, verdict: Verdict) -> tuple[list[Entry], list[Entry], Entry | None]:
+    """Return the objects with a colour (1 % of all at least), the others, and private memory."""
     objects = [entry for entry in survey.entries if entry.object is not None]
     private = next((entry for entry in survey.entries if entry.object is None), None)
-    return objects[:MOST], objects[MOST:], private
+    count = sum(100 * entry.now.likely >= verdict.page_tables for entry in objects[:MOST])
+    return objects[:count], objects[count:], private
 
 
-def _name(entry: Entry, advice: Sequence[Advice]) -> str:
+def _name(entry: Entry, verdict: Verdict) -> str:
     """Return what to call an object: as the advice on it does, if there is any."""
     name = printable(label(entry.object))
-    return _short(next((each.title for each in advice if name in each.objects), name))
+    return _short(verdict.titles.get(name, name))
 
 
 def _four(entry: Entry) -> list[int]:

@@ -1,5 +1,5 @@
 """What a survey means, in plain sentences, and what to do about it. Pure.
-May depend on: snapshot, survey, show, case, remedies, report, units."""
+May depend on: snapshot, survey, show, series, case, remedies, report, units."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ..report import printable
 from ..units import MIB, format_size
 from .case import Case, Remedy
 from .remedies import remedies
+from .series import page_tables
 from .show import bounds, label
 from .snapshot import Process, Snapshot
 from .survey import Bytes, Entry, Survey
@@ -48,7 +49,7 @@ class Verdict(NamedTuple):
     sentences: tuple[str, ...]
     """The verdict in words, the most important first; printable."""
     page_tables: int
-    """Bytes: `PageTables`, or where that is not known the processes' sum."""
+    """Bytes, as `series.page_tables` says."""
     memory: int
     """Bytes: `MemTotal`, 0 if it is not known."""
     advice: tuple[Advice, ...]
@@ -72,11 +73,10 @@ def matters(size_bytes: float, memory_bytes: int) -> bool:
 
 def judge(snapshot: Snapshot, survey: Survey) -> Verdict:
     """Return the verdict on a snapshot, `survey` being its survey."""
-    sums = survey.totals
-    total = sums.page_tables or max(0, sums.processes + sums.unreadable - sums.counted_twice + sums.regions)
+    total = page_tables(snapshot, survey)
     memory = snapshot.machine.memory.get("MemTotal", 0)
     found = tuple(_advice(snapshot, survey, memory)) if matters(total, memory) else ()
-    sentences = tuple(_sentences(survey, total, memory, found))
+    sentences = tuple(_sentences(snapshot, survey, total, memory, found))
     return Verdict(bool(found), sentences, total, memory, found)
 
 
@@ -134,8 +134,9 @@ def _about(now: Bytes) -> str:
     return ("about " if ".." in bounds(now) else "") + format_size(now.likely)
 
 
-def _sentences(survey: Survey, total: int, memory: int, found: tuple[Advice, ...]) -> Iterator[str]:
-    start = f"Page tables take {format_size(total)}"
+def _sentences(snapshot: Snapshot, survey: Survey, total: int, memory: int, found: tuple[Advice, ...]) -> Iterator[str]:
+    whose = f" of the {_count(len(snapshot.processes))} chosen" if snapshot.partial else ""
+    start = f"Page tables{whose} take {format_size(total)}"
     if memory:
         start += f", {part(total, memory)} of memory"
     if not matters(total, memory):

@@ -35,7 +35,7 @@ class Point(NamedTuple):
     """Seconds since the epoch."""
     host: str
     page_tables: int
-    """`PageTables` of /proc/meminfo."""
+    """As `page_tables` says."""
     processes: int
     objects: Mapping[Identity | None, int]
     """Likely page-table bytes of objects that have at least 64 KiB."""
@@ -56,6 +56,15 @@ def identity(thing: Object | None) -> Identity | None:
     return None if thing is None else Identity(label(thing), thing.dev, thing.ino, thing.namespace)
 
 
+def page_tables(snapshot: Snapshot, survey: Survey) -> int:
+    """Return the bytes of page tables that a report is about: `PageTables` of /proc/meminfo; where it is not known, or
+    only chosen processes were read, what these have."""
+    sums = survey.totals
+    if sums.page_tables and not snapshot.partial:
+        return sums.page_tables
+    return max(0, sums.processes + sums.unreadable - sums.counted_twice + sums.regions)
+
+
 def point(snapshot: Snapshot, survey: Survey) -> Point:
     """Return one snapshot's figures, `survey` being its survey."""
     objects: dict[Identity | None, int] = {}
@@ -63,7 +72,7 @@ def point(snapshot: Snapshot, survey: Survey) -> Point:
         if entry.now.likely >= _LEAST_BYTES:
             key = identity(entry.object)
             objects[key] = objects.get(key, 0) + entry.now.likely
-    return Point(snapshot.taken, snapshot.machine.host, survey.totals.page_tables, len(snapshot.processes), objects)
+    return Point(snapshot.taken, snapshot.machine.host, page_tables(snapshot, survey), len(snapshot.processes), objects)
 
 
 def growth(points: Sequence[Point], titles: Mapping[str, str] | None = None) -> Growth | None:
