@@ -67,7 +67,7 @@ def server(
         processes.append(Process(9, "secret", 0, "/", 0, unreadable, None))
     tables = sum(process.vmpte for process in processes) + PAGE * len(processes)
     fields = {
-        "MemTotal": memory,
+        **({"MemTotal": memory} if memory else {}),
         "PageTables": tables,
         "HugePages_Total": total,
         "HugePages_Free": free,

@@ -98,8 +98,8 @@ def judge_sentence(snapshot: Snapshot) -> str:
 
 def test_java_in_a_memfd() -> None:
     heap = Crowd("/memfd:java_heap", 64 * GIB, 1, "java", "memfd", deleted=True)
-    assert names(server(heap)) == ["transparent huge pages", "huge pages"]
-    assert names(server(heap, shmem="")) == ["huge pages"]
+    assert names(server(heap, memory=128 * GIB)) == ["transparent huge pages", "huge pages"]
+    assert names(server(heap, shmem="", memory=128 * GIB)) == ["huge pages"]
     assert first(server(heap)).commands[-1] == "# start Java with -XX:+UseTransparentHugePages"
 
 
@@ -137,7 +137,7 @@ def test_private_memory_is_said_to_be_private() -> None:
     snapshot = server(Crowd("/srv/small", MIB, 100, kind="file", heap=GIB))
     verdict = judge(snapshot, survey(snapshot))
     assert not verdict.act
-    assert "no object that processes share" in verdict.sentences[0]
+    assert "no remedy that fits this machine" in verdict.sentences[0]
     assert "private memory, which cannot be shared" in verdict.sentences[1]
 
 
@@ -154,3 +154,9 @@ def test_chosen_processes_are_judged_by_what_they_have() -> None:
     snapshot = server(Crowd("/srv/data", GIB, 5))
     few = snapshot._replace(partial=True, machine=snapshot.machine._replace(memory={"PageTables": 9 * GIB}))
     assert judge_sentence(few) == "Page tables of the 5 processes chosen take 10.1 MiB: nothing to do."
+
+
+def test_memory_that_is_not_there_is_not_reserved() -> None:
+    assert names(server(postgresql(8 * GIB, 400), memory=9 * GIB)) == ["huge pages"]
+    assert names(server(postgresql(8 * GIB, 400), memory=8 * GIB)) == []
+    assert len(advice(server(postgresql(8 * GIB, 400), postgresql(8 * GIB, 400), memory=10 * GIB))) == 1

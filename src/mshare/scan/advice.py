@@ -150,7 +150,7 @@ def _sentences(snapshot: Snapshot, survey: Survey, total: int, memory: int, foun
         if more := others[_NAMED - 1 :]:
             yield f"{len(more)} more objects could save {format_size(sum(each.saving for each in more))} together."
     else:
-        yield f"{start}, but no object that processes share could save much of that."
+        yield f"{start}, but no remedy that fits this machine would save much of that."
         yield from _largest(survey.entries, total)
     unread = sum(each.processes for each in survey.unreadable)
     if unread and (matters(survey.totals.unreadable, memory) or 10 * survey.totals.unreadable >= total):
