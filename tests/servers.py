@@ -59,7 +59,8 @@ def server(
     members: list[tuple[Crowd, list[int]]] = []
     for index, each in enumerate(crowds):
         if each.join >= 0:
-            members[each.join][1].append(index)
+            for _, mapped in (member for member in members if member[1][0] == each.join):
+                mapped.append(index)
         else:
             members += [(each, [index]) for _ in range(each.processes)]
     processes = [_process(1000 + pid, who, mapped, crowds) for pid, (who, mapped) in enumerate(members)]

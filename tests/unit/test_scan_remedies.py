@@ -160,3 +160,14 @@ def test_memory_that_is_not_there_is_not_reserved() -> None:
     assert names(server(postgresql(8 * GIB, 400), memory=9 * GIB)) == ["huge pages"]
     assert names(server(postgresql(8 * GIB, 400), memory=8 * GIB)) == []
     assert len(advice(server(postgresql(8 * GIB, 400), postgresql(8 * GIB, 400), memory=10 * GIB))) == 1
+
+
+def test_what_is_mapped_and_perhaps_not_touched_is_said_to_be_uncertain() -> None:
+    one, other = Crowd("/dev/shm/one", 64 * GIB, 8), Crowd("/dev/shm/other", 64 * GIB, 0, join=0)
+    full = server(one, other)
+    half = full._replace(processes=tuple(each._replace(vmpte=each.vmpte // 2) for each in full.processes))
+    first, *rest = judge(half, survey(half)).sentences
+    assert "; between " in first
+    assert " and 1 GiB of it for one object" in first
+    assert any("--exact" in sentence for sentence in rest)
+    assert not any("--exact" in sentence for sentence in judge(full, survey(full)).sentences)

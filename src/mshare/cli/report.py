@@ -44,7 +44,7 @@ class ExtraMissingError(MshareError):
 def command(
     snapshots: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[SNAPSHOT]...", help="Saved by mshare scan --save. Default: now.", show_default=False),
+        typer.Argument(metavar="SNAPSHOT", help="Saved by mshare scan --save. Default: now.", show_default=False),
     ] = None,
     output: Annotated[
         Path | None,

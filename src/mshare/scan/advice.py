@@ -130,7 +130,13 @@ def part(size_bytes: float, whole_bytes: float) -> str:
     return "under 0.1 %" if percent < 0.1 else f"{percent:.1f} %" if percent < 10 else f"{percent:.0f} %"
 
 
+def _wide(now: Bytes) -> bool:
+    return 2 * now.lower < now.upper
+
+
 def _about(now: Bytes) -> str:
+    if _wide(now):
+        return f"between {format_size(now.lower)} and {format_size(now.upper)}"
     return ("about " if ".." in bounds(now) else "") + format_size(now.likely)
 
 
@@ -152,6 +158,8 @@ def _sentences(snapshot: Snapshot, survey: Survey, total: int, memory: int, foun
     else:
         yield f"{start}, but no remedy that fits this machine would save much of that."
         yield from _largest(survey.entries, total)
+    if any(_wide(each.now) for each in found):
+        yield "Where it says between, much may be mapped and never touched: with --exact the page tables are walked."
     unread = sum(each.processes for each in survey.unreadable)
     if unread and (matters(survey.totals.unreadable, memory) or 10 * survey.totals.unreadable >= total):
         yield (

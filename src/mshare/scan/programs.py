@@ -87,7 +87,8 @@ def postgresql(case: Case) -> Iterator[Remedy]:
     yield Remedy(
         "huge pages",
         f"{pool.condition(case.promised)} PostgreSQL restarts. With huge_pages = on it does not start if the pages are "
-        "missing; with try, its default, it takes 4 KiB pages without a word.",
+        "missing (the way back: take huge_pages out of postgresql.auto.conf); with try, its default, it takes 4 KiB "
+        "pages without a word.",
         (
             f"{psql} \"ALTER SYSTEM SET huge_pages = 'on'\"",
             *mmap,
