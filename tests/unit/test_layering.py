@@ -11,7 +11,7 @@ import mshare
 
 PACKAGE = Path(mshare.__file__).parent
 
-PURE = ("errors", "units", "geometry", "record", "procfs", "model", "report", "plan", "findings", "scan")
+PURE = ("errors", "units", "geometry", "record", "procfs", "model", "report", "plan", "findings", "scan", "page")
 OS_LAYER = {"os", "ctypes", "fcntl", "mmap", "socket", "subprocess", "signal", "linux"}
 DEPENDENCIES = {"typer", "rich", "numpy", "pyarrow", "hypothesis", "pytest"}
 
