@@ -56,6 +56,8 @@ class TopApp(App[int]):
     def on_mount(self) -> None:
         for number in (signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, self.action_leave, 128 + number)
+
+    def on_ready(self) -> None:
         self._watch.start()
 
     def on_unmount(self) -> None:
@@ -76,8 +78,8 @@ class TopApp(App[int]):
 
     def on_outdated(self) -> None:
         """Show the last reading on the screen that is on top."""
-        if self._last is None or not isinstance(self.screen, TableScreen):
-            return
+        if self._last is None or not isinstance(self.screen, TableScreen) or not self.screen.is_mounted:
+            return  # a new screen asks again once it is there
         taken = time.strftime("%H:%M:%S", time.localtime(self._last.snapshot.taken))
         state = "paused" if self._watch.paused else f"every {self._interval_s:g} s"
         self.screen.show(self._last, f"{heading(self._last)}  {taken} {state}{self._problem}")

@@ -151,5 +151,5 @@ def heading(reading: Reading) -> str:
         parts.append(f"{100 * totals.totals.explained:.0f} % explained")
     count = sum(each.processes for each in totals.unreadable)
     if count:
-        parts.append(f"{count} processes unreadable")
+        parts.append(f"unreadable processes: {count}")
     return "  ".join(parts)
