@@ -69,8 +69,9 @@ def test_on_a_terminal_from_start_to_quit(world: Path) -> None:
         terminal.until(lambda text: "SIZE ▼" in text and line.search(text.splitlines()[2]) is not None)
         terminal.press(CTRL_HOME)
         terminal.press("\r")
-        screen = terminal.until(lambda text: re.search(rf"^ .* {pid} +root +python", text, re.MULTILINE) is not None)
-        tables, whole = (int(kib) for kib in re.findall(rf"^ +(\d+) KiB +(\d+) KiB +{pid} ", screen, re.MULTILINE)[0])
+        row = re.compile(rf"^ +([\d.]+) KiB +([\d.]+) KiB +{pid} +root +python", re.MULTILINE)
+        screen = terminal.until(lambda text: row.search(text) is not None)
+        tables, whole = map(float, row.findall(screen)[0])
         assert whole == vmpte(pid)
         assert 4 * TOUCHED <= tables <= whole
         terminal.press("\x1b")

@@ -35,6 +35,7 @@ class TableScreen(Screen[None]):
     """A table that keeps its selection on what it is about, whatever the order."""
 
     COLUMNS: ClassVar[tuple[Column, ...]]
+    TABLE: ClassVar[type[DataTable[Text]]] = DataTable
     DEFAULT_CSS = """
     TableScreen > #heading { height: 1; text-style: bold; }
     TableScreen > #note { height: 1; color: $text-muted; }
@@ -48,7 +49,7 @@ class TableScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield Static(id="heading")
-        yield DataTable[Text](cursor_type="row")
+        yield self.TABLE(cursor_type="row")
         yield Static(id="note")
         yield Footer(show_command_palette=False)
 
@@ -112,13 +113,20 @@ class TableScreen(Screen[None]):
         table.move_cursor(row=keys.index(selected) if selected in keys else min(at, len(keys) - 1))
 
 
+class _Openable(DataTable[Text]):
+    """A table whose footer says what Enter does. *Fact:* a binding of the screen would have to have priority over the
+    table's own, and then overtakes keys pressed before it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select_cursor", "processes")]
+
+
 class ObjectsScreen(TableScreen):
     """What page tables are there for, like `mshare scan`."""
 
     COLUMNS = _rows.OBJECTS
+    TABLE = _Openable
     BINDINGS: ClassVar[list[BindingType]] = [
         *_sorting(_rows.OBJECTS),
-        Binding("enter", "open", "processes", priority=True),
         Binding("g", "groups", "groups"),
     ]
 
@@ -129,10 +137,9 @@ class ObjectsScreen(TableScreen):
     def rows(self, reading: Reading) -> tuple[list[Row], str]:
         return _rows.objects(reading, self._least)
 
-    def action_open(self) -> None:
-        key = self.selected()
-        if key is not None:
-            self.app.push_screen(ProcessesScreen(key))
+    def on_data_table_row_selected(self, chosen: DataTable.RowSelected) -> None:
+        if chosen.row_key.value is not None:
+            self.app.push_screen(ProcessesScreen(chosen.row_key.value))
 
     def action_groups(self) -> None:
         self.app.push_screen(GroupsScreen())
