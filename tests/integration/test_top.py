@@ -13,39 +13,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from mappers import Mapping, mapped
 from terminal import Terminal
 
+from mshare.geometry import PMD
 from mshare.units import TIB
 
 TOP = (sys.executable, "-m", "mshare", "top", "--interval", "0.5", "--min", "1")
 TOUCHED = 61
 CTRL_HOME = "\x1b[1;5H"
-MAPPER = """
-import mmap, os, sys
-fd = os.open(sys.argv[1].encode("utf-8", "surrogateescape"), os.O_RDWR)
-mapped = mmap.mmap(fd, 0)
-for block in range(int(sys.argv[2])):
-    mapped[block << 21]
-os.write(1, b"x")
-os.read(0, 1)
-"""
 
 
 @contextmanager
 def mapper(path: Path) -> Iterator[int]:
     """Run a process that maps `path`: 32 TiB, no memory but for `TOUCHED` pages with a page table each. Give its
     pid. It is the largest object on any machine that can run this."""
-    path.write_bytes(b"")
-    os.truncate(path, 32 * TIB)
-    command = [sys.executable, "-I", "-S", "-c", MAPPER, str(path), str(TOUCHED)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            assert process.stdout.read(1) == b"x"
-            yield process.pid
-        finally:
-            process.stdin.close()
+    size = 32 * TIB
+    mapping = Mapping("tmpfs", size, processes=1, path=str(path), step=PMD, part=TOUCHED * PMD / size)
+    with mapped(mapping) as there:
+        yield there.pids[0]
 
 
 def vmpte(pid: int) -> int:
