@@ -11,9 +11,22 @@ import mshare
 
 PACKAGE = Path(mshare.__file__).parent
 
-PURE = ("errors", "units", "geometry", "record", "procfs", "model", "report", "plan", "findings", "scan", "page")
+PURE = (
+    "errors",
+    "units",
+    "geometry",
+    "record",
+    "procfs",
+    "model",
+    "report",
+    "plan",
+    "findings",
+    "scan",
+    "page",
+    "top/rows",
+)
 OS_LAYER = {"os", "ctypes", "fcntl", "mmap", "socket", "subprocess", "signal", "linux"}
-DEPENDENCIES = {"typer", "rich", "numpy", "pyarrow", "hypothesis", "pytest"}
+DEPENDENCIES = {"typer", "rich", "textual", "prometheus_client", "numpy", "pyarrow", "hypothesis", "pytest"}
 
 MAY_IMPORT = {
     "linux": {"procfs", "geometry", "scan"},

@@ -6,7 +6,6 @@ import os
 import pwd
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Annotated
@@ -40,12 +39,7 @@ def take(read: Path | None, *, exact: bool, pids: list[int] | None, user: str | 
         if exact or pids or user:
             raise UsageError("--exact, --pid and --user choose what is read from this machine: not with --from")
         return load(read.read_bytes())
-    choice = Choice(frozenset(pids) if pids else None, None if user is None else _uid(user))
-    names = {}
-    for info in registry.regions():
-        with suppress(OSError):
-            status = os.stat(info.path)
-            names[FileId(status.st_dev, status.st_ino)] = info.name
+    choice = Choice(frozenset(pids) if pids else None, None if user is None else uid_of(user))
     start = time.monotonic()
     with Progress(console=console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("reading processes", visible=False)
@@ -54,7 +48,12 @@ def take(read: Path | None, *, exact: bool, pids: list[int] | None, user: str | 
             late = time.monotonic() - start > _WORTH_A_BAR_S
             bar.update(task, completed=done, total=total, visible=late)
 
-        return collect(choice=choice, exact=exact, regions=names, progress=show)
+        return collect(choice=choice, exact=exact, regions=region_names(), progress=show)
+
+
+def region_names() -> dict[FileId, str]:
+    """Return the names of mshare's own regions, by the file that each is."""
+    return {entry.file: entry.name for entry, _, _ in registry.records()}
 
 
 def write(path: Path, content: bytes) -> None:
@@ -76,7 +75,8 @@ def _umask() -> int:
     return mask
 
 
-def _uid(name: str) -> int:
+def uid_of(name: str) -> int:
+    """Return the number of a user given by name or number. Raises `InvalidFlagsError`."""
     try:
         return pwd.getpwnam(name).pw_uid
     except KeyError:

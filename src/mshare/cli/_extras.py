@@ -1,0 +1,25 @@
+"""What to say where a command's extra is not installed. May depend on: errors."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import MshareError
+
+
+class MissingExtraError(MshareError):
+    """A package that only this command needs is not installed."""
+
+    code = errno.ENOPKG
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Import in the block what the extra `name` brings. Raises `MissingExtraError` where it is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "a package").partition(".")[0]
+        raise MissingExtraError(f"{package} is not installed", f"pip install 'mshare[{name}]'") from error

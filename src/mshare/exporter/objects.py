@@ -1,0 +1,72 @@
+"""Objects as time series: stable names, and no more of them than asked for. Pure. May depend on: scan, report.
+
+*Facts.* Every label value is a time series that a server keeps, and a sample must not be there twice. Inode numbers and
+shmids are new after each restart, and many objects may have one name (memfds, deleted files). *Decision.* A series is
+named without such numbers, objects of one name are added up, and beyond the largest the rest is one series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ..report import printable
+from ..scan.show import label
+from ..scan.snapshot import Object
+from ..scan.survey import Bytes, Entry, WhatIf
+
+MOST_CHARACTERS = 120
+OTHER = "other"
+
+
+class Series(NamedTuple):
+    """What objects of one name cost together."""
+
+    object: str
+    kind: str
+    now: Bytes
+    size: int
+    processes: int
+    what_if: WhatIf | None
+    """Of those that are mapped shared, None if none is."""
+
+
+def name(thing: Object | None) -> str:
+    """Return what to call an object: printable, at most `MOST_CHARACTERS`, the same after a restart."""
+    if thing is not None and not thing.region:
+        if thing.kind == "anonymous":
+            return "shared anonymous"
+        if thing.path == "/anon_hugepage":
+            return "anonymous huge pages"
+        if thing.path.startswith("/SYSV"):
+            return f"SysV key 0x{printable(thing.path.removeprefix('/SYSV'))}"[:MOST_CHARACTERS]
+    text = printable(label(thing))
+    if len(text) <= MOST_CHARACTERS:
+        return text
+    return text[: MOST_CHARACTERS // 2 - 1] + "…" + text[-MOST_CHARACTERS // 2 :]
+
+
+def series(entries: Iterable[Entry], most: int) -> list[Series]:
+    """Return the `most` names with most page tables, largest first, then the rest as `other`, if there is any."""
+    by_name: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        kind = "private" if entry.object is None else entry.object.kind
+        by_name.setdefault((name(entry.object), kind), []).append(entry)
+    largest = sorted(by_name.items(), key=lambda item: -sum(entry.now.likely for entry in item[1]))
+    found = [_added(*key, members) for key, members in largest[:most]]
+    rest = [entry for _, members in largest[most:] for entry in members]
+    if rest:
+        found.append(_added(OTHER, OTHER, rest))
+    return found
+
+
+def _added(called: str, kind: str, entries: list[Entry]) -> Series:
+    costs = [what_if for entry in entries if (what_if := entry.what_if()) is not None]
+    return Series(
+        called,
+        kind,
+        Bytes(*map(sum, zip(*(entry.now for entry in entries), strict=True))),
+        sum(entry.size for entry in entries),
+        len({pid for entry in entries for pid in entry.by_process}),
+        WhatIf(*map(sum, zip(*costs, strict=True))) if costs else None,
+    )

@@ -1,0 +1,65 @@
+"""The HTTP side: listen, answer, end at a signal. May depend on: errors, prometheus_client."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, start_http_server
+
+from ..errors import InvalidFlagsError, MshareError
+
+
+class CannotListenError(MshareError):
+    """The address is taken, not this machine's, or not for this user."""
+
+    code = errno.EADDRINUSE
+
+
+class Address(NamedTuple):
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Return what `HOST:PORT` or `[IPV6]:PORT` means. Raises `InvalidFlagsError`."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise InvalidFlagsError(f"{text!r} is no address", "write it like 127.0.0.1:9779 or [::1]:9779")
+    return Address(host, int(port))
+
+
+def serve(registry: CollectorRegistry, address: Address) -> None:
+    """Answer scrapes until SIGTERM or SIGINT. Says on stderr where it listens. Raises `CannotListenError`.
+
+    *Fact:* a blocked signal is blocked in threads started later, too, and waits for `sigwait`. *Decision:* no handler.
+    """
+    ends = {signal.SIGTERM, signal.SIGINT}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    try:
+        try:
+            server, thread = start_http_server(address.port, address.host, registry)
+        except OSError as error:
+            raise CannotListenError(
+                f"cannot listen on {address}: {error.strerror}", "choose another address with --listen HOST:PORT"
+            ) from error
+        print(
+            f"mshare exporter: http://{Address(address.host, server.server_port)}/metrics", file=sys.stderr, flush=True
+        )
+        signal.sigwait(ends)
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
