@@ -6,7 +6,7 @@ BIN := .venv/bin
 VM := $(BIN)/python -m vm
 VM_KERNELS := 6.12 $(if $(filter true,$(CI)),6.1)
 VM_PACKAGES := qemu-system-x86 kmod make gcc-12 gcc libc6-dev libelf1 pahole
-TEST_PACKAGES := postgresql-15 chromium
+TEST_PACKAGES := postgresql-15 chromium prometheus
 
 .PHONY: venv demo test test-host lint stress bench clean vm-deps test-deps test-vm test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
@@ -47,11 +47,15 @@ vm-deps:
 test-deps:
 	$(call install,$(TEST_PACKAGES))
 
+# Programs, not services: while it installs, none of them is started.
 define install
 @missing="$$(for package in $(1); do \
 	dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q ' installed$$' || echo $$package; done)"; \
 if [ -z "$$missing" ]; then exit 0; fi; \
-if [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $$missing; \
+if [ "$$(id -u)" = 0 ]; then \
+	policy=/usr/sbin/policy-rc.d; \
+	if ! [ -e $$policy ]; then trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' > $$policy; chmod 755 $$policy; fi; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $$missing; \
 else echo "install these first: sudo apt-get install --no-install-recommends" $$missing >&2; exit 1; fi
 endef
 

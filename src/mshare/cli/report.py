@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from ..errors import MshareError
 from ..report import printable
 from ..scan.advice import Verdict, judge, verdict_json
 from ..scan.saved import load
@@ -22,6 +21,7 @@ from ..scan.survey import Survey, survey
 from ..units import format_age, format_size, parse_age
 from ._console import AsJson, console, print_json, print_line
 from ._exits import UsageError
+from ._extras import extra
 from ._snapshots import Exact, Pids, User, take, write
 
 EXAMPLES = """
@@ -35,10 +35,6 @@ mshare report --json
 _DEFAULT = Path("mshare-report.html")
 _STDOUT = Path("-")
 _STEPS = 20
-
-
-class ExtraMissingError(MshareError):
-    """A package that only some commands need is not installed."""
 
 
 def command(
@@ -103,14 +99,12 @@ def command(
 
 
 def _need_extra() -> None:
-    """Raise `ExtraMissingError` before anything is recorded that could then not be shown."""
-    try:
+    """Raise `MissingExtraError` before anything is recorded that could then not be shown."""
+    with extra("report"):
         import jinja2
         import matplotlib  # noqa: F401
 
         del jinja2
-    except ImportError as error:
-        raise ExtraMissingError(f"the page needs {error.name}", "pip install '.[report]' in its source") from error
 
 
 def _saved(paths: list[Path]) -> tuple[Snapshot, list[Point]]:
