@@ -6,8 +6,9 @@ BIN := .venv/bin
 VM := $(BIN)/python -m vm
 VM_KERNELS := 6.12 $(if $(filter true,$(CI)),6.1)
 VM_PACKAGES := qemu-system-x86 kmod make gcc-12 gcc libc6-dev libelf1 pahole
+TEST_PACKAGES := postgresql-15 chromium
 
-.PHONY: venv demo test test-host lint stress bench bench-top clean vm-deps test-vm test-debug-kernel demo-vm vm-shell
+.PHONY: venv demo test test-host lint stress bench bench-top clean vm-deps test-deps test-vm test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/bin/mshare:
@@ -22,8 +23,9 @@ venv: .venv/.ready
 demo: .venv/bin/mshare
 	$(BIN)/mshare demo
 
-# The packages first: who lacks them and is not root hears it at once. `make test-host` needs none.
-test: vm-deps test-host test-vm
+# The packages first: who lacks them and is not root hears it at once. `make test-host` installs none, and skips what
+# needs one that is missing.
+test: vm-deps test-deps test-host test-vm
 
 test-host: venv lint
 	$(BIN)/python -m pytest
@@ -43,11 +45,18 @@ bench-top: venv
 	$(BIN)/python -m benchmarks.top
 
 vm-deps:
-	@missing="$$(for package in $(VM_PACKAGES); do \
-		dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q ' installed$$' || echo $$package; done)"; \
-	if [ -z "$$missing" ]; then exit 0; fi; \
-	if [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $$missing; \
-	else echo "vm: install these first: sudo apt-get install --no-install-recommends" $$missing >&2; exit 1; fi
+	$(call install,$(VM_PACKAGES))
+
+test-deps:
+	$(call install,$(TEST_PACKAGES))
+
+define install
+@missing="$$(for package in $(1); do \
+	dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q ' installed$$' || echo $$package; done)"; \
+if [ -z "$$missing" ]; then exit 0; fi; \
+if [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $$missing; \
+else echo "install these first: sudo apt-get install --no-install-recommends" $$missing >&2; exit 1; fi
+endef
 
 # A guest keeps one core busy: two kernels side by side took 15 minutes on two cores, for 21 of processor time. Each is
 # shown when it is done.

@@ -11,7 +11,21 @@ import mshare
 
 PACKAGE = Path(mshare.__file__).parent
 
-PURE = ("errors", "units", "geometry", "record", "procfs", "model", "report", "plan", "findings", "scan", "top/rows")
+PURE = (
+    "errors",
+    "units",
+    "geometry",
+    "record",
+    "procfs",
+    "model",
+    "report",
+    "plan",
+    "findings",
+    "scan",
+    "page",
+    "top/rows",
+    "exporter/objects",
+)
 OS_LAYER = {"os", "ctypes", "fcntl", "mmap", "socket", "subprocess", "signal", "linux"}
 DEPENDENCIES = {"typer", "rich", "textual", "prometheus_client", "numpy", "pyarrow", "hypothesis", "pytest"}
 

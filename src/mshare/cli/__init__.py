@@ -15,9 +15,24 @@ from types import ModuleType
 
 import typer
 
-from . import _exits, cp, create, demo, doctor, exporter, gc, ls, module, plan, rm, scan, stat, top
+from . import _exits, cp, create, demo, doctor, exporter, gc, ls, module, plan, report, rm, scan, stat, top
 
-COMMANDS: tuple[ModuleType, ...] = (create, ls, stat, cp, rm, gc, scan, top, exporter, plan, doctor, module, demo)
+COMMANDS: tuple[ModuleType, ...] = (
+    create,
+    ls,
+    stat,
+    cp,
+    rm,
+    gc,
+    scan,
+    top,
+    report,
+    exporter,
+    plan,
+    doctor,
+    module,
+    demo,
+)
 """In the order in which `mshare --help` lists them."""
 
 _COMPLETION = "_MSHARE_COMPLETE"

@@ -1,5 +1,5 @@
 """What a survey means, in plain sentences, and what to do about it. Pure.
-May depend on: snapshot, survey, show, case, remedies, report, units."""
+May depend on: snapshot, survey, show, series, case, remedies, report, units."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ..report import printable
 from ..units import MIB, format_size
 from .case import Case, Remedy
 from .remedies import remedies
+from .series import page_tables
 from .show import bounds, label
 from .snapshot import Process, Snapshot
 from .survey import Bytes, Entry, Survey
@@ -48,7 +49,7 @@ class Verdict(NamedTuple):
     sentences: tuple[str, ...]
     """The verdict in words, the most important first; printable."""
     page_tables: int
-    """Bytes: `PageTables`, or where that is not known the processes' sum."""
+    """Bytes, as `series.page_tables` says."""
     memory: int
     """Bytes: `MemTotal`, 0 if it is not known."""
     advice: tuple[Advice, ...]
@@ -59,6 +60,11 @@ class Verdict(NamedTuple):
         """Bytes that the first remedies of all objects save together."""
         return sum(each.saving for each in self.advice)
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """What advice calls objects, by what `scan` calls them."""
+        return {name: each.title for each in self.advice for name in each.objects}
+
 
 def matters(size_bytes: float, memory_bytes: int) -> bool:
     """Tell whether page tables of that size are worth a thought on a machine with that much memory."""
@@ -67,11 +73,10 @@ def matters(size_bytes: float, memory_bytes: int) -> bool:
 
 def judge(snapshot: Snapshot, survey: Survey) -> Verdict:
     """Return the verdict on a snapshot, `survey` being its survey."""
-    sums = survey.totals
-    total = sums.page_tables or max(0, sums.processes + sums.unreadable - sums.counted_twice + sums.regions)
+    total = page_tables(snapshot, survey)
     memory = snapshot.machine.memory.get("MemTotal", 0)
     found = tuple(_advice(snapshot, survey, memory)) if matters(total, memory) else ()
-    sentences = tuple(_sentences(survey, total, memory, found))
+    sentences = tuple(_sentences(snapshot, survey, total, memory, found))
     return Verdict(bool(found), sentences, total, memory, found)
 
 
@@ -125,39 +130,50 @@ def part(size_bytes: float, whole_bytes: float) -> str:
     return "under 0.1 %" if percent < 0.1 else f"{percent:.1f} %" if percent < 10 else f"{percent:.0f} %"
 
 
+def _wide(now: Bytes) -> bool:
+    return 2 * now.lower < now.upper
+
+
 def _about(now: Bytes) -> str:
+    if _wide(now):
+        return f"between {format_size(now.lower)} and {format_size(now.upper)}"
     return ("about " if ".." in bounds(now) else "") + format_size(now.likely)
 
 
-def _sentences(survey: Survey, total: int, memory: int, found: tuple[Advice, ...]) -> Iterator[str]:
-    start = f"Page tables take {format_size(total)}"
+def _sentences(snapshot: Snapshot, survey: Survey, total: int, memory: int, found: tuple[Advice, ...]) -> Iterator[str]:
+    whose = f" of the {_count(len(snapshot.processes))} chosen" if snapshot.partial else ""
+    start = f"Page tables{whose} take {format_size(total)}"
     if memory:
         start += f", {part(total, memory)} of memory"
     if not matters(total, memory):
         yield f"{start}: nothing to do."
     elif found:
         first, *others = found
-        yield f"{start}; {_about(first.now)} of it for {_whom(first)}. {_better(first.remedies[0])}"
+        one = "one object, " if len(first.objects) == 1 else f"{len(first.objects)} objects, "
+        yield f"{start}; {_about(first.now)} of it for {one}{_whom(first)}. {_better(first.remedies[0])}"
         for each in others[: _NAMED - 1]:
             yield f"Another {_about(each.now)} are for {_whom(each)}. {_better(each.remedies[0])}"
         if more := others[_NAMED - 1 :]:
             yield f"{len(more)} more objects could save {format_size(sum(each.saving for each in more))} together."
     else:
-        yield f"{start}, but no object that processes share could save much of that."
+        yield f"{start}, but no remedy that fits this machine would save much of that."
         yield from _largest(survey.entries, total)
+    if any(_wide(each.now) for each in found):
+        yield "Where it says between, much may be mapped and never touched: with --exact the page tables are walked."
     unread = sum(each.processes for each in survey.unreadable)
     if unread and (matters(survey.totals.unreadable, memory) or 10 * survey.totals.unreadable >= total):
         yield (
-            f"{format_size(survey.totals.unreadable)} are of {unread} processes that could not be read: "
+            f"{format_size(survey.totals.unreadable)} are of {_count(unread)} that could not be read: "
             "root would see more."
         )
 
 
 def _whom(advice: Advice) -> str:
-    processes = f"{advice.processes} process{'es' if advice.processes > 1 else ''}"
-    if len(advice.objects) > 1:
-        return f"{len(advice.objects)} objects, {advice.title} in {processes}"
-    return f"one object, {advice.title} in {processes}"
+    return f"{advice.title} in {_count(advice.processes)}"
+
+
+def _count(processes: int) -> str:
+    return f"{processes} process{'es' if processes != 1 else ''}"
 
 
 def _better(remedy: Remedy) -> str:

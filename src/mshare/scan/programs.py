@@ -26,6 +26,8 @@ class _Pool(NamedTuple):
     total: int
     """What vm.nr_hugepages must be; what is used now stays in use."""
     enough: bool
+    fits: bool
+    """The pool would leave a tenth of the machine's memory for everything else."""
     predicted: int
 
     def commands(self) -> tuple[str, ...]:
@@ -55,12 +57,14 @@ def _pool(case: Case) -> _Pool:
     margin = max(2, -(-pages // 100))
     unused = max(0, memory.get("HugePages_Free", 0) - memory.get("HugePages_Rsvd", 0))
     missing = max(0, pages + margin + case.promised - unused)
+    total = memory.get("HugePages_Total", 0) + missing
     return _Pool(
         page,
         pages,
         margin,
-        memory.get("HugePages_Total", 0) + missing,
+        total,
         missing == 0,
+        "MemTotal" not in memory or total * page <= 0.9 * memory["MemTotal"],
         case.costs(lambda costs: costs.leaves_1g if page == PUD else costs.leaves_2m),
     )
 
@@ -68,6 +72,8 @@ def _pool(case: Case) -> _Pool:
 def postgresql(case: Case) -> Iterator[Remedy]:
     """Yield what PostgreSQL has: its main shared memory, anonymous or (shared_memory_type) SysV."""
     pool = _pool(case)
+    if not pool.fits:
+        return
     owner = Counter(user(case.snapshot, process.uid) for process in case.users).most_common(1)[0][0]
     service = _service(case)
     stop, start = (
@@ -81,7 +87,8 @@ def postgresql(case: Case) -> Iterator[Remedy]:
     yield Remedy(
         "huge pages",
         f"{pool.condition(case.promised)} PostgreSQL restarts. With huge_pages = on it does not start if the pages are "
-        "missing; with try, its default, it takes 4 KiB pages without a word.",
+        "missing (the way back: take huge_pages out of postgresql.auto.conf); with try, its default, it takes 4 KiB "
+        "pages without a word.",
         (
             f"{psql} \"ALTER SYSTEM SET huge_pages = 'on'\"",
             *mmap,
@@ -101,6 +108,8 @@ def postgresql(case: Case) -> Iterator[Remedy]:
 def oracle(case: Case) -> Iterator[Remedy]:
     """Yield what Oracle has: its SGA in SysV shared memory, all segments of one instance."""
     pool = _pool(case)
+    if not pool.fits:
+        return
     sql = "sqlplus / as sysdba"
     yield Remedy(
         "huge pages",
@@ -135,15 +144,16 @@ def java(case: Case) -> Iterator[Remedy]:
             case.costs(lambda costs: costs.leaves_2m),
             "documented by OpenJDK for ZGC; not tried",
         )
-    yield Remedy(
-        "huge pages",
-        f"{pool.condition(case.promised)} The program restarts.",
-        (*pool.commands(), "# start Java with -XX:+UseLargePages"),
-        case.now,
-        pool.predicted,
-        "documented by OpenJDK; not tried",
-        pool.pages + pool.margin,
-    )
+    if pool.fits:
+        yield Remedy(
+            "huge pages",
+            f"{pool.condition(case.promised)} The program restarts.",
+            (*pool.commands(), "# start Java with -XX:+UseLargePages"),
+            case.now,
+            pool.predicted,
+            "documented by OpenJDK; not tried",
+            pool.pages + pool.margin,
+        )
 
 
 def _service(case: Case) -> str:

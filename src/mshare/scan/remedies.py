@@ -69,8 +69,9 @@ def _tmpfs(case: Case) -> Iterator[Remedy]:
         )
         yield Remedy(
             "2 MiB pages on its tmpfs",
-            "Files written from then on, as far as the kernel finds 2 MiB in one piece; to be done where the programs "
-            "see the mount (inside their container). To keep it, add huge=within_size in /etc/fstab.",
+            "Files made from then on that get their size first (ftruncate, fallocate), as far as the kernel finds "
+            "2 MiB in one piece; files that grow as they are written need huge=always. To be done where the programs "
+            "see the mount (inside their container). To keep it, add it in /etc/fstab.",
             (
                 f"sudo mount -o remount,huge=within_size {where}",
                 "# make the file anew (what is in it now keeps its 4 KiB pages) and restart the programs that map it",

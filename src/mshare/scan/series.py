@@ -35,7 +35,7 @@ class Point(NamedTuple):
     """Seconds since the epoch."""
     host: str
     page_tables: int
-    """`PageTables` of /proc/meminfo."""
+    """As `page_tables` says."""
     processes: int
     objects: Mapping[Identity | None, int]
     """Likely page-table bytes of objects that have at least 64 KiB."""
@@ -56,6 +56,15 @@ def identity(thing: Object | None) -> Identity | None:
     return None if thing is None else Identity(label(thing), thing.dev, thing.ino, thing.namespace)
 
 
+def page_tables(snapshot: Snapshot, survey: Survey) -> int:
+    """Return the bytes of page tables that a report is about: `PageTables` of /proc/meminfo; where it is not known, or
+    only chosen processes were read, what these have."""
+    sums = survey.totals
+    if sums.page_tables and not snapshot.partial:
+        return sums.page_tables
+    return max(0, sums.processes + sums.unreadable - sums.counted_twice + sums.regions)
+
+
 def point(snapshot: Snapshot, survey: Survey) -> Point:
     """Return one snapshot's figures, `survey` being its survey."""
     objects: dict[Identity | None, int] = {}
@@ -63,11 +72,12 @@ def point(snapshot: Snapshot, survey: Survey) -> Point:
         if entry.now.likely >= _LEAST_BYTES:
             key = identity(entry.object)
             objects[key] = objects.get(key, 0) + entry.now.likely
-    return Point(snapshot.taken, snapshot.machine.host, survey.totals.page_tables, len(snapshot.processes), objects)
+    return Point(snapshot.taken, snapshot.machine.host, page_tables(snapshot, survey), len(snapshot.processes), objects)
 
 
-def growth(points: Sequence[Point]) -> Growth | None:
-    """Return how page tables changed, None for a single moment. `points` are in order of time."""
+def growth(points: Sequence[Point], titles: Mapping[str, str] | None = None) -> Growth | None:
+    """Return how page tables changed, None for a single moment. `points` are in order of time; `titles` has better
+    names for some objects' labels."""
     if len(points) < 2 or points[-1].taken <= points[0].taken:
         return None
     first, last = points[0], points[-1]
@@ -92,6 +102,7 @@ def growth(points: Sequence[Point]) -> Growth | None:
     key = max(by, key=lambda each: (by[each], each or ("",)), default=None)
     if change > 0 and by and by[key] > 0:
         name = "private memory" if key is None else printable(key.label)
+        name = (titles or {}).get(name, name)
         sentences.append(f"Most of it for {name}: {format_size(by[key])} more.")
     return Growth(seconds, change, tuple(sentences))
 
