@@ -24,6 +24,7 @@ PURE = (
     "scan",
     "page",
     "top/rows",
+    "exporter/objects",
 )
 OS_LAYER = {"os", "ctypes", "fcntl", "mmap", "socket", "subprocess", "signal", "linux"}
 DEPENDENCIES = {"typer", "rich", "textual", "prometheus_client", "numpy", "pyarrow", "hypothesis", "pytest"}
