@@ -43,6 +43,7 @@ class Mapping:
     inherited: bool = False
     """The parent maps and touches it before it forks: the children have the mapping, and touch it again."""
     path: str = ""
+    """The file, or the name of a memfd."""
     reserve: bool = True
     """Where nobody may write, take the memory first."""
     pieces: int = 1
@@ -101,7 +102,7 @@ def _make(mapping: Mapping) -> int:
     elif mapping.kind == "anonymous":
         return -1
     else:
-        fd = _check(_libc.memfd_create(b"known", 4 if mapping.kind == "hugetlb" else 0))
+        fd = _check(_libc.memfd_create(os.fsencode(mapping.path or "known"), 4 if mapping.kind == "hugetlb" else 0))
     os.ftruncate(fd, mapping.size)
     return fd
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy
 import pytest
 from browser import layout, paint
-from crowd import crowd, vmpte
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mappers import Mapping, mapped
 from PIL import Image
 from servers import Crowd, postgresql, server
 from worlds import needs_root
@@ -26,6 +26,7 @@ from worlds import needs_root
 from mshare.cli import run as mshare_command
 from mshare.geometry import PAGE
 from mshare.linux.collect import Choice, collect
+from mshare.linux.proc import status_fields
 from mshare.page.html import Report, render
 from mshare.report import printable
 from mshare.scan.advice import judge
@@ -58,8 +59,8 @@ def run(*args: str | Path, code: int = 0, **environment: str) -> subprocess.Comp
 
 @pytest.fixture(scope="module")
 def people() -> Iterator[list[int]]:
-    with crowd(NAME, SIZE, COUNT) as pids:
-        yield pids
+    with mapped(Mapping(path=NAME, size=SIZE, processes=COUNT, addr=0, writable=False)) as living:
+        yield list(living.pids)
 
 
 def pid_options(pids: list[int]) -> list[str]:
@@ -81,7 +82,7 @@ def test_a_real_page_in_a_real_browser(people: list[int], tmp_path: Path) -> Non
     found = ours(document)
     assert found["processes"] == COUNT
     assert COUNT * SIZE // 512 <= found["page_table_bytes"]["likely"] <= COUNT * (SIZE // 512 + 2 * PAGE)
-    assert found["page_table_bytes"]["likely"] < sum(map(vmpte, people))
+    assert found["page_table_bytes"]["likely"] < sum(status_fields(pid)["VmPTE"] for pid in people)
 
     screenshot = tmp_path / "page.png"
     assert paint(page, 1280, 2200, screenshot) == [], (
@@ -257,8 +258,9 @@ def test_the_remedy_for_tmpfs_does_what_it_predicts(tmp_path: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "none", str(place)], check=True)
     try:
         file, size, count = place / "data", 64 * MIB, 5
-        with crowd(str(file), size, count) as pids:
-            entry, case = _case(file, pids)
+        mapping = Mapping(kind="tmpfs", path=str(file), size=size, processes=count, addr=0, writable=False)
+        with mapped(mapping) as living:
+            entry, case = _case(file, living.pids)
             before = entry.now.likely
             remedy = remedies(case)[0]
         assert before >= count * size // 512
@@ -268,17 +270,17 @@ def test_the_remedy_for_tmpfs_does_what_it_predicts(tmp_path: Path) -> None:
         )
         (command,) = (line for line in remedy.commands if not line.startswith("#"))
         subprocess.run(["bash", "-ec", command.removeprefix("sudo ")], check=True)
-        with crowd(str(file), size, count) as pids:
-            assert _case(file, pids)[0].now.likely >= count * size // 512, "what is there keeps its pages"
+        with mapped(mapping) as living:
+            assert _case(file, living.pids)[0].now.likely >= count * size // 512, "what is there keeps its pages"
         file.unlink()
-        with crowd(str(file), size, count) as pids:
-            after = _case(file, pids)[0].now.likely
+        with mapped(mapping) as living:
+            after = _case(file, living.pids)[0].now.likely
         assert abs(after - remedy.predicted) <= count * 2 * PAGE, "the next mapping may lie otherwise"
     finally:
         subprocess.run(["umount", str(place)], check=True)
 
 
-def _case(file: Path, pids: list[int]) -> tuple[Entry, Case]:
+def _case(file: Path, pids: tuple[int, ...]) -> tuple[Entry, Case]:
     snapshot = collect(choice=Choice(frozenset(pids)), exact=True)
     (entry,) = (each for each in survey(snapshot).entries if each.object and each.object.path == str(file))
     assert shlex.quote(str(file)) != str(file)
