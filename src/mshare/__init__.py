@@ -16,7 +16,7 @@ b'hello'
 #
 #   pure (no operating system): errors units geometry record procfs model report plan findings scan/*
 #   scan/*       who pays for page tables: snapshot -> survey -> text; linux/collect takes the snapshot
-#   page/*       the report's page, top/*: the live screen, exporter/*: metrics; all three from surveys, each with an extra
+#   page/* (the report), top/* (the live screen), exporter/* (metrics): all from surveys, each with an extra
 #   linux/*      system calls and /proc; knows nothing of regions
 #   backend      what a backend is, and the choice;  backends/*: one file each
 #   mapping      what this process has mapped, and its owners

@@ -22,6 +22,8 @@ class Table(NamedTuple):
     rows: tuple[tuple[str, ...], ...]
     right: frozenset[int] = frozenset()
     """Columns that hold numbers, to be set flush right."""
+    fold: int = 0
+    """The column that is folded where a terminal is too narrow."""
 
 
 def printable(text: str) -> str:

@@ -54,16 +54,16 @@ def print_json(document: Any) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print a table, without lines around it. Only the first column is ever folded."""
+    """Print a table, without lines around it. Only the column `table.fold` is ever folded."""
     rich = RichTable(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for index, header in enumerate(table.headers):
-        first = index == 0
+        folds = index == table.fold
         rich.add_column(
             Text(header),
             justify="right" if index in table.right else "left",
             overflow="fold",
-            no_wrap=not first,
-            min_width=8 if first else None,
+            no_wrap=not folds,
+            min_width=8 if folds else None,
         )
     for row in table.rows:
         rich.add_row(*(Text(cell) for cell in row))

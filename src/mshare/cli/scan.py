@@ -46,8 +46,8 @@ def command(
     """Show who pays for page tables, and what sharing would save.
 
     One line per object that processes map: its page tables NOW (bounds, or with --exact one figure), with one SHARED
-    set of tables, with 2 MiB and with 1 GiB leaves. Root sees all processes, others their own.
-    docs/measuring.md says what the numbers mean.
+    set of tables, with 2 MiB and with 1 GiB leaves; its LEAF now. Root sees all processes, others their own.
+    docs/scan.md says what the numbers mean.
     """
     if by is not None and by not in KEYS:
         raise UsageError(f"--by {by} is not one of {', '.join(KEYS)}")

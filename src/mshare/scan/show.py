@@ -35,16 +35,16 @@ def label(thing: Object | None) -> str:
     return thing.path + (" (deleted)" if thing.deleted else "")
 
 
-def short(size_bytes: int) -> str:
-    """Return a leaf size in two characters: 4K, 2M, 1G."""
-    return format_size(size_bytes).replace(" ", "").removesuffix("iB")
+def short(text: str) -> str:
+    """Return a text with sizes as a table has them: `1.04G` for `1.04 GiB`, `20K..4.66M` for `20 KiB..4.66 MiB`."""
+    return text.replace(" ", "").replace("iB", "")
 
 
 def leaves(thing: Object | None) -> str:
     """Return the leaf sizes in use, `?` if nobody could look, `-` for private memory."""
     if thing is None:
         return "-"
-    return "+".join(map(short, thing.leaves)) or "?"
+    return "+".join(short(format_size(leaf)) for leaf in thing.leaves) or "?"
 
 
 def bounds(now: Bytes) -> str:
@@ -67,16 +67,15 @@ def split(entries: Iterable[Entry], least: int, most: int | None = None) -> tupl
 
 def _cells(entry: Entry, processes: int | None) -> tuple[str, ...]:
     what_if = entry.what_if(processes)
-    at = (("-" if what_if is None else format_size(what_if.now)),) if processes else ()
+    at = (("-" if what_if is None else short(format_size(what_if.now))),) if processes else ()
     return (
-        printable(label(entry.object)),
-        "private" if entry.object is None else entry.object.kind,
-        format_size(entry.size),
+        short(bounds(entry.now)),
+        *at,
+        *(("-",) * 3 if what_if is None else (short(format_size(size)) for size in what_if[1:])),
+        short(format_size(entry.size)),
         leaves(entry.object),
         str(entry.processes),
-        bounds(entry.now),
-        *at,
-        *(("-",) * 3 if what_if is None else map(format_size, what_if[1:])),
+        printable(label(entry.object)),
     )
 
 
@@ -85,13 +84,13 @@ def table(survey: Survey, *, least: int, most: int | None = None, processes: int
     computes the columns to the right of NOW for so many."""
     shown, others = split(survey.entries, least, most)
     at = (f"AT {processes}",) if processes else ()
-    headers = ("OBJECT", "KIND", "SIZE", "LEAF", "PROCS", "NOW", *at, "SHARED", "2M LEAVES", "1G LEAVES")
+    headers = ("NOW", *at, "SHARED", "2M", "1G", "SIZE", "LEAF", "PROCS", "OBJECT")
     rows = [_cells(entry, processes) for entry in shown]
     if others:
         rest = Bytes(*(sum(part) for part in zip(*(entry.now for entry in others), strict=True)))
-        blank = ("",) * (len(headers) - 6)
-        rows.append((f"({len(others)} others)", "", "", "", "", bounds(rest), *blank))
-    return Table(headers, tuple(rows), right=frozenset(range(2, len(headers))))
+        rows.append((short(bounds(rest)), *("",) * (len(headers) - 2), f"({len(others)} others)"))
+    last = len(headers) - 1
+    return Table(headers, tuple(rows), right=frozenset(range(last)), fold=last)
 
 
 def groups_table(groups: Sequence[Group], key: str, least: int) -> Table:

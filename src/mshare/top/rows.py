@@ -44,7 +44,7 @@ class Row(NamedTuple):
 OBJECTS = (
     Column("NOW", "n"),
     Column("SHARED"),
-    Column("2M LEAVES"),
+    Column("2M"),
     Column("SIZE", "s"),
     Column("PROCS", "c"),
     Column("LEAF"),
