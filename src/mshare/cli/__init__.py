@@ -15,9 +15,9 @@ from types import ModuleType
 
 import typer
 
-from . import _exits, cp, create, demo, doctor, gc, ls, module, plan, rm, stat
+from . import _exits, cp, create, demo, doctor, gc, lab, ls, module, plan, rm, stat
 
-COMMANDS: tuple[ModuleType, ...] = (create, ls, stat, cp, rm, gc, plan, doctor, module, demo)
+COMMANDS: tuple[ModuleType, ...] = (create, ls, stat, cp, rm, gc, plan, doctor, module, demo, lab)
 """In the order in which `mshare --help` lists them."""
 
 _COMPLETION = "_MSHARE_COMPLETE"

@@ -1,0 +1,111 @@
+"""`mshare lab`: the proposal's server, made smaller, on this machine. May depend on: lab, units, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..geometry import PAGE, PMD
+from ..lab import limit, picture, scale, sga, table
+from ..lab.run import Run
+from ..lab.ways import WAYS
+from ..report import printable
+from ..units import format_size, parse_size
+from ._console import AsJson, print_json, print_line, print_table
+from ._exits import UsageError
+from ._progress import steps
+
+EXAMPLES = """
+sudo mshare lab sga
+sudo mshare lab sga --factor 512 --ways plain,thp
+sudo mshare lab sga --factor 128 --picture sga.svg --json
+"""
+
+DEFAULT_WAYS = "plain,shared_memory,thp,hugetlb,msharefs"
+
+
+class Experiment(StrEnum):
+    """What to do."""
+
+    SGA = "sga"
+
+
+def command(
+    experiment: Annotated[Experiment, typer.Argument(metavar="EXPERIMENT", help="sga.")],
+    *,
+    factor: Annotated[
+        int, typer.Option(min=1, max=8192, metavar="N", help="Divide the sizes of the proposal's server by it.")
+    ] = 128,
+    ways: Annotated[
+        str, typer.Option(metavar="WAY,...", help=f"Of {', '.join(WAYS)}; one after the other.")
+    ] = DEFAULT_WAYS,
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Instead of 512 GiB / N.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="SIZE", help="Shared, instead of 300 GiB / N.")] = None,
+    clients: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Instead of 1,500 (375 above a factor of 128).")
+    ] = None,
+    sparse: Annotated[bool, typer.Option("--sparse", help="One page of every 2 MiB only; shm and msharefs.")] = False,
+    whole_machine: Annotated[
+        bool, typer.Option("--whole-machine", help="Let this machine run out of memory: for virtual machines.")
+    ] = False,
+    drawn: Annotated[
+        Path | None, typer.Option("--picture", metavar="FILE", help="Write an SVG; needs the extra `report`.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rebuild the server that ran out of memory, and let many processes share one region.
+
+    300 GiB shared by 1,500 clients on 512 GiB, all sizes divided by a factor. Clients attach and read all of it until
+    all are there or the kernel kills one for lack of memory; then the region's creator is killed. It happens in a
+    memory control group of its own, and nobody outside of it is killed. Needs root.
+    """
+    assert experiment is Experiment.SGA
+    server = scale.server(factor)
+    load = sga.Load(
+        server.region_bytes if size is None else parse_size(size),
+        server.clients if clients is None else clients,
+        PMD if sparse else PAGE,
+    )
+    chosen = ways.split(",")
+    for way in chosen:
+        if way not in WAYS:
+            raise UsageError(f"{printable(way)!r} is no way to share memory here; there are {', '.join(WAYS)}")
+    limited = server.memory_bytes if memory is None else parse_size(memory)
+    runs = []
+    with steps() as tell:
+        for way in chosen:
+            with _limit(limited, whole_machine=whole_machine) as under:
+                runs.append(sga.run(way, load, under, tell))
+    if drawn is not None:
+        picture.draw(runs, drawn, title=f"{format_size(load.size_bytes)} shared by {load.clients:,} processes")
+    if as_json:
+        print_json(as_document(runs, factor))
+        return
+    _show(runs, load.clients)
+
+
+def _limit(limit_bytes: int, *, whole_machine: bool) -> AbstractContextManager[limit.Limit]:
+    return limit.whole_machine() if whole_machine else limit.control_group(limit_bytes)
+
+
+def as_document(runs: list[Run], factor: int) -> dict[str, Any]:
+    """Return what `--json` prints."""
+    return {"factor": factor, "runs": [run.as_json() for run in runs]}
+
+
+def _show(runs: list[Run], clients: int, line: Callable[[str], None] = print_line) -> None:
+    print_table(table.runs_table(runs, clients))
+    line("")
+    for note in table.notes(runs):
+        line(note)
+    for run in runs:
+        if run.oom_log:
+            line("")
+            line(f"{run.label}: what the kernel said")
+            for each in run.oom_log:
+                line(f"  {printable(each)}")
