@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mshare.lab.run import Run, Sample, Spread
-from mshare.lab.table import notes, runs_table
+from mshare.lab.table import client_table, memory_table, notes
 
 MIB = 1 << 20
 DEAD = Run(
@@ -18,8 +18,11 @@ DEAD = Run(
 
 
 def cells(run: Run) -> dict[str, str]:
-    table = runs_table([run], 50)
-    return dict(zip(table.headers, table.rows[0], strict=True))
+    return {
+        header: cell
+        for table in (memory_table([run], 50), client_table([run]))
+        for header, cell in zip(table.headers, table.rows[0], strict=True)
+    }
 
 
 def test_a_run_that_died_is_marked_and_extrapolated() -> None:
@@ -35,7 +38,7 @@ def test_a_run_that_died_is_marked_and_extrapolated() -> None:
 def test_a_way_that_cannot_be_used_has_a_row_and_its_reason() -> None:
     gone = replace(DEAD, label="other\x1b[2J", unavailable="no \x1b module", oom_kills=0)
     assert cells(gone)["WAY"] == "other\\x1b[2J"
-    assert notes([gone]) == ["other\\x1b[2J: no \\x1b module"]
+    assert notes([gone]) == ["other\\x1b[2J cannot be had: no \\x1b module"]
     assert any(line.endswith("no \\x1b module") for line in notes([DEAD, gone]))
 
 

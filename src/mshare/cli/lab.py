@@ -21,9 +21,9 @@ from ._exits import UsageError
 from ._progress import steps
 
 EXAMPLES = """
-sudo mshare lab sga
-sudo mshare lab sga --factor 512 --ways plain,thp
-sudo mshare lab sga --factor 128 --picture sga.svg --json
+mshare lab sga
+mshare lab sga --factor 512 --ways plain,thp
+mshare lab sga --picture sga.svg --json
 """
 
 DEFAULT_WAYS = "plain,shared_memory,thp,hugetlb,msharefs"
@@ -58,7 +58,7 @@ def command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rebuild the server that ran out of memory, and let many processes share one region.
+    """Rebuild the server that ran out of memory.
 
     300 GiB shared by 1,500 clients on 512 GiB, all sizes divided by a factor. Clients attach and read all of it until
     all are there or the kernel kills one for lack of memory; then the region's creator is killed. It happens in a
@@ -99,7 +99,9 @@ def as_document(runs: list[Run], factor: int) -> dict[str, Any]:
 
 
 def _show(runs: list[Run], clients: int, line: Callable[[str], None] = print_line) -> None:
-    print_table(table.runs_table(runs, clients))
+    print_table(table.memory_table(runs, clients))
+    line("")
+    print_table(table.client_table(runs))
     line("")
     for note in table.notes(runs):
         line(note)

@@ -1,5 +1,5 @@
 """The process that makes the region, and is killed while others use it; and one that comes later. May depend on: ways,
-measure.child, geometry.
+run, measure.child, geometry.
 
 Both are fresh interpreters (`measure.child.Child`) and use the library of the way under test.
 """
@@ -9,8 +9,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from ..geometry import PAGE, PMD
+from ..geometry import PAGE
 from ..measure.child import requests, say
+from .run import again_step_bytes
 from .ways import WAYS
 
 CREATOR = "from mshare.lab.creator import create; create()"
@@ -40,7 +41,7 @@ def create() -> None:
 
 
 def come() -> None:
-    """Attach by name and read a page of every 2 MiB: say how many hold what the creator wrote."""
+    """Attach by name and read as the survivors do: say how many hold what the creator wrote."""
     way, name, size, step = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     for _ in requests():
         try:
@@ -48,4 +49,4 @@ def come() -> None:
         except OSError as error:
             say({"error": str(error)})
             return
-        say({"good": sum(piece.tobytes().count(1) for piece in _pieces(view, max(step, PMD)))})
+        say({"good": sum(piece.tobytes().count(1) for piece in _pieces(view, again_step_bytes(size, step)))})

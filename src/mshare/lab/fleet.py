@@ -1,4 +1,5 @@
-"""Clients from their start to their end, seen from the process that counts them. May depend on: zygote, ways, limit."""
+"""Clients from their start to their end, seen from the process that counts them. May depend on: zygote, ways,
+limit, run."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 from . import zygote
 from .limit import Limit
+from .run import again_step_bytes
 from .ways import Place
 
 SILENCE_LIMIT_S = 300.0
@@ -23,7 +25,7 @@ SILENCE_LIMIT_S = 300.0
 
 
 class StuckError(ChildProcessError):
-    """No client said anything within `SILENCE_LIMIT_S`."""
+    """No client said anything within `SILENCE_LIMIT_S`, or none will."""
 
 
 class Arrival(NamedTuple):
@@ -62,6 +64,7 @@ class Fleet:
     refused: str | None = None
     """Why a client could not start or attach."""
     _pending: int = 0
+    _measuring: int = 0
 
     @property
     def is_full(self) -> bool:
@@ -78,7 +81,7 @@ class Fleet:
             self._next()
 
     def time_fork(self) -> tuple[int, int] | None:
-        """Return the medians of fork and of exit in a client of its own, in ns; None if it died of it."""
+        """Return the medians of fork and of exit in a client of its own, in ns, once it has gone; None if killed."""
         self._order(b"t")
         while self._pending:
             self._next()
@@ -96,6 +99,8 @@ class Fleet:
         """Kill everybody, and wait until the zygote is gone."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
+        assert self.process.stdin is not None
+        self.process.stdin.close()
         self.process.wait()
 
     def _order(self, order: bytes) -> None:
@@ -107,8 +112,10 @@ class Fleet:
         """Wait for the next thing to happen, and note it."""
         ready, _, _ = select.select((self.events,), (), (), SILENCE_LIMIT_S)
         record = os.read(self.events, zygote.EVENT.size) if ready else b""
-        if not record:
+        if not ready:
             raise StuckError(f"nothing heard of {self._pending} clients for {SILENCE_LIMIT_S:.0f} s")
+        if not record:
+            raise StuckError("the process that forks the clients has ended; see its message")
         kind, pid, *numbers = zygote.EVENT.unpack(record)
         match kind:
             case b"R":
@@ -117,13 +124,14 @@ class Fleet:
                 self.arrivals.append(self.alive[pid])
                 self.peak = max(self.peak, len(self.alive))
             case b"T":
-                self._pending -= 1
-                self.timing = (numbers[1], numbers[2])
+                self._measuring, self.timing = pid, (numbers[1], numbers[2])
             case b"A":
                 self.answers[pid] = numbers[0]
             case b"F":
                 self._pending -= 1
                 self.refused = os.strerror(numbers[0])
+            case b"D" if pid == self._measuring:
+                self._pending -= 1
             case b"D" if numbers[0]:
                 if numbers[0] == signal.SIGKILL:
                     self.killed.append(pid)
@@ -142,6 +150,7 @@ def fleet(place: Place, step_bytes: int, limit: Limit, workers: int) -> Iterator
     settings = {
         **place._asdict(),
         "step_bytes": step_bytes,
+        "again_step_bytes": again_step_bytes(place.size_bytes, step_bytes),
         "events": reporting,
         "again": waiting,
         "end": ending,

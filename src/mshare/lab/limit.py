@@ -1,5 +1,5 @@
 """What memory the load may take before somebody is killed: the whole machine's, or a control group's. May depend on:
-linux, procfs, errors, measure.
+linux, procfs, errors, measure, run.
 
 Facts: page tables are charged to the memory control group of the process that needs them, shared pages to that of
 the one that touches them first. Consequence: a group of our own runs out as a machine of that size would, and the
@@ -21,10 +21,10 @@ from ..errors import AccessDeniedError, BackendUnavailableError
 from ..linux import proc
 from ..measure.cost import page_tables_bytes
 from ..procfs import parse_cgroup
+from .run import MACHINE, V1, V2
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _GONE_LIMIT_S = 30.0
-MACHINE, V2, V1 = "machine", "control group", "control group v1"
 
 
 class Reading(NamedTuple):
@@ -49,8 +49,12 @@ class Limit(NamedTuple):
             (self.group / "cgroup.procs").write_text(str(pid))
 
     def read(self) -> Reading:
-        """Return what is used and free now. On v1 and on the machine, page tables are `PageTables` of /proc/meminfo,
-        the whole machine's; on v2 they are the group's own (`memory.stat`)."""
+        """Return what is used and free now.
+
+        Page tables are `PageTables` of /proc/meminfo for the machine, `pagetables` of memory.stat for a group of v2. A
+        group of v1 has no such figure: there it is the sum of its processes' `VmPTE`, which counts tables that hugetlb
+        shares in each of them, and those of msharefs, which are the region's, in none.
+        """
         if self.group is None:
             tables = page_tables_bytes()
             return Reading(tables, proc.memory_fields()["MemAvailable"])
@@ -59,7 +63,11 @@ class Limit(NamedTuple):
             stat = {name: int(number) for name, number in lines}
             return Reading(stat["pagetables"], self.limit_bytes - int((self.group / "memory.current").read_text()))
         used = int((self.group / "memory.usage_in_bytes").read_text())
-        return Reading(page_tables_bytes(), self.limit_bytes - used)
+        return Reading(sum(map(_vmpte, self._processes())), self.limit_bytes - used)
+
+    def _processes(self) -> list[str]:
+        assert self.group is not None
+        return (self.group / "cgroup.procs").read_text().split()
 
     def oom_kills(self) -> int:
         """Return how many processes the kernel has killed for lack of memory under this limit."""
@@ -71,13 +79,20 @@ class Limit(NamedTuple):
         return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill "))
 
 
+def _vmpte(pid: str) -> int:
+    try:
+        return proc.status_fields(pid)["VmPTE"]
+    except (OSError, KeyError):  # gone since, or a zombie
+        return 0
+
+
 def quiet(limit: Limit, *, seconds: float = 30.0) -> int:
-    """Return the bytes of page tables once they no longer fall, or after so long. Fact: tables leave the count some
-    time after their processes and mappings are gone (RCU, and exits that go on after the parent knows)."""
+    """Return the bytes of page tables once they no longer fall, or after so long. Fact: tables leave the machine's
+    count an RCU grace period after their mappings are gone; `VmPTE` goes with the process."""
     deadline = time.monotonic() + seconds
     last = limit.read().page_tables
     while time.monotonic() < deadline:
-        time.sleep(0.3)
+        time.sleep(0.05 if limit.kind == V1 else 0.3)
         now = limit.read().page_tables
         if now >= last:
             return now

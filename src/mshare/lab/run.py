@@ -1,4 +1,4 @@
-"""What one run of the load gave, and the arithmetic on it. Pure. May depend on: nothing of mshare.
+"""What one run of the load gave, and the arithmetic on it. Pure. May depend on: geometry.
 
 Everything is in bytes, nanoseconds or seconds, as the field's name says. Page tables of a run are growths: `PageTables`
 less what it was before the region was made.
@@ -11,6 +11,11 @@ from dataclasses import asdict, dataclass, field
 from statistics import linear_regression, median
 from typing import Any, NamedTuple, Self
 
+from ..geometry import PMD, round_up
+
+MACHINE, V2, V1 = "machine", "control group", "control group v1"
+"""Whose memory it is that runs out."""
+
 
 class Sample(NamedTuple):
     """The memory when so many clients were there and had read everything."""
@@ -18,6 +23,12 @@ class Sample(NamedTuple):
     clients: int
     page_tables_bytes: int
     free_bytes: int
+
+
+def again_step_bytes(size_bytes: int, step_bytes: int) -> int:
+    """Return how far apart the bytes are that everybody reads again after the creator's death: 512 to 1,024 in a
+    large region, a page of every 2 MiB in one below 2 GiB. A multiple of `step_bytes`."""
+    return max(step_bytes, PMD, round_up(size_bytes // 1024, PMD))
 
 
 class Line(NamedTuple):
@@ -71,7 +82,7 @@ class Run:
     """Why this way cannot be had here. Nothing else counts then."""
     samples: tuple[Sample, ...] = ()
     base: tuple[Sample, ...] = ()
-    """The same processes with nothing mapped, in the same run, before."""
+    """The same processes with nothing mapped, in the same run, afterwards."""
     created_s: float = 0.0
     created_tables_bytes: int = 0
     """Page tables when the region was made and filled: the creator's own, and the region's if it has some."""

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from ..geometry import PAGE, PMD
+from ..geometry import PAGE
 from ..measure.child import Child
 from ..units import format_size
 from .creator import CREATOR, NEWCOMER
 from .fleet import Fleet, fleet
 from .kernel_log import lines_of, oom_excerpt
 from .limit import Limit, quiet
-from .run import Run, Sample, Spread
+from .run import Run, Sample, Spread, again_step_bytes
 from .ways import NOTHING, WAYS, Place, remove
 
 Tell = Callable[[str], None]
@@ -89,24 +89,25 @@ def run(way: str, load: Load, limit: Limit, tell: Tell = lambda _: None) -> Run:
             if "error" in answer:
                 return replace(result, unavailable=answer["error"])
             result = replace(result, created_s=time.monotonic() - start, created_tables_bytes=quiet(limit) - zero)
-            result = _base(result, load, limit, tell)
             with fleet(Place(**answer), load.step_bytes, limit, load.workers) as group:
                 result = _grow(result, group, load, limit, zero=zero, tell=tell)
                 tell(f"{result.label}: killing the creator")
                 creator.kill()
                 result = _survive(result, group, arguments)
+        result = _base(result, limit, tell)
     finally:
         remove(way, name)
     return replace(result, total_s=time.monotonic() - began)
 
 
-def _base(result: Run, load: Load, limit: Limit, tell: Tell) -> Run:
-    """The same processes with nothing mapped."""
+def _base(result: Run, limit: Limit, tell: Tell) -> Run:
+    """The same processes with nothing mapped, as many as there were at each sample."""
     before = quiet(limit)
-    with fleet(NOTHING, load.step_bytes, limit, load.workers) as group:
+    with fleet(NOTHING, result.step_bytes, limit, result.workers) as group:
         timing = group.time_fork() or (0, 0)
+        quiet(limit)
         samples = []
-        for clients in _marks(load):
+        for clients in sorted({sample.clients for sample in result.samples}):
             group.grow(clients)
             if group.is_full:
                 break
@@ -114,7 +115,6 @@ def _base(result: Run, load: Load, limit: Limit, tell: Tell) -> Run:
             samples.append(Sample(clients, now.page_tables - before, now.free))
             tell(f"nothing mapped: {clients} clients, {format_size(now.free)} free")
         faults = Spread.of([arrival.faults for arrival in group.arrivals])
-    quiet(limit)
     return replace(result, base=tuple(samples), base_fork_ns=timing[0], base_exit_ns=timing[1], base_faults=faults)
 
 
@@ -122,6 +122,7 @@ def _grow(result: Run, group: Fleet, load: Load, limit: Limit, *, zero: int, tel
     """Start clients until all are there or one has died."""
     log, kills = KernelLog(), limit.oom_kills()
     timing = group.time_fork() or (0, 0)
+    quiet(limit)
     start = time.monotonic_ns()
     samples = []
     for clients in _marks(load):
@@ -159,7 +160,7 @@ def _grow(result: Run, group: Fleet, load: Load, limit: Limit, *, zero: int, tel
 
 def _survive(result: Run, group: Fleet, arguments: tuple[str, ...]) -> Run:
     """Let everybody read again, now that the creator is dead, and let somebody new come."""
-    pages = -(-result.size_bytes // max(result.step_bytes, PMD))
+    pages = -(-result.size_bytes // again_step_bytes(result.size_bytes, result.step_bytes))
     answers = group.read_again()
     with Child(NEWCOMER, *arguments) as newcomer:
         newcomer.ask(do="come")
