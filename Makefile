@@ -65,7 +65,8 @@ demo-vm: venv vm-deps
 	@echo "The processor is emulated: memory, page tables and faults are real, times are not."
 	$(VM) run --module --timeout 1800 -- $(CURDIR)/$(BIN)/mshare demo --size 16M --processes 4 --no-projection
 
-# The proposal's server in guests of a 128th of its size, and docs/results/prove.*; FACTOR=512 ends in five minutes.
+# The proposal's server in guests of a 128th of its size, and docs/results/prove.*: three quarters of an hour of two cores.
+# FACTOR=512 is for CI: fewer clients, five minutes, build/prove/512/prove.*.
 FACTOR ?= 128
 prove: venv vm-deps
 	$(BIN)/python -m benchmarks.prove --factor $(FACTOR)

@@ -191,6 +191,22 @@ def test_the_command_gives_table_picture_and_json(tmp_path: Path) -> None:
     assert [(run.way, run.reached) for run in runs] == [("thp", 5), ("msharefs", 0)]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing(number: int) -> None:
+    with group(MIB):
+        pass
+    line = [sys.executable, "-m", "mshare", "lab", "sga", "--memory", "400M", "--size", "64M", "--ways", "plain"]
+    started = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    assert started.stderr is not None
+    assert "making" in started.stderr.readline()
+    assert "1 of 1500 clients" in started.stderr.readline()
+    started.send_signal(number)
+    started.communicate(timeout=LIMIT_S)
+    assert started.returncode in (130, 128 + number)
+    assert not Path(f"/dev/shm/mshare-lab-{started.pid}").exists()
+    assert not list(Path("/sys/fs/cgroup").rglob(f"mshare-lab-{started.pid}"))
+
+
 def test_an_unknown_way_is_a_usage_error() -> None:
     done = command("--ways", "thp,\x1b[2J")
     assert done.returncode == 2

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mshare.geometry import page_tables
 from mshare.lab.run import Run, Sample, Spread, fit
-from mshare.lab.scale import PROPOSAL, server
+from mshare.lab.scale import MOST, PROPOSAL, server
 
 MIB = 1 << 20
 bytes_ = st.integers(0, 1 << 44)
@@ -60,7 +60,7 @@ def test_one_number_of_clients_has_no_slope(points: list[Sample]) -> None:
     assert fit(points).at(1500) == (points[-1].page_tables_bytes if points else 0)
 
 
-@given(st.integers(1, 8192))
+@given(st.integers(1, MOST))
 def test_a_smaller_server_is_like_the_large_one(factor: int) -> None:
     small = server(factor)
     assert small.memory_bytes == PROPOSAL.memory_bytes // factor
@@ -68,7 +68,7 @@ def test_a_smaller_server_is_like_the_large_one(factor: int) -> None:
     assert small.private_tables_bytes == small.clients * page_tables(small.region_bytes, leaf_size=4096).bytes
 
 
-@pytest.mark.parametrize("factor", [0, -1, 8193])
+@pytest.mark.parametrize("factor", [0, -1, MOST + 1])
 def test_a_factor_that_leaves_nothing_is_refused(factor: int) -> None:
     with pytest.raises(ValueError, match="factor"):
         server(factor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from enum import StrEnum
@@ -39,7 +41,7 @@ def command(
     experiment: Annotated[Experiment, typer.Argument(metavar="EXPERIMENT", help="sga.")],
     *,
     factor: Annotated[
-        int, typer.Option(min=1, max=8192, metavar="N", help="Divide the sizes of the proposal's server by it.")
+        int, typer.Option(min=1, max=scale.MOST, metavar="N", help="Divide the sizes of the proposal's server by it.")
     ] = 128,
     ways: Annotated[
         str, typer.Option(metavar="WAY,...", help=f"Of {', '.join(WAYS)}; one after the other.")
@@ -47,7 +49,7 @@ def command(
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Instead of 512 GiB / N.")] = None,
     size: Annotated[str | None, typer.Option(metavar="SIZE", help="Shared, instead of 300 GiB / N.")] = None,
     clients: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Instead of 1,500 (375 above a factor of 128).")
+        int | None, typer.Option(min=1, metavar="N", help="Instead of 1,500 (96,000 / N above a factor of 128).")
     ] = None,
     sparse: Annotated[bool, typer.Option("--sparse", help="One page of every 2 MiB only; shm and msharefs.")] = False,
     whole_machine: Annotated[
@@ -76,6 +78,8 @@ def command(
         if way not in WAYS:
             raise UsageError(f"{printable(way)!r} is no way to share memory here; there are {', '.join(WAYS)}")
     limited = server.memory_bytes if memory is None else parse_size(memory)
+    # A terminated run must take its processes, its region and its control group along: that is done in `finally`.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     runs = []
     with steps() as tell:
         for way in chosen:

@@ -25,22 +25,22 @@ class Server(NamedTuple):
 PROPOSAL = Server(512 * GIB, 300 * GIB, 1500)
 """Khalid Aziz, linux-kernel, January 2022: it ran out of memory."""
 
-SMALL_CLIENTS = 375
-"""With `factor` above `MOST_FULL`: a process's own memory (half a MiB here) does not shrink with the server."""
 MOST_FULL = 128
 """The largest factor at which 1,500 of our client processes fit beside the region."""
+MOST = 512
+"""The largest factor: beyond, clients are killed for the memory they have of their own."""
 
 
 def server(factor: int) -> Server:
     """Return the proposal's server with every size divided by `factor`, the region in whole 2 MiB (rounded up).
 
-    The number of clients stays 1,500 up to `MOST_FULL`, and is 375 beyond. Raises ValueError for a factor that leaves
-    no MiB.
+    A client's own memory (half a MiB here) does not shrink with the server. There are 1,500 of them up to `MOST_FULL`,
+    and 96,000 / `factor` beyond, 187 at `MOST`. Raises ValueError for a factor that is not 1 to `MOST`.
     """
-    if not 1 <= factor <= 8192:
-        raise ValueError(f"a factor of {factor} makes no sense; use 1 to 8192")
+    if not 1 <= factor <= MOST:
+        raise ValueError(f"a factor of {factor} makes no sense; use 1 to {MOST}")
     return Server(
         PROPOSAL.memory_bytes // factor,
         round_up(PROPOSAL.region_bytes // factor, PMD),
-        PROPOSAL.clients if factor <= MOST_FULL else SMALL_CLIENTS,
+        PROPOSAL.clients if factor <= MOST_FULL else PROPOSAL.clients * 64 // factor,
     )

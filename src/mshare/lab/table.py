@@ -69,6 +69,8 @@ def notes(runs: Sequence[Run]) -> list[str]:
     lines = [
         f"Memory: {what}. Shared: {format_size(first.size_bytes)}. {first.wanted:,} clients wanted: forks of one small "
         f"Python, {format_size(first.private_bytes())} each with nothing mapped; {first.workers} read at a time.",
+        "They attach by open and mmap at the region's address, as a C program does, and by the library where it is "
+        "multiprocessing's.",
         "PAGE TABLES: what the region causes, measured with the clients reached: all page tables less those of the "
         "same processes with nothing mapped. EACH FURTHER: its slope. The next column is arithmetic: that slope times "
         "the clients, and the creator's and the region's own.",
