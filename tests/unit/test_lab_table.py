@@ -29,9 +29,9 @@ def test_a_run_that_died_is_marked_and_extrapolated() -> None:
     row = cells(DEAD)
     assert row["CLIENTS"] == "12 †"
     assert row["PAGE TABLES"] == "12 MiB"
-    assert row["EACH FURTHER"] == "1 MiB"
+    assert row["EACH MORE"] == "1 MiB"
     assert row["FOR 50"] == "51 MiB"
-    assert (row["FAULTS"], row["SURVIVE"], row["NEWCOMER"]) == ("1,600", "11 of 11", "cannot attach")
+    assert (row["FAULTS"], row["SURVIVE"], row["NEWCOMER"]) == ("1,600", "11 of 11", "no")
     assert any(line.startswith("†") for line in notes([DEAD]))
 
 

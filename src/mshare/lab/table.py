@@ -12,7 +12,7 @@ from .run import MACHINE, V1, Run
 def memory_table(runs: Sequence[Run], clients: int) -> Table:
     """Return one line per way: how many clients it took and what they cost. `clients` is how many the server has: what
     the fourth figure is computed for."""
-    headers = ("WAY", "CLIENTS", "PAGE TABLES", "EACH FURTHER", f"FOR {clients:,}", "FREE LEFT")
+    headers = ("WAY", "CLIENTS", "PAGE TABLES", "EACH MORE", f"FOR {clients:,}", "FREE LEFT")
     return _table(headers, runs, lambda run: _memory(run, clients))
 
 
@@ -38,7 +38,7 @@ def _client(run: Run) -> tuple[str, ...]:
         milliseconds(run.fork_ns),
         milliseconds(run.exit_ns),
         f"{run.survivors:,} of {run.asked:,}",
-        "attaches" if run.newcomer == "ok" else "cannot attach",
+        "yes" if run.newcomer == "ok" else "no",
     )
 
 
@@ -72,10 +72,10 @@ def notes(runs: Sequence[Run]) -> list[str]:
         "They attach by open and mmap at the region's address, as a C program does, and by the library where it is "
         "multiprocessing's.",
         "PAGE TABLES: what the region causes, measured with the clients reached: all page tables less those of the "
-        "same processes with nothing mapped. EACH FURTHER: its slope. The next column is arithmetic: that slope times "
+        "same processes with nothing mapped. EACH MORE: its slope. The next column is arithmetic: that slope times "
         "the clients, and the creator's and the region's own.",
         "FAULTS: minor faults of a client that reads all of it, median. FORK, EXIT: of a client that has done so.",
-        "SURVIVE: clients that read on after the creator's SIGKILL. NEWCOMER: a process that attaches by name then.",
+        "SURVIVE: clients that read on after the creator's SIGKILL. NEWCOMER: whether one attaches by name then.",
     ]
     if first.limit_kind == V1:
         lines.append(
