@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -77,6 +77,8 @@ def command(
     for way in chosen:
         if way not in WAYS:
             raise UsageError(f"{printable(way)!r} is no way to share memory here; there are {', '.join(WAYS)}")
+    if drawn is not None and find_spec("matplotlib") is None:
+        raise UsageError("--picture needs matplotlib: pip install '.[report]' in mshare's source")
     limited = server.memory_bytes if memory is None else parse_size(memory)
     # A terminated run must take its processes, its region and its control group along: that is done in `finally`.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
@@ -85,33 +87,28 @@ def command(
         for way in chosen:
             with _limit(limited, whole_machine=whole_machine) as under:
                 runs.append(sga.run(way, load, under, tell))
+    if as_json:
+        print_json({"factor": factor, "runs": [run.as_json() for run in runs]})
+    else:
+        _show(runs, load.clients)
     if drawn is not None:
         picture.draw(runs, drawn, title=f"{format_size(load.size_bytes)} shared by {load.clients:,} processes")
-    if as_json:
-        print_json(as_document(runs, factor))
-        return
-    _show(runs, load.clients)
 
 
 def _limit(limit_bytes: int, *, whole_machine: bool) -> AbstractContextManager[limit.Limit]:
     return limit.whole_machine() if whole_machine else limit.control_group(limit_bytes)
 
 
-def as_document(runs: list[Run], factor: int) -> dict[str, Any]:
-    """Return what `--json` prints."""
-    return {"factor": factor, "runs": [run.as_json() for run in runs]}
-
-
-def _show(runs: list[Run], clients: int, line: Callable[[str], None] = print_line) -> None:
+def _show(runs: list[Run], clients: int) -> None:
     print_table(table.memory_table(runs, clients))
-    line("")
+    print_line("")
     print_table(table.client_table(runs))
-    line("")
+    print_line("")
     for note in table.notes(runs):
-        line(note)
+        print_line(note)
     for run in runs:
         if run.oom_log:
-            line("")
-            line(f"{run.label}: what the kernel said")
+            print_line("")
+            print_line(f"{run.label}: what the kernel said")
             for each in run.oom_log:
-                line(f"  {printable(each)}")
+                print_line(f"  {printable(each)}")

@@ -15,7 +15,8 @@ _COLOURS = ("#c0392b", "#e67e22", "#2980b9", "#16a085", "#2c3e50", "#8e44ad")
 
 
 def draw(runs: Sequence[Run], path: Path, *, title: str) -> None:
-    """Write the picture to `path`. Text stays text, and the same runs give the same file.
+    """Write the picture to `path`, unless no run has anything to show. Text stays text, and the same runs give the same
+    file.
 
     Raises `ModuleNotFoundError` without matplotlib, OSError where `path` cannot be written.
     """
@@ -25,6 +26,8 @@ def draw(runs: Sequence[Run], path: Path, *, title: str) -> None:
     from matplotlib import pyplot
 
     usable = [run for run in runs if run.unavailable is None and run.samples]
+    if not usable:
+        return
     unit, name = (GIB, "GiB") if usable[0].limit_bytes >= GIB else (MIB, "MiB")
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "mshare", "font.size": 10}
     with pyplot.rc_context(settings):
