@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -102,6 +103,9 @@ class Fleet:
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
+        deadline = time.monotonic() + SILENCE_LIMIT_S  # their memory and page tables go with them, not with the signal
+        while any(_has_memory(pid) for pid in self.alive) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def _order(self, order: bytes) -> None:
         assert self.process.stdin is not None
@@ -139,6 +143,14 @@ class Fleet:
                     self.refused = f"killed by signal {numbers[0]}"
                 if self.alive.pop(pid, None) is None:
                     self._pending -= 1
+
+
+def _has_memory(pid: int) -> bool:
+    """Tell whether a killed process still has its address space: a zombie has none."""
+    try:
+        return Path(f"/proc/{pid}/statm").read_bytes().split()[0] != b"0"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @contextmanager

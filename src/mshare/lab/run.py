@@ -126,14 +126,12 @@ class Run:
         return self.line().slope - self.base_line().slope
 
     def caused_bytes(self) -> float:
-        """Page tables that the region causes with the clients reached: measured, less those of as many processes with
-        nothing mapped (of their line, where there were not as many)."""
+        """Page tables that the region causes with the clients reached: measured, less what as many processes with
+        nothing mapped have (their slope times their number; the few tables of the process that forks them stay in)."""
         if not self.samples:
             return 0.0
         last = self.samples[-1]
-        measured = {sample.clients: sample.page_tables_bytes for sample in self.base}
-        base = measured.get(last.clients, self.base_line().at(last.clients))
-        return last.page_tables_bytes - base
+        return last.page_tables_bytes - self.base_line().slope * last.clients
 
     def needed_bytes(self, clients: int) -> float:
         """Page tables that the region would need for so many clients: arithmetic, from the measured slope."""
