@@ -31,9 +31,11 @@ class Results(NamedTuple):
     def from_json(cls, document: dict[str, Any]) -> Self:
         found = {name: [Run.from_json(run) for run in guest["runs"]] for name, guest in document["guests"].items()}
         ways = [run for name, runs in found.items() if name not in ("sweep", "full") for run in runs]
+        guests = document["guests"].items()
         last: dict[str, Any] = list(document["guests"].values())[-1]
         seconds = {name: guest["seconds"] for name, guest in document["guests"].items()}
-        facts = {**last["facts"], **(ways[0].facts if ways else {})}
+        ran = {name: f"{guest['facts'].get('date')}, host: {guest['facts'].get('host')}" for name, guest in guests}
+        facts = {"guest": last["facts"].get("guest"), **(ways[0].facts if ways else {}), **ran}
         return cls(document["factor"], ways, found.get("sweep", []), found.get("full", []), seconds, facts)
 
     def way(self, name: str) -> Run | None:
@@ -138,8 +140,8 @@ def _head(found: Results, picture_name: str) -> Iterator[str]:
     yield (
         f"Made by `make prove{'' if found.factor == 128 else f' FACTOR={found.factor}'}` in "
         f"{sum(found.seconds.values()) / 60:.0f} minutes. Stock {kernel}, one guest per way, under QEMU. The processor "
-        "is emulated: memory, page tables, faults and kills are the kernel's, **times are distorted** and only their "
-        "ratios within this page mean anything.\n"
+        "is emulated: memory, page tables, faults and kills are the kernel's, **times are distorted** and mean "
+        "something as ratios within one guest at most: each ran at another load of its host (below).\n"
     )
     yield f"![page tables against number of clients]({picture_name})\n"
     yield from _markdown(memory_table(found.ways, small.clients))
@@ -179,7 +181,7 @@ def _sweep(found: Results) -> Iterator[str]:
     if not found.sweep:
         return
     yield "## By size of the region\n"
-    yield f"msharefs, {found.sweep[0].wanted} clients each; last, the same with nothing mapped, in the same runs. "
+    yield f"msharefs, {found.sweep[0].wanted} clients each; last, the same with nothing mapped, in the same runs.\n"
     yield "The fault at 4 GiB is the reading program's, not the region's: on `thp` there is one too many as well.\n"
     rows = tuple(
         (

@@ -28,7 +28,7 @@ def cells(run: Run) -> dict[str, str]:
 def test_a_run_that_died_is_marked_and_extrapolated() -> None:
     row = cells(DEAD)
     assert row["CLIENTS"] == "12 †"
-    assert row["PAGE TABLES"] == "12 MiB"
+    assert row["PAGE TABLES"] == "13 MiB"
     assert row["EACH MORE"] == "1 MiB"
     assert row["FOR 50"] == "51 MiB"
     assert (row["FAULTS"], row["SURVIVE"], row["NEWCOMER"]) == ("1,600", "11 of 11", "no")

@@ -50,7 +50,7 @@ def _table(headers: tuple[str, ...], runs: Sequence[Run], cells: Callable[[Run],
 
 def size(size_bytes: float) -> str:
     """Return a size; what is within the noise of a page per hundred clients is 0."""
-    return "0 B" if abs(size_bytes) < 41 else format_size(size_bytes)
+    return "0 B" if abs(size_bytes) < 41 else format_size(round(size_bytes))
 
 
 def milliseconds(ns: int) -> str:
