@@ -182,7 +182,8 @@ def _sweep(found: Results) -> Iterator[str]:
         return
     yield "## By size of the region\n"
     yield f"msharefs, {found.sweep[0].wanted} clients each; last, the same with nothing mapped, in the same runs.\n"
-    yield "The fault at 4 GiB is the reading program's, not the region's: on `thp` there is one too many as well.\n"
+    yield "The fault at 4 GiB is the reading program's, not the region's: on `thp` there is one too many as well."
+    yield "Fork and exit differ from sweep to sweep by more than they do with the size.\n"
     rows = tuple(
         (
             format_size(run.size_bytes), size(run.per_client_bytes()), f"{run.faults.most - run.base_faults.least:,}",
