@@ -8,7 +8,7 @@ VM_KERNELS := 6.12 $(if $(filter true,$(CI)),6.1)
 VM_PACKAGES := qemu-system-x86 kmod make gcc-12 gcc libc6-dev libelf1 pahole
 TEST_PACKAGES := postgresql-15 chromium prometheus
 
-.PHONY: venv demo test test-host lint stress bench bench-top clean vm-deps test-deps test-vm test-debug-kernel demo-vm vm-shell
+.PHONY: venv demo test test-host lint stress bench bench-top prove clean vm-deps test-deps test-vm test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/bin/mshare:
@@ -80,6 +80,12 @@ test-debug-kernel: venv vm-deps
 demo-vm: venv vm-deps
 	@echo "The processor is emulated: memory, page tables and faults are real, times are not."
 	$(VM) run --module --timeout 1800 -- $(CURDIR)/$(BIN)/mshare demo --size 16M --processes 4 --no-projection
+
+# The proposal's server in guests of a 128th of its size, and docs/results/prove.*: three quarters of an hour of two cores.
+# FACTOR=512 is for CI: fewer clients, five minutes, build/prove/512/prove.*.
+FACTOR ?= 128
+prove: venv vm-deps
+	$(BIN)/python -m benchmarks.prove --factor $(FACTOR)
 
 vm-shell: venv vm-deps
 	$(VM) shell

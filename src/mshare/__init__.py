@@ -11,7 +11,7 @@ b'hello'
 
 # General layout (what may depend on what; tests/unit/test_layering.py holds us to it):
 #
-#   cli/*  ->  calls, creation, region, measure  ->  registry, removal, mapping  ->  backends/*  ->  backend  ->  pure
+#   cli/*  ->  calls, creation, region, measure, lab  ->  registry, removal, mapping  ->  backends/* -> backend -> pure
 #                                                                       \->  linux/*  ->  the kernel
 #
 #   pure (no operating system): errors units geometry record procfs model report plan findings scan/*
@@ -25,7 +25,7 @@ b'hello'
 #   region       Region;  attachment: attach;  creation: create, create_anonymous;  calls: mshare(), mshare_unlink()
 #   module       builds, loads and unloads our kernel module; kernel_source/ is the repository's kernel/
 #   machine      what this machine offers (`findings` judges it, `report` and `plan` make text)
-#   measure      what processes pay, measured in real processes
+#   measure      what processes pay, measured in real processes;  lab: how many there is memory for
 #   testing/*    the conformance suite, strategies and state machine, shipped for others' backends
 
 from .attachment import ANYWHERE, attach

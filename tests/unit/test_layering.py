@@ -26,6 +26,8 @@ PURE = (
     "top/rows",
     "exporter/objects",
 )
+PURE_LAB = ("scale", "run", "kernel_log", "table")
+"""Of the package `lab`."""
 OS_LAYER = {"os", "ctypes", "fcntl", "mmap", "socket", "subprocess", "signal", "linux"}
 DEPENDENCIES = {"typer", "rich", "textual", "prometheus_client", "numpy", "pyarrow", "hypothesis", "pytest"}
 
@@ -68,6 +70,18 @@ MAY_IMPORT = {
     "removal": {"errors", "procfs", "record", "linux", "registry"},
     "calls": {"errors", "registry", "removal", "creation", "region", "attachment"},
     "measure": {"geometry", "linux", "creation", "attachment", "removal"},
+    "lab": {
+        "errors",
+        "units",
+        "geometry",
+        "procfs",
+        "report",
+        "linux",
+        "creation",
+        "attachment",
+        "removal",
+        "measure",
+    },
 }
 """For each part of the core, the parts of mshare it may import."""
 
@@ -112,6 +126,20 @@ def test_pure_modules_do_not_touch_the_operating_system(part: str) -> None:
         inside, outside = imports(path)
         assert not outside & OS_LAYER, path
         assert inside <= set(PURE), path
+
+
+@pytest.mark.parametrize("part", PURE_LAB)
+def test_pure_modules_of_the_lab_do_not_touch_the_operating_system(part: str) -> None:
+    path = PACKAGE / "lab" / f"{part}.py"
+    inside, outside = imports(path)
+    assert not outside & OS_LAYER
+    assert inside <= {*PURE, "lab"}
+    siblings = {node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
+    assert not siblings & {"zygote", "ways", "creator", "limit", "fleet", "sga", "picture"}
+
+
+def test_the_zygote_carries_nothing_of_mshare() -> None:
+    assert imports(PACKAGE / "lab" / "zygote.py")[0] == set()
 
 
 @pytest.mark.parametrize("part", MAY_IMPORT)

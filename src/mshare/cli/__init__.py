@@ -15,7 +15,7 @@ from types import ModuleType
 
 import typer
 
-from . import _exits, cp, create, demo, doctor, exporter, gc, ls, module, plan, report, rm, scan, stat, top
+from . import _exits, cp, create, demo, doctor, exporter, gc, lab, ls, module, plan, report, rm, scan, stat, top
 
 COMMANDS: tuple[ModuleType, ...] = (
     create,
@@ -32,6 +32,7 @@ COMMANDS: tuple[ModuleType, ...] = (
     doctor,
     module,
     demo,
+    lab,
 )
 """In the order in which `mshare --help` lists them."""
 

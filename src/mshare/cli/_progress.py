@@ -1,4 +1,4 @@
-"""Progress bars, on stderr and on a terminal only. May depend on: nothing of mshare."""
+"""Progress: bars and steps, on stderr. May depend on: nothing of mshare."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 
 from ._console import console
 
@@ -41,3 +49,15 @@ def bars(*labels: str) -> Iterator[tuple[Step, ...]]:
 
 def _silent(done: int, total: int) -> None:
     del done, total
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Give a callable that shows the step being done on stderr: in one line on a terminal, else a line each."""
+    if not sys.stderr.isatty():
+        yield lambda step: print(step, file=sys.stderr, flush=True)
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+        task = progress.add_task("")
+        yield lambda step: progress.update(task, description=step)

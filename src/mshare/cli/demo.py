@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..demo import main as _main
 from ..demo import show
 from ..units import parse_size
-from ._console import AsJson, console, print_json, print_line, print_table
+from ._console import AsJson, print_json, print_line, print_table
+from ._progress import steps
 
 EXAMPLES = """
 mshare demo
@@ -37,7 +34,7 @@ def command(
     All flights of 2013 from New York, repeated until they fill a region; many processes compute on it while its loader
     is killed; then what page tables cost here, measured. Needs the extra `demo`. Leaves nothing behind.
     """
-    with _steps() as tell:
+    with steps() as tell:
         result = _main.run(
             None if size is None else parse_size(size),
             processes,
@@ -57,15 +54,3 @@ def command(
         print_line("")
         for note in show.footnotes(result.bill):
             print_line(note)
-
-
-@contextmanager
-def _steps() -> Iterator[Callable[[str], None]]:
-    """Give a callable that shows the step being done on stderr: in one line on a terminal, else a line each."""
-    if not sys.stderr.isatty():
-        yield lambda step: print(step, file=sys.stderr, flush=True)
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
-        task = progress.add_task("")
-        yield lambda step: progress.update(task, description=step)

@@ -1,0 +1,141 @@
+"""`make prove`: the proposal's server in guests with a stock kernel, one guest per way, and the page about it.
+
+Each way has a guest of its own because one of them ends with the machine out of memory. In every guest `mshare lab sga`
+runs as a user would run it, with `--whole-machine`; what it prints as JSON is collected here. `prove_page` makes the
+page and `mshare.lab.picture` the picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mshare.geometry import PMD
+from mshare.lab import picture
+from mshare.lab.run import Run
+from mshare.lab.scale import MOST_FULL, PROPOSAL, server
+from mshare.record import file_size
+from mshare.units import MIB, format_size
+
+from . import prove_page
+
+SWEEP = ("64M", "256M", "1G", "2G", "4G")
+SWEEP_CLIENTS = 32
+LARGE = 128
+"""The factor of the run that is kept in docs/results."""
+
+
+class Guest(NamedTuple):
+    """One boot, and the loads in it: `mshare lab sga` with so many different arguments, each into its own file."""
+
+    name: str
+    memory_bytes: int
+    loads: tuple[tuple[str, ...], ...]
+    huge_pages: int = 0
+
+
+def guests(factor: int) -> list[Guest]:
+    """Return what to boot. The sweep over sizes and the full size are left out of small runs."""
+    small = server(factor)
+    scaled = ("--factor", str(factor))
+    found = [
+        Guest(
+            way,
+            small.memory_bytes,
+            (("--ways", way, *scaled),),
+            file_size(small.region_bytes, PMD) // PMD if way == "hugetlb" else 0,
+        )
+        for way in ("plain", "shared_memory", "thp", "hugetlb", "msharefs")
+    ]
+    if factor <= MOST_FULL:
+        few = str(SWEEP_CLIENTS)
+        sizes = tuple(("--ways", "msharefs", "--clients", few, "--size", size) for size in SWEEP)
+        found.append(Guest("sweep", 6144 * MIB, sizes))
+        full = ("--ways", "msharefs,plain", "--size", "300G", "--sparse", "--clients", str(PROPOSAL.clients))
+        found.append(Guest("full", 4096 * MIB, (full,)))
+    return found
+
+
+def script(guest: Guest, directory: Path) -> str:
+    """Return the shell line that runs in the guest, as root."""
+    lines = ["mount -o remount,size=95% /dev/shm", "mount -o remount,size=95% /sys/fs/mshare"]
+    if guest.huge_pages:
+        lines += ["mkdir -p /dev/hugepages", "mount -t hugetlbfs -o mode=1777,pagesize=2M none /dev/hugepages"]
+    program = shlex.quote(str(Path(sys.executable).parent / "mshare"))
+    for number, load in enumerate(guest.loads):
+        target = shlex.quote(str(directory / f"{guest.name}-{number}.json"))
+        lines.append(f"{program} lab sga --whole-machine --json {shlex.join(load)} > {target}")
+    return " && ".join(lines)
+
+
+def boot(guest: Guest, directory: Path, limit_seconds: int) -> list[Run]:
+    """Run a guest and return its runs. Raises RuntimeError if the guest's verdict is anything but a pass, a complaint
+    in the kernel's log included; kills for lack of memory are none."""
+    command = [sys.executable, "-m", "vm", "run", "--module", "--memory", f"{guest.memory_bytes // MIB}M"]
+    command += ["--timeout", str(limit_seconds)]
+    if guest.huge_pages:
+        command += ["--append", f"hugepages={guest.huge_pages}"]
+    status = subprocess.run([*command, "--", script(guest, directory)], check=False).returncode
+    if status:
+        raise RuntimeError(f"guest {guest.name} ended with status {status}; what it said is above")
+    texts = [(directory / f"{guest.name}-{number}.json").read_text() for number in range(len(guest.loads))]
+    return [Run.from_json(run) for text in texts for run in json.loads(text)["runs"]]
+
+
+def facts() -> dict[str, Any]:
+    """Return what the numbers mean nothing without."""
+    lines = Path("/proc/cpuinfo").read_text().split("\n")
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "host": f"{model}, {os.cpu_count()} CPUs, Linux {platform.release()}, load {os.getloadavg()[0]:.1f}",
+        "guest": "QEMU, processor emulated (TCG), 2 virtual CPUs, panic_on_warn=1",
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.prove", description=__doc__)
+    parser.add_argument(
+        "--factor", type=int, default=LARGE, help="divide the proposal's sizes by it (default %(default)s)"
+    )
+    parser.add_argument("--only", action="append", metavar="GUEST", help="only this guest; may be repeated")
+    parser.add_argument("--keep", action="store_true", help="do not boot guests whose results of earlier are there")
+    parser.add_argument("--timeout", type=int, default=1800, metavar="SECONDS", help="per guest (default %(default)s)")
+    parser.add_argument("--output", type=Path, help="without suffix; default docs/results/prove, or build/prove/FACTOR")
+    options = parser.parse_args()
+    directory = Path.cwd() / "build" / "prove" / str(options.factor)
+    directory.mkdir(parents=True, exist_ok=True)
+    output = options.output or (Path("docs/results/prove") if options.factor == LARGE else directory / "prove")
+    began, results = time.monotonic(), {}
+    for guest in guests(options.factor):
+        if options.only and guest.name not in options.only:
+            continue
+        kept = directory / f"{guest.name}.json"
+        if not (options.keep and kept.exists()):
+            start = time.monotonic()
+            print(f"prove: guest {guest.name}, {format_size(guest.memory_bytes)}", file=sys.stderr, flush=True)
+            runs = boot(guest, directory, options.timeout)
+            document = {"seconds": time.monotonic() - start, "facts": facts(), "runs": [run.as_json() for run in runs]}
+            kept.write_text(json.dumps(document))
+        results[guest.name] = json.loads(kept.read_text())
+    print(f"prove: {time.monotonic() - began:.0f} s", file=sys.stderr)
+    document = {"factor": options.factor, "guests": results}
+    output.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
+    found = prove_page.Results.from_json(document)
+    picture.draw(found.ways, output.with_suffix(".svg"), title=prove_page.title(found))
+    output.with_suffix(".md").write_text(prove_page.page(found, picture_name=f"{output.name}.svg"))
+    print(f"prove: {output.with_suffix('.md')}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

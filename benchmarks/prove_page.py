@@ -1,0 +1,246 @@
+"""The page about `make prove`: results in, Markdown out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Self
+
+from mshare.lab.run import Run
+from mshare.lab.scale import PROPOSAL, server
+from mshare.lab.table import client_table, memory_table, milliseconds, notes, size
+from mshare.report import Table
+from mshare.units import GIB, MIB, format_size
+
+TABLES_RATIO, SLOPE_LIMIT, TIME_RATIO = 400, 1.0, 1.3
+"""Targets: (a)'s need by what (e) causes; bytes per further client and MiB of region; 4 GiB by 64 MiB."""
+
+
+class Results(NamedTuple):
+    """All runs, by what they are for."""
+
+    factor: int
+    ways: list[Run]
+    sweep: list[Run]
+    """msharefs, one run per size, small to large."""
+    full: list[Run]
+    """The sparse region of 300 GiB."""
+    seconds: dict[str, float]
+    facts: dict[str, Any]
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Self:
+        found = {name: [Run.from_json(run) for run in guest["runs"]] for name, guest in document["guests"].items()}
+        ways = [run for name, runs in found.items() if name not in ("sweep", "full") for run in runs]
+        guests = document["guests"].items()
+        last: dict[str, Any] = list(document["guests"].values())[-1]
+        seconds = {name: guest["seconds"] for name, guest in document["guests"].items()}
+        ran = {name: f"{guest['facts'].get('date')}, host: {guest['facts'].get('host')}" for name, guest in guests}
+        facts = {"guest": last["facts"].get("guest"), **(ways[0].facts if ways else {}), **ran}
+        return cls(document["factor"], ways, found.get("sweep", []), found.get("full", []), seconds, facts)
+
+    def way(self, name: str) -> Run | None:
+        return next((run for run in self.ways if run.way == name and run.unavailable is None), None)
+
+
+class Target(NamedTuple):
+    """One target of the issue, and what this run gave."""
+
+    text: str
+    value: str
+    met: bool
+
+
+def targets(found: Results) -> list[Target]:
+    """Return the targets that these results can be held against."""
+    made: list[Target] = []
+    plain, ours = found.way("plain"), found.way("msharefs")
+    if ours is not None:
+        made.append(
+            Target(
+                f"msharefs reaches {ours.wanted:,} clients",
+                f"{ours.reached:,}",
+                ours.reached == ours.wanted,
+            )
+        )
+        worst = ours.faults.most - ours.base_faults.least
+        made.append(Target("no region faults per client on a warm region", f"{worst:,} at most", worst <= 0))
+    if ours is not None and plain is not None:
+        need, caused = plain.needed_bytes(ours.wanted), ours.caused_bytes()
+        made.append(
+            Target(
+                f"page tables that the region causes: at most 1/{TABLES_RATIO} of what private 4 KiB pages need",
+                f"{format_size(caused)} : {format_size(need)} = 1/{need / caused:,.0f}",
+                caused * TABLES_RATIO <= need,
+            )
+        )
+    if len(found.sweep) > 1:
+        least, most = found.sweep[0], found.sweep[-1]
+        second = next((run for run in found.sweep if run.size_bytes >= 256 * MIB), least)
+        slope = (most.per_client_bytes() - second.per_client_bytes()) / ((most.size_bytes - second.size_bytes) / MIB)
+        made.append(
+            Target(
+                f"page tables per further client do not depend on the size ({format_size(second.size_bytes)} to "
+                f"{format_size(most.size_bytes)}): below {SLOPE_LIMIT:.0f} byte per MiB",
+                f"{slope:.3f} bytes per MiB",
+                slope < SLOPE_LIMIT,
+            )
+        )
+        for name, few, many in (
+            ("fork", least.fork_ns, most.fork_ns),
+            ("exit", least.exit_ns, most.exit_ns),
+        ):
+            made.append(
+                Target(
+                    f"{name}: {format_size(most.size_bytes)} by {format_size(least.size_bytes)}, below {TIME_RATIO}",
+                    f"{milliseconds(many)} : {milliseconds(few)} = {many / few:.2f}",
+                    many < TIME_RATIO * few,
+                )
+            )
+    return made
+
+
+def title(found: Results) -> str:
+    small = server(found.factor)
+    return (
+        f"{format_size(small.region_bytes)} shared by {small.clients:,} processes on {format_size(small.memory_bytes)}"
+        f": the proposal's server / {found.factor}"
+    )
+
+
+def page(found: Results, *, picture_name: str) -> str:
+    """Return the page."""
+    return "\n".join(
+        [*_head(found, picture_name), *_targets(found), *_deaths(found), *_sweep(found), *_full(found), *_end(found)]
+    )
+
+
+def _markdown(table: Table) -> Iterator[str]:
+    yield "| " + " | ".join(header.lower() for header in table.headers) + " |"
+    yield "|" + "|".join("---:" if column in table.right else "---" for column in range(len(table.headers))) + "|"
+    for row in table.rows:
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+
+
+def _head(found: Results, picture_name: str) -> Iterator[str]:
+    small = server(found.factor)
+    yield "# The proposal's server: the crash, and the cure\n"
+    yield (
+        f"A server with {format_size(PROPOSAL.memory_bytes)} of memory, {format_size(PROPOSAL.region_bytes)} of it "
+        f"shared by {PROPOSAL.clients:,} clients, ran out of memory (linux-kernel, January 2022): its page tables "
+        f"alone would be 878 GiB. Here every size is divided by {found.factor}: {format_size(small.memory_bytes)}, "
+        f"{format_size(small.region_bytes)} shared, {small.clients:,} real processes"
+        + (
+            "."
+            if small.clients == PROPOSAL.clients
+            else ", fewer than there, as a process's own memory does not shrink."
+        )
+        + f" With 4 KiB pages of their own they would need {format_size(small.private_tables_bytes)} of page tables.\n"
+    )
+    kernel = found.facts.get("kernel", "?")
+    yield (
+        f"Made by `make prove{'' if found.factor == 128 else f' FACTOR={found.factor}'}` in "
+        f"{sum(found.seconds.values()) / 60:.0f} minutes. Stock {kernel}, one guest per way, under QEMU. The processor "
+        "is emulated: memory, page tables, faults and kills are the kernel's, **times are distorted** and mean "
+        "something as ratios within one guest at most: each ran at another load of its host (below).\n"
+    )
+    yield f"![page tables against number of clients]({picture_name})\n"
+    yield from _markdown(memory_table(found.ways, small.clients))
+    yield ""
+    yield from _markdown(client_table(found.ways))
+    yield ""
+    yield from (f"- {note}" for note in notes(found.ways))
+    yield ""
+
+
+def _targets(found: Results) -> Iterator[str]:
+    made = targets(found)
+    if made:
+        yield "## Targets\n"
+        rows = tuple((target.text, target.value, "met" if target.met else "**missed**") for target in made)
+        yield from _markdown(Table(("target", "this run", ""), rows))
+        yield ""
+
+
+def _deaths(found: Results) -> Iterator[str]:
+    dead = [run for run in found.ways if run.oom_log]
+    if dead:
+        yield "## What the kernel said\n"
+        yield "The first kill of each run that ran out of memory. Counts in Mem-Info are pages of 4 KiB.\n"
+    for run in dead:
+        tables = run.samples[-1].page_tables_bytes if run.samples else 0
+        yield (
+            f"{run.label}, {run.reached:,} clients, {format_size(max(0, tables))} of page tables, {run.oom_kills} "
+            "killed when it was stopped:\n"
+        )
+        yield "```"
+        yield from run.oom_log
+        yield "```\n"
+
+
+def _sweep(found: Results) -> Iterator[str]:
+    if not found.sweep:
+        return
+    yield "## By size of the region\n"
+    yield f"msharefs, {found.sweep[0].wanted} clients each; last, the same with nothing mapped, in the same runs.\n"
+    yield "The fault at 4 GiB is the reading program's, not the region's: on `thp` there is one too many as well."
+    yield "Fork and exit differ from sweep to sweep by more than they do with the size.\n"
+    rows = tuple(
+        (
+            format_size(run.size_bytes), size(run.per_client_bytes()), f"{run.faults.most - run.base_faults.least:,}",
+            *(milliseconds(ns) for ns in (run.fork_ns, run.exit_ns, run.base_fork_ns, run.base_exit_ns)),
+        )
+        for run in found.sweep
+    )  # fmt: skip
+    headers = (
+        "region",
+        "page tables per further client",
+        "faults",
+        "fork",
+        "exit",
+        "fork, nothing mapped",
+        "exit, nothing mapped",
+    )
+    yield from _markdown(Table(headers, rows, right=frozenset(range(1, 7))))
+    yield ""
+
+
+def _full(found: Results) -> Iterator[str]:
+    if not found.full:
+        return
+    yield "## The full size\n"
+    yield (
+        f"A region of {size(found.full[0].size_bytes)} and {found.full[0].wanted:,} processes, in a guest of "
+        f"{format_size(found.full[0].limit_bytes)}. The region is sparse: **one page of every 2 MiB exists**, so "
+        "600 MiB of data. That is enough for every last-level table of the region to exist, at its full 4 KiB: the "
+        "page-table bytes below are those of the full region, really built; 1 of 512 entries in each table is filled. "
+        "Filling the others adds no table and costs 300 GiB of data.\n"
+    )
+    for run in found.full:
+        last = run.samples[-1] if run.samples else None
+        if last is None:
+            yield f"- {run.label}: {run.unavailable}"
+            continue
+        died = ", then out of memory" if run.oom_kills else ""
+        yield (
+            f"- {run.label}: {run.reached:,} clients{died}. All page tables in the machine that came with them: "
+            f"{format_size(last.page_tables_bytes)}; caused by the region: {format_size(run.caused_bytes())}; per "
+            f"further client {size(run.per_client_bytes())}, which makes "
+            f"{size(run.needed_bytes(PROPOSAL.clients))} for {PROPOSAL.clients:,} (arithmetic). "
+            f"Faults of a client: {run.faults.median:,.0f}. "
+            f"{run.survivors:,} of {run.asked:,} survive the creator's SIGKILL."
+        )
+    ours = next((run for run in found.full if run.way == "msharefs" and run.samples), None)
+    if ours is not None:
+        ratio = 878 * GIB / ours.caused_bytes()
+        yield f"\nThe proposal's 878 GiB against {format_size(ours.caused_bytes())}: 1/{ratio:,.0f}."
+    yield ""
+
+
+def _end(found: Results) -> Iterator[str]:
+    yield "## Machine and raw data\n"
+    yield from (f"- {name}: {value}" for name, value in found.facts.items())
+    yield "- minutes per guest, boot included: " + ", ".join(
+        f"{name} {seconds / 60:.1f}" for name, seconds in found.seconds.items()
+    )
+    yield "- every sample and figure: the `.json` beside this page; `mshare.lab.run.Run.from_json` reads it"
+    yield ""

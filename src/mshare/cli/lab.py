@@ -1,0 +1,114 @@
+"""`mshare lab`: the proposal's server, made smaller, on this machine. May depend on: lab, units, errors."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from contextlib import AbstractContextManager
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..geometry import PAGE, PMD
+from ..lab import limit, picture, scale, sga, table
+from ..lab.run import Run
+from ..lab.ways import WAYS
+from ..report import printable
+from ..units import format_size, parse_size
+from ._console import AsJson, print_json, print_line, print_table
+from ._exits import UsageError
+from ._progress import steps
+
+EXAMPLES = """
+mshare lab sga
+mshare lab sga --factor 512 --ways plain,thp
+mshare lab sga --picture sga.svg --json
+"""
+
+DEFAULT_WAYS = "plain,shared_memory,thp,hugetlb,msharefs"
+
+
+class Experiment(StrEnum):
+    """What to do."""
+
+    SGA = "sga"
+
+
+def command(
+    experiment: Annotated[Experiment, typer.Argument(metavar="EXPERIMENT", help="sga.")],
+    *,
+    factor: Annotated[
+        int, typer.Option(min=1, max=scale.MOST, metavar="N", help="Divide the sizes of the proposal's server by it.")
+    ] = 128,
+    ways: Annotated[
+        str, typer.Option(metavar="WAY,...", help=f"Of {', '.join(WAYS)}; one after the other.")
+    ] = DEFAULT_WAYS,
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Instead of 512 GiB / N.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="SIZE", help="Shared, instead of 300 GiB / N.")] = None,
+    clients: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Instead of 1,500 (144,000 / N above a factor of 128).")
+    ] = None,
+    sparse: Annotated[bool, typer.Option("--sparse", help="One page of every 2 MiB only; shm and msharefs.")] = False,
+    whole_machine: Annotated[
+        bool, typer.Option("--whole-machine", help="Let this machine run out of memory: for virtual machines.")
+    ] = False,
+    drawn: Annotated[
+        Path | None, typer.Option("--picture", metavar="FILE", help="Write an SVG; needs the extra `report`.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rebuild the server that ran out of memory.
+
+    300 GiB shared by 1,500 clients on 512 GiB, all sizes divided by a factor. Clients attach and read all of it until
+    all are there or the kernel kills one for lack of memory; then the region's creator is killed. It happens in a
+    memory control group of its own, and nobody outside of it is killed. Needs root.
+    """
+    assert experiment is Experiment.SGA
+    server = scale.server(factor)
+    load = sga.Load(
+        server.region_bytes if size is None else parse_size(size),
+        server.clients if clients is None else clients,
+        PMD if sparse else PAGE,
+    )
+    chosen = ways.split(",")
+    for way in chosen:
+        if way not in WAYS:
+            raise UsageError(f"{printable(way)!r} is no way to share memory here; there are {', '.join(WAYS)}")
+    if drawn is not None and find_spec("matplotlib") is None:
+        raise UsageError("--picture needs matplotlib: pip install '.[report]' in mshare's source")
+    limited = server.memory_bytes if memory is None else parse_size(memory)
+    # A terminated run must take its processes, its region and its control group along: that is done in `finally`.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    runs = []
+    with steps() as tell:
+        for way in chosen:
+            with _limit(limited, whole_machine=whole_machine) as under:
+                runs.append(sga.run(way, load, under, tell))
+    if as_json:
+        print_json({"factor": factor, "runs": [run.as_json() for run in runs]})
+    else:
+        _show(runs, load.clients)
+    if drawn is not None:
+        picture.draw(runs, drawn, title=f"{format_size(load.size_bytes)} shared by {load.clients:,} processes")
+
+
+def _limit(limit_bytes: int, *, whole_machine: bool) -> AbstractContextManager[limit.Limit]:
+    return limit.whole_machine() if whole_machine else limit.control_group(limit_bytes)
+
+
+def _show(runs: list[Run], clients: int) -> None:
+    print_table(table.memory_table(runs, clients))
+    print_line("")
+    print_table(table.client_table(runs))
+    print_line("")
+    for note in table.notes(runs):
+        print_line(note)
+    for run in runs:
+        if run.oom_log:
+            print_line("")
+            print_line(f"{run.label}: what the kernel said")
+            for each in run.oom_log:
+                print_line(f"  {printable(each)}")

@@ -1,0 +1,99 @@
+"""The page about `make prove`: targets met and missed, what is said of a death, of the full size, of a partial run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from benchmarks import prove
+from benchmarks.prove_page import Results, page, targets
+from mshare.lab.run import Run, Sample, Spread
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+
+def run(way: str, size: int, own: int, each: int, reached: int, **more: Any) -> Run:
+    """A run whose region costs `own` and `each` per client, beside 64 KiB of a client's own."""
+    counts = (1, reached)
+    return Run(
+        way, f"label of {way}", size, 4096, 1500, "machine", 4 * GIB,
+        samples=tuple(Sample(n, own + (each + 64 * KIB) * n, GIB) for n in counts),
+        base=tuple(Sample(n, 64 * KIB * n, 3 * GIB) for n in counts),
+        created_tables_bytes=own, reached=reached, asked=reached, survivors=reached, newcomer="ok",
+        faults=Spread(0, 0, 0), fork_ns=10, exit_ns=20, facts={"kernel": "6.12.0"}, **more,
+    )  # fmt: skip
+
+
+PLAIN = run(
+    "plain", 2400 * MIB, 5 * MIB, 5 * MIB, 250, oom_kills=3, ended_by="out of memory", oom_log=("Killed process 7",)
+)
+OURS = run("msharefs", 2400 * MIB, 5 * MIB, 4 * KIB, 1500)
+
+
+def results(**guests: list[Run]) -> Results:
+    document = {
+        "factor": 128,
+        "guests": {
+            name: {"seconds": 60.0, "facts": {"date": "today"}, "runs": [each.as_json() for each in runs]}
+            for name, runs in guests.items()
+        },
+    }
+    return Results.from_json(document)
+
+
+def met(found: Results) -> dict[str, bool]:
+    return {target.text.partition(":")[0].partition(" (")[0]: target.met for target in targets(found)}
+
+
+def test_targets_are_judged_by_what_was_measured() -> None:
+    assert met(results(plain=[PLAIN], msharefs=[OURS])) == {
+        "msharefs reaches 1,500 clients": True,
+        "no region faults per client on a warm region": True,
+        "page tables that the region causes": True,  # 1,500 x 5 MiB against 5 MiB + 1,500 x 4 KiB: 1/690
+    }
+    fewer = replace(OURS, reached=1499, faults=Spread(0, 0, 1))
+    costly = run("msharefs", 2400 * MIB, 5 * MIB, 10 * KIB, 1500)
+    assert met(results(msharefs=[fewer])) == {
+        "msharefs reaches 1,500 clients": False,
+        "no region faults per client on a warm region": False,
+    }
+    assert met(results(plain=[PLAIN], msharefs=[costly]))["page tables that the region causes"] is False
+
+
+def test_the_sweep_is_judged_by_slope_and_ratio() -> None:
+    flat = [run("msharefs", size * MIB, size * 2 * KIB, 4 * KIB, 32) for size in (64, 256, 4096)]
+    assert set(met(results(sweep=flat)).values()) == {True}
+    steep = [*flat[:2], replace(run("msharefs", 4 * GIB, MIB, 16 * KIB, 32), fork_ns=13, exit_ns=27)]
+    assert met(results(sweep=steep)) == {
+        "page tables per further client do not depend on the size": False,
+        "fork": False,
+        "exit": False,
+    }
+
+
+def test_the_page_shows_the_death_and_says_what_is_emulated() -> None:
+    text = page(results(plain=[PLAIN], msharefs=[OURS]), picture_name="prove.svg")
+    assert "Killed process 7" in text
+    assert "250 †" in text
+    assert "times are distorted" in text
+    assert "![page tables against number of clients](prove.svg)" in text
+    assert "## The full size" not in text
+
+
+def test_the_full_size_says_how_its_tables_are_filled() -> None:
+    ours = replace(run("msharefs", 300 * GIB, 601 * MIB, 4 * KIB, 1500), step_bytes=2 * MIB)
+    text = page(results(full=[ours], plain=[PLAIN]), picture_name="prove.svg")
+    assert "one page of every 2 MiB exists" in text
+    assert "1 of 512 entries" in text
+    assert "The proposal's 878 GiB against 606 MiB: 1/1,482." in text
+
+
+@pytest.mark.parametrize(("factor", "names"), [(128, 7), (512, 5)])
+def test_each_way_has_a_guest_of_the_servers_size(factor: int, names: int) -> None:
+    found = prove.guests(factor)
+    assert len({guest.name for guest in found}) == names
+    assert {guest.memory_bytes for guest in found[:5]} == {512 * GIB // factor}
+    hugetlb = next(guest for guest in found if guest.name == "hugetlb")
+    assert hugetlb.huge_pages * 2 * MIB >= 300 * GIB // factor
