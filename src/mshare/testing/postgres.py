@@ -1,0 +1,174 @@
+"""A PostgreSQL server of one's own for the time of a `with` block: the heaviest user of shared memory there is.
+
+>>> with Cluster({"shared_buffers": "256MB"}) as server:           # doctest: +SKIP
+...     server.psql("show shared_buffers")
+'256MB'
+
+Facts: PostgreSQL refuses to run as root, its binaries are on nobody's $PATH on Debian, and it outlives whoever started
+it. Decision: as root it runs as user `postgres`, else `nobody`; and a *guard*, a shell that reads a pipe of ours, sees
+our end whatever brings it (kill -9, too), shuts the server down and removes its files.
+
+May depend on: nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, Self
+
+LIMIT_S = 120.0
+"""How long the server may take to start or to stop."""
+
+_FIXED = {"listen_addresses": "", "fsync": "off", "logging_collector": "off"}
+"""No port, only a Unix socket; and data that nobody needs after a crash of the machine."""
+
+_GUARD = """
+read -r _
+if pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null); then
+    kill -QUIT "$pid"
+    for _ in $(seq 300); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+fi
+rm -rf "$1"
+"""
+
+
+def binaries() -> Path:
+    """Return the directory of PostgreSQL's programs: that of `postgres` on $PATH, else the newest of Debian's.
+
+    Raises `FileNotFoundError` if there is none.
+    """
+    found = shutil.which("postgres")
+    if found:
+        return Path(found).resolve().parent
+    homes = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")]
+    if not homes:
+        raise FileNotFoundError(
+            "no program `postgres` on $PATH or under /usr/lib/postgresql: sudo apt-get install postgresql"
+        )
+    return max(homes, key=lambda home: [int(part) for part in home.parent.name.split(".") if part.isdigit()])
+
+
+class Cluster:
+    """A PostgreSQL server with an empty database `postgres`, reached by a Unix socket. Use it in a `with` block.
+
+    - `settings`: as in postgresql.conf, name to value, e.g. `{"shared_buffers": "1GB", "huge_pages": "on"}`.
+
+    Making the files (`initdb`) takes seconds and 40 MB under `$TMPDIR`. They go with the block, or with the process.
+    """
+
+    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
+        self.settings = dict(settings or {})
+        self._bin = binaries()
+        self._server: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running server's parent process (the postmaster), whose children serve the clients."""
+        if self._server is None:
+            raise ProcessLookupError("this PostgreSQL server is stopped: call start()")
+        return self._server.pid
+
+    def start(self, settings: Mapping[str, str] | None = None) -> None:
+        """Start a stopped server, with `settings` on top of the cluster's, and wait until it takes connections.
+
+        Raises `ChildProcessError`, with the end of the server's log, if it does not.
+        """
+        log = self.directory / "log"
+        options = {**self.settings, **(settings or {}), **_FIXED, "unix_socket_directories": str(self.directory)}
+        with log.open("ab") as output:
+            self._server = subprocess.Popen(
+                [
+                    self._bin / "postgres",
+                    *("-D", self.directory / "data"),
+                    *(part for name, value in options.items() for part in ("-c", f"{name}={value}")),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                **self._as_user,
+            )
+        deadline = time.monotonic() + LIMIT_S
+        while subprocess.run(self._command("pg_isready", "--quiet"), check=False, **self._as_client).returncode:
+            if self._server.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                lines = log.read_text(errors="replace").splitlines()[-5:]
+                raise ChildProcessError("PostgreSQL does not start: " + "; ".join(lines))
+            time.sleep(0.05)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop the server (SIGINT: a fast shutdown; SIGQUIT: at once, as in a crash). Nothing if it is stopped."""
+        if self._server is not None:
+            self._server.send_signal(how)
+            try:
+                self._server.wait(LIMIT_S)
+            except subprocess.TimeoutExpired:
+                self._server.kill()
+                self._server.wait()
+            self._server = None
+
+    def run(self, program: str, *arguments: str) -> str:
+        """Run a client program of PostgreSQL (`pgbench`, ...) on this server and return what it prints.
+
+        Raises `ChildProcessError` with its message if it fails.
+        """
+        done: subprocess.CompletedProcess[str] = subprocess.run(
+            self._command(program, *arguments), check=False, capture_output=True, text=True, **self._as_client
+        )
+        if done.returncode:
+            raise ChildProcessError(f"{program} failed with status {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
+
+    def psql(self, sql: str) -> str:
+        """Run SQL and return its rows as text: fields separated by `|`, one row a line. Raises as `run` does."""
+        return self.run("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", sql).removesuffix("\n")
+
+    def _command(self, program: str, *arguments: str) -> list[str]:
+        return [str(self._bin / program), *arguments]
+
+    def __enter__(self) -> Self:
+        self.directory = Path(mkdtemp(prefix="mshare-postgres-"))
+        self._as_user: dict[str, Any] = {"cwd": self.directory, "process_group": 0}
+        try:
+            if os.geteuid() == 0:
+                entry = _somebody()
+                self._as_user |= {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+                os.chown(self.directory, entry.pw_uid, entry.pw_gid)
+            where = {"PGHOST": str(self.directory), "PGUSER": "postgres", "PGDATABASE": "postgres"}
+            self._as_client: dict[str, Any] = {"env": {**os.environ, **where}, "cwd": self.directory}
+            guard = ["sh", "-c", _GUARD, "guard", str(self.directory)]
+            self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, **self._as_user)
+        except BaseException:
+            shutil.rmtree(self.directory)
+            raise
+        try:
+            initdb = self._command("initdb", "-D", "data", "-U", "postgres", "-A", "trust", "--no-locale", "--no-sync")
+            made = subprocess.run([*initdb, "-E", "UTF8"], check=False, capture_output=True, text=True, **self._as_user)
+            if made.returncode:
+                raise ChildProcessError(f"initdb failed: {made.stderr.strip()}")
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop(signal.SIGQUIT)
+        assert self._guard.stdin is not None
+        self._guard.stdin.close()
+        self._guard.wait()
+
+
+def _somebody() -> pwd.struct_passwd:
+    """Return the user whose server it is when we are root."""
+    try:
+        return pwd.getpwnam("postgres")
+    except KeyError:
+        return pwd.getpwnam("nobody")

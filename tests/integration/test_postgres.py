@@ -1,0 +1,72 @@
+"""`mshare.testing.postgres`: a real server, which goes with whoever started it."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+
+from mshare.testing.postgres import Cluster, binaries
+
+pytestmark = pytest.mark.usefixtures("postgres")
+
+_KILLED = """
+import sys
+from mshare.testing.postgres import Cluster
+with Cluster() as cluster:
+    print(cluster.pid, cluster.directory, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def postgres() -> None:
+    try:
+        binaries()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+def wait_until_gone(path: Path) -> None:
+    deadline = monotonic() + 60
+    while path.exists():
+        assert monotonic() < deadline, f"{path} is still there"
+        sleep(0.01)
+
+
+def test_a_server_with_settings_another_start_and_nothing_left() -> None:
+    with Cluster({"shared_buffers": "16MB"}) as cluster:
+        assert cluster.psql("show shared_buffers; select 1, 2") == "16MB\n1|2"
+        assert cluster.psql("show listen_addresses") == ""
+        assert Path(f"/proc/{cluster.pid}").stat().st_uid != 0
+        cluster.psql("create table kept as select generate_series(1, 3)")
+        with pytest.raises(ChildProcessError, match="nowhere"):
+            cluster.psql("select * from nowhere")
+        cluster.stop()
+        with pytest.raises(ProcessLookupError, match="stopped"):
+            cluster.pid  # noqa: B018
+        with pytest.raises(ChildProcessError, match="shared_buffers"):
+            cluster.start({"shared_buffers": "a lot"})
+        cluster.start({"shared_buffers": "24MB"})
+        assert cluster.psql("show shared_buffers; select count(*) from kept") == "24MB\n3"
+        pid, directory = cluster.pid, cluster.directory
+    assert not directory.exists()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_killing_its_owner_leaves_no_server_and_no_files() -> None:
+    owner = subprocess.Popen([sys.executable, "-c", _KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with owner:
+        assert owner.stdout is not None
+        pid, directory = owner.stdout.readline().split()
+        server = os.pidfd_open(int(pid))
+        owner.send_signal(signal.SIGKILL)
+    assert select.select([server], [], [], 60)[0], "the server lives on"
+    os.close(server)
+    wait_until_gone(Path(directory))
