@@ -7,7 +7,7 @@ VM := $(BIN)/python -m vm
 VM_KERNELS := 6.12 $(if $(filter true,$(CI)),6.1)
 VM_PACKAGES := qemu-system-x86 kmod make gcc-12 gcc libc6-dev libelf1 pahole
 
-.PHONY: venv demo test test-host lint stress bench clean vm-deps test-vm test-debug-kernel demo-vm vm-shell
+.PHONY: venv demo test test-host lint stress bench compare clean vm-deps test-vm test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/bin/mshare:
@@ -38,6 +38,13 @@ stress: venv
 
 bench: venv
 	$(BIN)/python -m benchmarks --json docs/results/benchmarks-host.json --markdown docs/results/benchmarks-host.md
+
+# Every peer, the heavy ones too: gigabytes to install, 20 minutes, 9 GiB of memory at the most. As root, or no huge pages.
+COMPARE_TORCH ?= torch
+compare: venv
+	$(BIN)/python -m pip install --quiet '$(COMPARE_TORCH)'
+	$(BIN)/python -m pip install --quiet --editable '.[compare]'
+	$(BIN)/python -m benchmarks.compare --json docs/results/compare.json --markdown docs/results/compare.md
 
 vm-deps:
 	@missing="$$(for package in $(VM_PACKAGES); do \
