@@ -7,7 +7,7 @@ VM := $(BIN)/python -m vm
 VM_KERNELS := 6.12 $(if $(filter true,$(CI)),6.1)
 VM_PACKAGES := qemu-system-x86 kmod make gcc-12 gcc libc6-dev libelf1 pahole
 
-.PHONY: venv demo test test-host lint stress bench compare clean vm-deps test-vm test-debug-kernel demo-vm vm-shell
+.PHONY: venv demo test test-host lint stress bench compare bench-postgres clean vm-deps test-vm test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/bin/mshare:
@@ -45,6 +45,10 @@ compare: venv
 	$(BIN)/python -m pip install --quiet '$(COMPARE_TORCH)'
 	$(BIN)/python -m pip install --quiet --editable '.[compare]'
 	$(BIN)/python -m benchmarks.compare --json docs/results/compare.json --markdown docs/results/compare.md
+
+# PostgreSQL's own shared memory, 4 KiB pages and huge pages: 5 minutes, 6 GiB of memory at the most.
+bench-postgres: venv
+	$(BIN)/python -m benchmarks.postgres --json docs/results/postgres.json --markdown docs/results/postgres.md
 
 vm-deps:
 	@missing="$$(for package in $(VM_PACKAGES); do \

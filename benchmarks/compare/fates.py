@@ -11,7 +11,7 @@ from mshare.linux import proc
 from mshare.measure import Peer
 
 from .actor import Refused, actor
-from .world import HUGE, SHM
+from .world import HUGE, MSHAREFS, SHM
 
 _NAME = "mshare-compare"
 _SETTLE_S = 2.0
@@ -82,9 +82,9 @@ def _newcomer(peer: Peer, token: str) -> str:
 
 
 def _kept_bytes() -> int:
-    """Return the bytes of shared memory in this trial's world: on its tmpfs and hugetlbfs, System V segments."""
+    """Return the bytes of shared memory in this trial's world: on its file systems, and System V segments."""
     total = 0
-    for place in (SHM, HUGE):
+    for place in filter(Path.exists, (SHM, HUGE, MSHAREFS)):
         stat = os.statvfs(place)
         total += (stat.f_blocks - stat.f_bfree) * stat.f_frsize
     lines = Path("/proc/sysvipc/shm").read_text().splitlines()
