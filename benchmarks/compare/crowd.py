@@ -27,7 +27,7 @@ _NAME = "mshare-compare"
 _PROGRAM = "from benchmarks.compare.crowd import main; main()"
 _CHILD_LIMIT_S = 20.0
 _MEMORY_BYTES = 6 << 30
-"""More than this is not taken from the machine."""
+"""When so much less memory is free on the machine, whoever took it, no more are started."""
 
 
 def crowd(peer: Peer, size_bytes: int, count: int, limit_s: float) -> dict[str, Any]:
@@ -72,7 +72,10 @@ def _gather(peer: Peer, token: str, count: int, limit_s: float) -> dict[str, Any
         if time.monotonic() > deadline:
             return {"attached": attached, "stopped": f"this benchmark, after {limit_s:.0f} s"}
         if proc.memory_fields()["MemAvailable"] < floor:
-            return {"attached": attached, "stopped": "this benchmark, with 6 GiB of memory gone"}
+            return {
+                "attached": attached,
+                "stopped": "this benchmark: the machine had 6 GiB less free memory than at the start",
+            }
         heard, told = os.pipe()
         try:
             pid = os.fork()

@@ -26,6 +26,8 @@ COLUMNS = {
     "full": fates.full,
 }
 CROWD = "crowd"
+OF_THE_BASELINE = ("process", "tables", CROWD)
+"""What can be asked of a process that shares nothing."""
 NAMES = (*COLUMNS, CROWD)
 _BESIDES = 128 * MIB
 """Room on /dev/shm for what a peer keeps there besides the region."""
