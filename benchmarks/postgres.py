@@ -119,15 +119,16 @@ def _wait_until_alone(server: Cluster) -> None:
         time.sleep(0.1)
 
 
-def measure(size_bytes: int, counts: Sequence[int], seconds: int, rounds: int) -> tuple[list[Run], list[str]]:
-    """Run pgbench with every number of clients, `rounds` times with either setting, in turns. Return the runs, and what
-    is missing from them."""
+def measure(size_bytes: int, counts: Sequence[int], seconds: int, rounds: int) -> tuple[list[Run], list[str], str]:
+    """Run pgbench with every number of clients, `rounds` times with either setting, in turns. Return the runs, what is
+    missing from them, and the server's version."""
     runs: list[Run] = []
     missing: list[str] = []
     settings = {"shared_buffers": f"{size_bytes // MIB}MB", "max_connections": str(max(counts) + 20)}
     with Cluster({**settings, "huge_pages": "off", "checkpoint_timeout": "1h"}) as server:
         server.run("pgbench", "-i", "-q", "-s", str(max(1, int(size_bytes * _FILLED) // _SCALE_BYTES)))
         server.psql("create extension pg_prewarm")
+        version = server.psql("show server_version")
         needed = int(server.psql("show shared_memory_size_in_huge_pages")) * PMD
         for _ in range(rounds):
             for setting in (STOCK, HUGE):
@@ -143,8 +144,7 @@ def measure(size_bytes: int, counts: Sequence[int], seconds: int, rounds: int) -
                         runs.append(_bench(server, setting, clients, seconds))
                         print(runs[-1], file=sys.stderr, flush=True)
                     server.stop()
-        server.start()
-    return runs, sorted(set(missing))
+    return runs, sorted(set(missing)), version
 
 
 def markdown(document: dict[str, Any], runs: Sequence[Run]) -> str:
@@ -160,7 +160,7 @@ def markdown(document: dict[str, Any], runs: Sequence[Run]) -> str:
     lines += [f"- {key}: {value}" for key, value in document["machine"].items()]
     lines += [
         f"- command: `{document['command']}`",
-        f"- load average at the start {before:.2f}, at the end {after:.2f}",
+        f"- load average at the start {before:.2f}, at the end (its own clients included) {after:.2f}",
     ]
     lines += [f"- not measured: {text}" for text in document["missing"]]
     headers = ("clients", "", "PageTables", "VmPTE, sum", "minor faults", "connecting", "latency", "tps")
@@ -213,9 +213,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     load, facts = os.getloadavg()[0], machine.facts(("mshare",))
     counts = [int(count) for count in options.clients.split(",")]
-    runs, missing = measure(options.shared_buffers, counts, options.seconds, options.rounds)
+    runs, missing, version = measure(options.shared_buffers, counts, options.seconds, options.rounds)
     document = {
-        "machine": facts,
+        "machine": facts | {"postgresql": version},
         "command": shlex.join(["python", "-m", "benchmarks.postgres", *(sys.argv[1:] if argv is None else argv)]),
         "load_1min": [load, os.getloadavg()[0]],
         "size_bytes": options.shared_buffers,
