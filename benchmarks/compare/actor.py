@@ -160,6 +160,6 @@ def main() -> None:
         method = getattr(doer, request.pop("do"))
         try:
             say({"value": method(**request)})
-        except Exception as error:  # whatever the library raises is a result
-            say({"error": f"{type(error).__name__}: {error}"})
+        except Exception as error:  # whatever the library raises is a result; its first paragraph
+            say({"error": f"{type(error).__name__}: {error}".split("\n\n")[0]})
     doer.close()
