@@ -8,7 +8,7 @@ VM_KERNELS := 6.12 $(if $(filter true,$(CI)),6.1)
 VM_PACKAGES := qemu-system-x86 kmod make gcc-12 gcc libc6-dev libelf1 pahole
 TEST_PACKAGES := postgresql-15 chromium prometheus
 
-.PHONY: venv demo test test-host lint stress bench bench-top prove clean vm-deps test-deps test-vm test-debug-kernel demo-vm vm-shell
+.PHONY: venv demo test test-host lint stress bench bench-top bench-postgres compare prove clean vm-deps test-deps test-vm test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/bin/mshare:
@@ -43,6 +43,17 @@ bench: venv
 
 bench-top: venv
 	$(BIN)/python -m benchmarks.top
+
+# Every peer, the heavy ones too: gigabytes to install, 20 minutes, 9 GiB of memory at the most. As root, or no huge pages.
+COMPARE_TORCH ?= torch
+compare: venv
+	$(BIN)/python -m pip install --quiet '$(COMPARE_TORCH)'
+	$(BIN)/python -m pip install --quiet --editable '.[compare]'
+	$(BIN)/python -m benchmarks.compare --json docs/results/compare.json --markdown docs/results/compare.md
+
+# PostgreSQL's own shared memory, 4 KiB pages and huge pages: 5 minutes, 6 GiB of memory at the most.
+bench-postgres: venv
+	$(BIN)/python -m benchmarks.postgres --json docs/results/postgres.json --markdown docs/results/postgres.md
 
 vm-deps:
 	$(call install,$(VM_PACKAGES))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+_PACKAGES = ("mshare", "numpy", "posix_ipc", "SharedArray")
 
 
 def _read(path: str) -> str:
@@ -28,8 +31,8 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def facts() -> dict[str, str | int | float]:
-    """Return processor, memory, kernel, settings, versions, and how busy the machine is."""
+def facts(packages: Sequence[str] = _PACKAGES) -> dict[str, str | int | float]:
+    """Return processor, memory, kernel, settings, versions of `packages`, and how busy the machine is."""
     memory = _read("/proc/meminfo").split("\n")[0].split()
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -40,5 +43,5 @@ def facts() -> dict[str, str | int | float]:
         "load_1min": os.getloadavg()[0],
         "shmem_enabled": _read("/sys/kernel/mm/transparent_hugepage/shmem_enabled"),
         "python": platform.python_version(),
-        **{package: _version(package) for package in ("mshare", "numpy", "posix_ipc", "SharedArray")},
+        **{package: _version(package) for package in packages},
     }

@@ -1,9 +1,13 @@
-"""Other ways to share memory, behind `mshare.measure`'s protocol. Each does what its documentation shows."""
+"""Other ways to share memory, behind `mshare.measure`'s protocol. Each does what its documentation shows.
+
+A peer imports its library when it is made, so that no timing contains that.
+"""
 
 from __future__ import annotations
 
 import mmap
 import os
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -32,16 +36,15 @@ class PosixIpc:
     shares_tables = False
     spec = f"{__name__}:PosixIpc"
 
-    def create(self, name: str, size_bytes: int) -> str:
-        import posix_ipc
+    def __init__(self) -> None:
+        self._package = import_module("posix_ipc")
 
-        posix_ipc.SharedMemory(f"/{name}", posix_ipc.O_CREX, size=size_bytes).close_fd()
+    def create(self, name: str, size_bytes: int) -> str:
+        self._package.SharedMemory(f"/{name}", self._package.O_CREX, size=size_bytes).close_fd()
         return name
 
     def attach(self, token: str) -> Attachment:
-        import posix_ipc
-
-        segment = posix_ipc.SharedMemory(f"/{token}")
+        segment = self._package.SharedMemory(f"/{token}")
         mapped = mmap.mmap(segment.fd, segment.size)
         segment.close_fd()
         return _Mapped(mapped)
@@ -50,21 +53,19 @@ class PosixIpc:
         pass
 
     def destroy(self, token: str) -> None:
-        import posix_ipc
-
-        posix_ipc.unlink_shared_memory(f"/{token}")
+        self._package.unlink_shared_memory(f"/{token}")
 
 
-class _Array:
-    """An array of SharedArray as an attachment: it detaches when the last reference goes."""
+class Held:
+    """Anything with the buffer protocol as an attachment: it detaches when the last reference goes."""
 
-    def __init__(self, array: Any) -> None:
-        self._array = array
-        self.buf: memoryview | None = memoryview(array)
+    def __init__(self, holder: Any) -> None:
+        self._holder = holder
+        self.buf: memoryview | None = memoryview(holder)
 
     def close(self) -> None:
         self.buf = None
-        self._array = None
+        self._holder = None
 
 
 class SharedArray:
@@ -74,25 +75,64 @@ class SharedArray:
     shares_tables = False
     spec = f"{__name__}:SharedArray"
 
-    def create(self, name: str, size_bytes: int) -> str:
-        import numpy
-        import SharedArray as package
+    def __init__(self) -> None:
+        self._package = import_module("SharedArray")
 
-        package.create(f"shm://{name}", size_bytes, numpy.uint8)
+    def create(self, name: str, size_bytes: int) -> str:
+        self._package.create(f"shm://{name}", size_bytes, "uint8")
         return name
 
     def attach(self, token: str) -> Attachment:
-        import SharedArray as package
-
-        return _Array(package.attach(f"shm://{token}"))
+        return Held(self._package.attach(f"shm://{token}"))
 
     def leave(self, token: str) -> None:
         pass
 
     def destroy(self, token: str) -> None:
-        import SharedArray as package
+        self._package.delete(f"shm://{token}")
 
-        package.delete(f"shm://{token}")
+
+class _Segment:
+    """A segment of sysv_ipc as an attachment."""
+
+    def __init__(self, segment: Any) -> None:
+        self._segment = segment
+        self.buf: memoryview | None = memoryview(segment)
+
+    def close(self) -> None:
+        if self.buf is not None:
+            self.buf.release()
+        self.buf = None
+        self._segment.detach()
+
+
+class SysV:
+    """`shmget` and `shmat` through the package sysv_ipc, with 4 KiB pages or with SHM_HUGETLB."""
+
+    shares_tables = False
+
+    def __init__(self, pages: str = "small") -> None:
+        self._package = import_module("sysv_ipc")
+        self._flags = self._package.IPC_CREX | (self._package.SHM_HUGETLB if pages == "huge" else 0)
+        self.label = "sysv_ipc SHM_HUGETLB" if pages == "huge" else "sysv_ipc"
+        self.spec = f"{__name__}:SysV:{pages}"
+
+    def create(self, name: str, size_bytes: int) -> str:
+        del name  # it has numbers
+        segment = self._package.SharedMemory(None, self._flags, size=size_bytes)
+        segment.detach()
+        return str(segment.key)
+
+    def attach(self, token: str) -> Attachment:
+        return _Segment(self._package.SharedMemory(int(token)))
+
+    def leave(self, token: str) -> None:
+        pass
+
+    def destroy(self, token: str) -> None:
+        segment = self._package.SharedMemory(int(token))
+        segment.detach()
+        segment.remove()
 
 
 class Memfd:
@@ -130,9 +170,9 @@ def all_peers(backends: list[str]) -> tuple[list[Peer], list[str]]:
     """Return the baseline, mshare on each of `backends`, every peer that is installed, and what is not."""
     peers: list[Peer] = [Nothing(), *(Mshare(backend) for backend in backends), SharedMemory(), Memfd()]
     missing = []
-    for module, peer in (("posix_ipc", PosixIpc()), ("SharedArray", SharedArray())):
+    for module, peer in (("posix_ipc", PosixIpc), ("SharedArray", SharedArray)):
         if find_spec(module):
-            peers.append(peer)
+            peers.append(peer())
         else:
             missing.append(f"{module} is missing: pip install {module}")
     return peers, missing

@@ -30,43 +30,53 @@ def _free_bytes() -> int:
 
 
 @contextmanager
-def lent(size_bytes: int) -> Iterator[tuple[int, str]]:
-    """Give (bytes of huge pages that regions may take, why if none), with $MSHARE_ROOT at a place that has them.
+def pages(size_bytes: int) -> Iterator[tuple[int, str]]:
+    """Add huge pages for so many bytes to `vm.nr_hugepages`, give (their bytes, why if none), and take them away again.
 
-    Adds pages to `vm.nr_hugepages` and takes as many away at the end; mounts a hugetlbfs that nobody else sees. As
-    another user than root, or where memory is short or in pieces, there are none: (0, reason).
+    As another user than root, or where memory is short or in pieces, there are none: (0, reason).
     """
     if os.geteuid() != 0:
         yield 0, "hugetlb is missing: as root, the benchmark would lend itself huge pages"
         return
-    wanted = round_up(size_bytes, PMD) // PMD + 2
+    wanted = round_up(size_bytes, PMD) // PMD
     if wanted * PMD > _free_bytes() * _MEMORY_SHARE:
         yield 0, f"hugetlb is missing: {format_size(wanted * PMD)} is more than half of the free memory"
         return
-    before = int(_POOL.read_text())
-    root = Path(mkdtemp(prefix=f"mshare-bench-{os.getpid()}-", dir="/dev/shm"))
-    saved = os.environ.get("MSHARE_ROOT")
-    mounted, got = False, 0
+    before, got = int(_POOL.read_text()), 0
     try:
-        (root / "shm").mkdir()
-        (root / "hugetlb").mkdir()
         _POOL.write_text(str(before + wanted))
         got = int(_POOL.read_text()) - before
-        mount = ["mount", "-t", "hugetlbfs", "-o", "pagesize=2M", "none", str(root / "hugetlb")]
-        mounted = private() and subprocess.run(mount, check=False, stderr=subprocess.DEVNULL).returncode == 0
-        os.environ["MSHARE_ROOT"] = str(root)
         if got < wanted:
             yield 0, f"hugetlb is missing: the kernel gave {got} of {wanted} huge pages"
-        elif not mounted:
-            yield 0, "hugetlb is missing: hugetlbfs could not be mounted"
         else:
-            yield (got - 2) * PMD, ""
+            yield got * PMD, ""
     finally:
-        if saved is None:
-            os.environ.pop("MSHARE_ROOT", None)
-        else:
-            os.environ["MSHARE_ROOT"] = saved
-        if mounted:
-            subprocess.run(["umount", "--lazy", str(root / "hugetlb")], check=True)
         _POOL.write_text(str(max(0, int(_POOL.read_text()) - got)))
-        shutil.rmtree(root)
+
+
+@contextmanager
+def lent(size_bytes: int) -> Iterator[tuple[int, str]]:
+    """Give what `pages` gives, of which two pages are not for regions, with $MSHARE_ROOT at a place that has them: a
+    hugetlbfs that nobody else sees."""
+    with pages(size_bytes + 2 * PMD) as (got_bytes, problem):
+        if not got_bytes:
+            yield 0, problem
+            return
+        root = Path(mkdtemp(prefix=f"mshare-bench-{os.getpid()}-", dir="/dev/shm"))
+        saved = os.environ.get("MSHARE_ROOT")
+        mounted = False
+        try:
+            (root / "shm").mkdir()
+            (root / "hugetlb").mkdir()
+            mount = ["mount", "-t", "hugetlbfs", "-o", "pagesize=2M", "none", str(root / "hugetlb")]
+            mounted = private() and subprocess.run(mount, check=False, stderr=subprocess.DEVNULL).returncode == 0
+            os.environ["MSHARE_ROOT"] = str(root)
+            yield (got_bytes - 2 * PMD, "") if mounted else (0, "hugetlb is missing: hugetlbfs could not be mounted")
+        finally:
+            if saved is None:
+                os.environ.pop("MSHARE_ROOT", None)
+            else:
+                os.environ["MSHARE_ROOT"] = saved
+            if mounted:
+                subprocess.run(["umount", "--lazy", str(root / "hugetlb")], check=True)
+            shutil.rmtree(root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -70,3 +71,21 @@ def test_killing_its_owner_leaves_no_server_and_no_files() -> None:
     assert select.select([server], [], [], 60)[0], "the server lives on"
     os.close(server)
     wait_until_gone(Path(directory))
+
+
+def test_the_benchmark_measures_a_real_server(tmp_path: Path) -> None:
+    arguments = ["--shared-buffers", "16M", "--clients", "2", "--seconds", "1", "--rounds", "1"]
+    files = ["--json", str(tmp_path / "out.json")]
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.postgres", *arguments, *files],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    document = json.loads((tmp_path / "out.json").read_text())
+    settings = {one["setting"]: one for one in document["runs"]}
+    assert set(settings) | set(document["missing"]) > {"huge_pages=off"}
+    assert all(one["tps"] > 0 and one["minor_faults"] > 0 and one["vmpte_bytes"] > 0 for one in document["runs"])
+    assert "| 2 | huge_pages=off |" in run.stdout

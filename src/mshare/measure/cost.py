@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..linux import proc
 from .child import Child, ask_all
 from .peers import Peer, touch_every_page
-from .probe import ProcessCost
+from .probe import IN_A_ROW, ProcessCost
 
 Step = Callable[[str], None]
 """Called with what is being done, before it is done."""
@@ -92,12 +92,12 @@ def page_tables_growth(peer: Peer, token: str, size_bytes: int, processes: int, 
     return int(median(grown)) // processes
 
 
-def process_costs(peer: Peer, token: str, runs: int, cycles: int) -> list[ProcessCost]:
-    """Return what each of `runs` fresh processes paid, one after the other."""
+def process_costs(peer: Peer, token: str, runs: int, cycles: int, in_a_row: int = IN_A_ROW) -> list[ProcessCost]:
+    """Return what each of `runs` fresh processes paid, one after the other. `in_a_row`: see `attach_close_often_ns`."""
     costs = []
     for _ in range(runs):
         with probes(peer, token, 1) as (probe,):
-            probe.ask(do="pay", cycles=cycles)
+            probe.ask(do="pay", cycles=cycles, in_a_row=in_a_row)
             costs.append(ProcessCost(**probe.answer()))
     return costs
 

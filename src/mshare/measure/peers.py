@@ -150,7 +150,11 @@ class Nothing:
 
 
 def touch_every_page(buf: memoryview) -> None:
-    """Write one byte to every 4 KiB page, in C speed: the kernel then has given, and zeroed, all of the memory."""
+    """Write one byte to every 4 KiB page, in C speed: the kernel then has given, and zeroed, all of the memory. What is
+    read-only, and was written by its creator, is read instead."""
+    if buf.readonly:
+        buf[::_PAGE].tobytes()
+        return
     try:
         import numpy
     except ImportError:

@@ -1,0 +1,117 @@
+"""`python -m benchmarks.compare [--quick] [--peers ...] [--columns ...] [--json FILE] [--markdown FILE]`.
+
+Report on stdout, steps on stderr. As root, all of it; else without huge pages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from mshare.units import GIB, MIB, parse_size
+
+from .. import machine
+from . import contenders, inside, report, trial
+
+FULL = trial.Plan(GIB, 4 * GIB, 64 * MIB, count=1000, runs=3, limit_s=150)
+QUICK = trial.Plan(32 * MIB, 64 * MIB, 8 * MIB, count=20, runs=1, limit_s=60)
+_PACKAGES = ("mshare", "numpy", "posix_ipc", "sysv_ipc", "SharedArray", "ray", "torch", "iceoryx2", "vineyard")
+
+
+def _stop(number: int, frame: object) -> None:
+    del frame
+    raise SystemExit(128 + number)
+
+
+def _chosen(names: str | None, known: Sequence[str], what: str) -> list[str]:
+    if names is None:
+        return list(known)
+    chosen = names.split(",")
+    unknown = set(chosen) - set(known)
+    if unknown:
+        sys.exit(f"no such {what}: {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
+    return [name for name in known if name in chosen]
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks.compare", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small regions, one process per figure")
+    parser.add_argument("--light", action="store_true", help="without the frameworks (Ray, torch, iceoryx2, vineyard)")
+    parser.add_argument("--peers", help="only these, by their labels, with commas between")
+    parser.add_argument("--columns", help=f"only these: {','.join(inside.NAMES)}")
+    parser.add_argument("--size", type=parse_size, help="region for page tables, faults, times and first touch")
+    parser.add_argument("--random-size", type=parse_size, help="region for random reads")
+    parser.add_argument("--small-size", type=parse_size, help="region that is killed, filled and attached by a crowd")
+    parser.add_argument("--processes", type=int, help="the crowd")
+    parser.add_argument("--limit", type=float, metavar="SECONDS", help="for one column of one peer")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report there, too")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run, print, write, and return 0 whatever the peers did: that is the result."""
+    options = _parse(argv)
+    plan = QUICK if options.quick else FULL
+    given = {
+        "size_bytes": options.size,
+        "random_bytes": options.random_size,
+        "small_bytes": options.small_size,
+        "count": options.processes,
+        "limit_s": options.limit,
+    }
+    plan = replace(plan, **{name: value for name, value in given.items() if value is not None})
+    labels = [contender.label for contender in contenders.ALL if not (options.light and contender.heavy)]
+    peers = _chosen(options.peers, labels, "peer")
+    columns = _chosen(options.columns, inside.NAMES, "column")
+    for number in (signal.SIGTERM, signal.SIGHUP):  # huge pages are given back, whatever ends the run
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+
+    start, load = time.monotonic(), os.getloadavg()[0]
+    facts = machine.facts(_PACKAGES)
+    outcomes: list[trial.Outcome] = []
+    missing: list[str] = []
+    ready = []
+    for contender in contenders.ALL:
+        if contender.label in peers:
+            problem = contender.problem()
+            if problem:
+                missing.append(f"{contender.label}: {problem}")
+            else:
+                ready.append(contender)
+    for column in columns:  # the peers one after the other, so that what is compared is near in time
+        for contender in ready:
+            if contender.label == contenders.BASELINE and column not in inside.OF_THE_BASELINE:
+                continue
+            outcomes.append(trial.run(contender, column, plan))
+            done = outcomes[-1]
+            print(f"{column}: {done.peer}: {done.seconds:.1f} s {done.failure}", file=sys.stderr, flush=True)
+    document = {
+        "machine": facts,
+        "command": shlex.join(["python", "-m", "benchmarks.compare", *(sys.argv[1:] if argv is None else argv)]),
+        "load_1min": [load, os.getloadavg()[0]],
+        "seconds": time.monotonic() - start,
+        "missing": missing,
+        "plan": asdict(plan),
+    }
+    text = report.markdown(document, plan, outcomes)
+    if options.json:
+        everything = {**document, "outcomes": [asdict(outcome) for outcome in outcomes]}
+        options.json.write_text(json.dumps(everything, indent=1) + "\n")
+    if options.markdown:
+        options.markdown.write_text(text)
+    sys.stdout.write(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Who is measured, in the order of the tables."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import NamedTuple
+
+from mshare import backends
+from mshare.measure import Nothing, SharedMemory
+
+from .. import frameworks, peers
+
+
+class Contender(NamedTuple):
+    """A peer, not yet made: its library is imported by the trials alone."""
+
+    label: str
+    spec: str
+    """For `mshare.measure.peers.load`."""
+    package: str | None = None
+    """What must be importable."""
+    huge_pages: bool = False
+    """It takes pages of the machine's pool."""
+    heavy: bool = False
+    """A framework of hundreds of megabytes, or one with a daemon."""
+
+    def problem(self) -> str | None:
+        """Return why it cannot be measured here, or None."""
+        if self.package and not find_spec(self.package):
+            return f"{self.package} is not installed"
+        if self.label == "mshare msharefs":
+            available = backends.ALL[0].availability()
+            return None if available.usable else available.reason
+        return None
+
+
+BASELINE = Nothing.label
+PLAIN = peers.Memfd.label
+"""What ratios are taken against: 4 KiB pages and nothing around them."""
+
+ALL = (
+    Contender(BASELINE, Nothing.spec),
+    *(
+        Contender(f"mshare {name}", f"mshare.measure.peers:Mshare:{name}", huge_pages=name == "hugetlb")
+        for name in ("msharefs", "hugetlb", "thp", "shm")
+    ),
+    Contender(PLAIN, peers.Memfd.spec),
+    Contender(SharedMemory.label, SharedMemory.spec),
+    Contender("posix_ipc", peers.PosixIpc.spec, "posix_ipc"),
+    Contender("sysv_ipc", f"{peers.__name__}:SysV:small", "sysv_ipc"),
+    Contender("sysv_ipc SHM_HUGETLB", f"{peers.__name__}:SysV:huge", "sysv_ipc", huge_pages=True),
+    Contender("SharedArray", peers.SharedArray.spec, "SharedArray"),
+    Contender("Ray", frameworks.Ray.spec, "ray", heavy=True),
+    Contender("torch file_descriptor", f"{frameworks.__name__}:Torch:file_descriptor", "torch", heavy=True),
+    Contender("torch file_system", f"{frameworks.__name__}:Torch:file_system", "torch", heavy=True),
+    Contender("iceoryx2", frameworks.Iceoryx2.spec, "iceoryx2", heavy=True),
+    Contender("vineyard", frameworks.Vineyard.spec, "vineyard", heavy=True),
+)

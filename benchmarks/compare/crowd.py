@@ -1,0 +1,106 @@
+"""The column with a thousand processes: how many can attach, and what stops them.
+
+Interpreters started one by one would be a benchmark of starting interpreters, and of memory. So one process imports the
+library, attaches nothing, and forks; each child attaches by itself, touches everything, and stays.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import sys
+import time
+from typing import Any
+
+from mshare.linux import proc
+from mshare.measure import Peer
+from mshare.measure.child import Child, requests, say
+from mshare.measure.cost import page_tables_bytes
+from mshare.measure.peers import load
+from mshare.measure.probe import touch
+
+from .actor import actor, death
+
+_NAME = "mshare-compare"
+_PROGRAM = "from benchmarks.compare.crowd import main; main()"
+_CHILD_LIMIT_S = 20.0
+_MEMORY_BYTES = 6 << 30
+"""When so much less memory is free on the machine, whoever took it, no more are started."""
+
+
+def crowd(peer: Peer, size_bytes: int, count: int, limit_s: float) -> dict[str, Any]:
+    """Return how many of `count` processes attached and touched everything within `limit_s`, what stopped the next one,
+    and what those cost the machine."""
+    with actor(peer) as creator, Child(_PROGRAM, peer.spec, creator.make(_NAME, size_bytes)) as zygote:
+        zygote.answer()
+        tables, free = page_tables_bytes(), proc.memory_fields()["MemAvailable"]
+        start = time.monotonic()
+        zygote.ask(count=count, limit_s=limit_s)
+        answer = zygote.answer()
+        seconds = time.monotonic() - start
+        attached = answer["attached"]
+        return {
+            **answer,
+            "count": count,
+            "seconds": seconds,
+            "page_tables_bytes": (page_tables_bytes() - tables) // max(1, attached),
+            "memory_bytes": (free - proc.memory_fields()["MemAvailable"]) // max(1, attached),
+        }
+
+
+def _one(peer: Peer, token: str, told: int, hold: int) -> None:
+    """In the child: attach, touch everything, say so, and stay until the parent ends."""
+    try:
+        attachment = peer.attach(token)
+        assert attachment.buf is not None
+        touch(attachment.buf, 0, len(attachment.buf))
+        os.write(told, b"ok")
+    except Exception as error:
+        os.write(told, f"{type(error).__name__}: {error}".encode()[:4000])
+    os.read(hold, 1)
+    os._exit(0)
+
+
+def _gather(peer: Peer, token: str, count: int, limit_s: float) -> dict[str, Any]:
+    """Fork children one after the other; the first that does not attach ends it. Nobody closes `hold` but our end."""
+    hold, _held = os.pipe()
+    deadline = time.monotonic() + limit_s
+    floor = proc.memory_fields()["MemAvailable"] - _MEMORY_BYTES
+    for attached in range(count):
+        if time.monotonic() > deadline:
+            return {"attached": attached, "stopped": f"this benchmark, after {limit_s:.0f} s"}
+        if proc.memory_fields()["MemAvailable"] < floor:
+            return {
+                "attached": attached,
+                "stopped": "this benchmark: the machine had 6 GiB less free memory than at the start",
+            }
+        heard, told = os.pipe()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            return {"attached": attached, "stopped": f"fork: {error}"}
+        if pid == 0:
+            os.close(_held)
+            _one(peer, token, told, hold)
+        os.close(told)
+        if not select.select([heard], [], [], _CHILD_LIMIT_S)[0]:
+            os.kill(pid, signal.SIGKILL)
+            return {"attached": attached, "stopped": f"nothing happened for {_CHILD_LIMIT_S:.0f} s"}
+        message = os.read(heard, 4096).decode(errors="replace")
+        os.close(heard)
+        if message != "ok":
+            how = message or death(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            return {"attached": attached, "stopped": how}
+    return {"attached": count, "stopped": ""}
+
+
+def main() -> None:
+    """Serve one request: gather that many, answer, and stay until the creator closes; the children end with us."""
+    gc.disable()
+    peer = load(sys.argv[1])
+    gc.freeze()
+    say("ready")
+    for request in requests():
+        say(_gather(peer, sys.argv[2], **request))

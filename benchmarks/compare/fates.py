@@ -1,0 +1,92 @@
+"""The columns that are stories: the creator is killed, a reader ends, the file system is full."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from mshare.linux import proc
+from mshare.measure import Peer
+
+from .actor import Refused, actor
+from .world import HUGE, MSHAREFS, SHM
+
+_NAME = "mshare-compare"
+_SETTLE_S = 2.0
+"""How long helpers of the dead (resource trackers, daemons) get to do what they do."""
+
+
+def creator(peer: Peer, size_bytes: int, runs: int) -> dict[str, Any]:
+    """Kill the creator with SIGKILL while a reader is attached: does the reader go on, does a newcomer get in while it
+    does, does one when everybody has gone, and what memory stays?"""
+    del runs
+    before = _kept_bytes()
+    with actor(peer) as reader:
+        with actor(peer) as first:
+            token = first.make(_NAME, size_bytes)
+            reader.do("attach", token=token)
+            reader.do("read")
+            first.child.kill()
+        newcomer = _newcomer(peer, token)
+        others = reader.outcome("use")
+    return {
+        "others": others,
+        "newcomer": newcomer,
+        "later": _newcomer(peer, token),
+        "kept_bytes": max(0, _kept_bytes() - before),
+    }
+
+
+def reader(peer: Peer, size_bytes: int, runs: int) -> dict[str, Any]:
+    """Let a reader attach, read, close and end: can the creator go on, can another reader attach?"""
+    del runs
+    with actor(peer) as first:
+        token = first.make(_NAME, size_bytes)
+        with actor(peer) as one:
+            one.do("attach", token=token)
+            one.do("read")
+        return {"newcomer": _newcomer(peer, token), "creator": first.outcome("use")}
+
+
+def full(peer: Peer, size_bytes: int, runs: int) -> dict[str, Any]:
+    """Create twice as much as there is room for, attach it, write to all of it: which step says so, and how? If none
+    does, where is the memory?"""
+    del runs
+    with actor(peer) as first:
+        step = "create"
+        try:
+            token = first.do("create", name=_NAME, size=size_bytes)
+            step = "attach"
+            first.do("attach", token=token)
+            step = "touch"
+            first.do("touch")
+        except (Refused, ChildProcessError) as error:
+            return {"step": step, "how": str(error)}
+        return {"step": "none", "how": "ok", "where": _largest_shared_file(first.child.pid)}
+
+
+def _largest_shared_file(pid: int) -> str:
+    """Return the path of the largest file that a process has mapped shared."""
+    shared = [vma for vma in proc.maps(pid) if vma.perms.endswith("s") and vma.path]
+    return os.fsdecode(max(shared, key=lambda vma: vma.span.end - vma.span.start).path) if shared else "nowhere"
+
+
+def _newcomer(peer: Peer, token: str) -> str:
+    """Return how attaching and reading goes in a new process, once helpers of the dead have done their work."""
+    time.sleep(_SETTLE_S)
+    with actor(peer) as newcomer:
+        outcome = newcomer.outcome("attach", token=token)
+        return newcomer.outcome("read") if outcome == "ok" else outcome
+
+
+def _kept_bytes() -> int:
+    """Return the bytes of shared memory in this trial's world: on its file systems, and System V segments."""
+    total = 0
+    for place in filter(Path.exists, (SHM, HUGE, MSHAREFS)):
+        stat = os.statvfs(place)
+        total += (stat.f_blocks - stat.f_bfree) * stat.f_frsize
+    lines = Path("/proc/sysvipc/shm").read_text().splitlines()
+    size = lines[0].split().index("size")
+    return total + sum(int(line.split()[size]) for line in lines[1:])

@@ -1,0 +1,52 @@
+"""The columns that are numbers: what one further process pays, first touch, random reads."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from statistics import median
+from typing import Any
+
+from mshare.measure import Peer
+from mshare.measure.cost import existing, middle, page_tables_growth, process_costs
+
+from ..frameworks import Served
+from .actor import actor
+
+_NAME = "mshare-compare"
+_PROCESSES = 8
+"""Attached at once when `PageTables` is read, whose noise is divided by them."""
+
+
+def process(peer: Peer, size_bytes: int, runs: int) -> dict[str, Any]:
+    """Return `mshare.measure.ProcessCost` of fresh processes, medians."""
+    with existing(peer, _NAME, size_bytes) as memory:
+        return middle(process_costs(peer, memory.token, runs, cycles=5, in_a_row=1))._asdict()
+
+
+def tables(peer: Peer, size_bytes: int, runs: int) -> dict[str, Any]:
+    """Return the growth of the machine's `PageTables` per process, of so many that have touched everything."""
+    with existing(peer, _NAME, size_bytes) as memory:
+        # New processes each time: those of Ray and vineyard keep their tables when they let go of an object.
+        grown = [page_tables_growth(peer, memory.token, size_bytes, _PROCESSES) for _ in range(runs)]
+    return {"page_tables_bytes": int(median(grown))}
+
+
+def touch(peer: Peer, size_bytes: int, runs: int) -> dict[str, Any]:
+    """Return the time from nothing to memory that has been written once: creating, attaching, a write to each page."""
+    times = []
+    for number in range(1 if isinstance(peer, Served) else runs):  # a daemon keeps memory, touched, for the next
+        with actor(peer) as one:
+            times.append(one.do("fill", name=f"{_NAME}-{number}", size=size_bytes))
+    return {"ns": int(median(times)), "bytes": size_bytes}
+
+
+def random(peer: Peer, size_bytes: int, runs: int) -> dict[str, Any]:
+    """Return the nanoseconds of a random read of 8 bytes in a process that has read everything before."""
+    rounds: list[float] = []
+    with ExitStack() as stack:  # all stay to the end: with some peers a reader's end removes the name
+        token = stack.enter_context(actor(peer)).make(_NAME, size_bytes)
+        for _ in range(runs):
+            reader = stack.enter_context(actor(peer))
+            reader.do("attach", token=token)
+            rounds += reader.do("random", rounds=64)
+    return {"ns": median(rounds), "best_ns": min(rounds), "rounds": len(rounds)}

@@ -1,0 +1,63 @@
+"""One trial, inside: builds its world, starts the peer's daemon, measures one column, prints one line of JSON.
+
+Runs as the first process of a PID namespace (see `trial`): whatever it leaves behind ends with it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from mshare.measure.peers import load
+from mshare.units import MIB
+
+from ..frameworks import Served
+from . import crowd, fates, figures, world
+from .contenders import Contender
+
+COLUMNS = {
+    "process": figures.process,
+    "tables": figures.tables,
+    "touch": figures.touch,
+    "random": figures.random,
+    "creator": fates.creator,
+    "reader": fates.reader,
+    "full": fates.full,
+}
+CROWD = "crowd"
+OF_THE_BASELINE = ("process", "tables", CROWD)
+"""What can be asked of a process that shares nothing."""
+NAMES = (*COLUMNS, CROWD)
+_BESIDES = 128 * MIB
+"""Room on /dev/shm for what a peer keeps there besides the region."""
+
+
+def trial(
+    contender: Contender, column: str, *, size_bytes: int, runs: int, count: int, limit_s: float
+) -> dict[str, Any]:
+    """Measure and return what `column` says of `contender`."""
+    room = size_bytes * 11 // 10 * (runs if column == "touch" else 1) + _BESIDES  # torch frees some time after its end
+    huge_bytes = world.free_huge_bytes() if contender.huge_pages else 0
+    if column == "full":
+        room = size_bytes // 2
+        if contender.huge_pages:  # what is full is the pool
+            size_bytes = huge_bytes + 64 * MIB
+    world.build(room, huge_bytes)
+    world.choose_root(contender.label)
+    peer = load(contender.spec)
+    if isinstance(peer, Served):
+        peer.serve(size_bytes)
+    if column == CROWD:
+        return crowd.crowd(peer, size_bytes, count, limit_s * 2 / 3)
+    return COLUMNS[column](peer, size_bytes, runs)
+
+
+if __name__ == "__main__":
+    request = json.loads(sys.argv[1])
+    request["contender"] = Contender(*request["contender"])
+    try:
+        answer: dict[str, Any] = {"values": trial(**request)}
+    except Exception as error:  # whatever a peer raises is a result
+        answer = {"failure": f"{type(error).__name__}: {error}"}
+    print(json.dumps(answer), flush=True)

@@ -1,0 +1,198 @@
+"""Outcomes as Markdown: what a process pays, what happens when, and how it failed. Pure: outcomes in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from mshare.report import printable
+from mshare.units import format_size
+
+from .contenders import BASELINE, PLAIN
+from .trial import Outcome, Plan
+
+Values = dict[str, Any]
+_MESSAGE_CHARS = 220
+_TARGET = 1.2
+
+
+def _ms(nanoseconds: float) -> str:
+    return f"{nanoseconds / 1e6:,.2f} ms" if nanoseconds >= 1e6 else f"{nanoseconds / 1e3:.1f} µs"
+
+
+def _by_random_read(nanoseconds: float) -> str:
+    return f"{nanoseconds:.1f} ns"
+
+
+_FIGURES: tuple[tuple[str, str, Callable[[Values], str]], ...] = (
+    ("VmPTE", "process", lambda values: format_size(values["vmpte_bytes"])),
+    ("PageTables", "tables", lambda values: format_size(values["page_tables_bytes"])),
+    ("minor faults", "process", lambda values: f"{values['minor_faults']:,}"),
+    ("first attach", "process", lambda values: _ms(values["first_attach_ns"])),
+    ("attach", "process", lambda values: _ms(values["attach_ns"])),
+    ("fork", "process", lambda values: _ms(values["fork_ns"])),
+    ("exit", "process", lambda values: _ms(values["exit_ns"])),
+    ("first touch", "touch", lambda values: f"{values['bytes'] / values['ns']:.2f} GB/s"),
+    ("random read", "random", lambda values: _by_random_read(values["ns"])),
+)
+"""Header, column, and how it is shown."""
+
+
+class _Notes:
+    """Footnotes: messages in full, each once."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    def mark(self, text: str) -> str:
+        """Return the mark that stands for `text`, and remember it."""
+        short = printable(" ".join(text.split("\n\n", maxsplit=1)[0].split()))
+        short = short if len(short) <= _MESSAGE_CHARS else short[:_MESSAGE_CHARS] + " ..."
+        if short not in self._texts:
+            self._texts.append(short)
+        return f"[{self._texts.index(short) + 1}]"
+
+    def lines(self) -> Iterator[str]:
+        """Yield them as a list."""
+        for number, text in enumerate(self._texts, 1):
+            yield f"- [{number}] `{text.replace('`', chr(39))}`"
+
+
+def markdown(document: dict[str, Any], plan: Plan, outcomes: Sequence[Outcome]) -> str:
+    """Return the whole report. `document`: machine, command, loads, and what was left out and why."""
+    found = {(outcome.peer, outcome.column): outcome for outcome in outcomes}
+    peers = list(dict.fromkeys(outcome.peer for outcome in outcomes))
+    notes = _Notes()
+    lines = ["# Every peer side by side", ""]
+    lines += ["What the columns mean, and what they leave out: [measuring](../measuring.md).", ""]
+    lines += [f"- {key}: {value}" for key, value in document["machine"].items()]
+    before, after = document["load_1min"]
+    lines += [f"- command: `{document['command']}`"]
+    lines += [f"- load average at the start {before:.2f}, at the end {after:.2f}; {document['seconds']:.0f} s in all"]
+    lines += [
+        f"- page tables, faults, attach, fork, exit, first touch: a region of {format_size(plan.size_bytes)}, medians "
+        f"of {plan.runs} fresh processes; random reads: {format_size(plan.random_bytes)}; the rest: "
+        f"{format_size(plan.small_bytes)}",
+        "- compare within this table; the machine did other things as well"
+        if max(before, after) > 1
+        else "- compare within this table",
+        "",
+        "## What one further process pays",
+        "",
+        *_figures(peers, found, notes),
+        "",
+        *_ratios(peers, found),
+        "## What happens when",
+        "",
+        *_fates(peers, found, notes),
+        "",
+        *_crowd(peers, found, notes),
+        "",
+        "## In their own words",
+        "",
+        *notes.lines(),
+    ]
+    if document["missing"]:
+        lines += ["", "## Not measured", "", *(f"- {text}" for text in document["missing"])]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _table(headers: Sequence[str], rows: Iterator[Sequence[str]], mark: str) -> Iterator[str]:
+    yield _row(["", *headers])
+    yield "|---|" + mark * len(headers)
+    yield from map(_row, rows)
+
+
+Found = dict[tuple[str, str], Outcome]
+
+
+def _cell(found: Found, peer: str, column: str, notes: _Notes, show: Callable[[Values], str]) -> str:
+    outcome = found.get((peer, column))
+    if outcome is None:
+        return ""
+    return show(outcome.values) if outcome.values is not None else f"failed {notes.mark(outcome.failure)}"
+
+
+def _figures(peers: Sequence[str], found: Found, notes: _Notes) -> Iterator[str]:
+    rows = ([peer, *(_cell(found, peer, column, notes, show) for _, column, show in _FIGURES)] for peer in peers)
+    yield from _table([header for header, _, _ in _FIGURES], rows, "---:|")
+
+
+def _values(found: Found, peer: str, column: str) -> Values | None:
+    outcome = found.get((peer, column))
+    return outcome.values if outcome else None
+
+
+def is_small_paged(values: Values, size_bytes: int) -> bool:
+    """Tell from a process's page tables whether its region is mapped by 4 KiB entries of its own: 8 bytes per page."""
+    return bool(values["vmpte_bytes"] >= size_bytes // 4096 * 8 * 0.9)
+
+
+def _ratios(peers: Sequence[str], found: Found) -> Iterator[str]:
+    """Yield random reads by the plain peer, and the target: huge pages at least 1.2 times as fast as small ones."""
+    plain = _values(found, PLAIN, "random")
+    if plain is None:
+        return
+    times = {peer: values["ns"] for peer in peers if peer != BASELINE and (values := _values(found, peer, "random"))}
+    rows = ([peer, f"{plain['ns'] / ns:.2f}"] for peer, ns in times.items())
+    yield from _table([f"random reads, {PLAIN} = 1; more is faster"], rows, "---:|")
+    yield ""
+    ours = [peer for peer in ("mshare thp", "mshare hugetlb") if peer in times]
+    small = [peer for peer in times if not peer.startswith("mshare") and "HUGETLB" not in peer]
+    if ours and small:
+        slowest, fastest = max(times[peer] for peer in small), min(times[peer] for peer in small)
+        for peer in ours:
+            low, high = fastest / times[peer], slowest / times[peer]
+            verdict = "met" if low >= _TARGET else "**missed**"
+            yield (
+                f"Target: `{peer}` reads at least {_TARGET} times as fast as the peers with 4 KiB pages: "
+                f"{low:.2f} (the fastest of them) to {high:.2f} (the slowest): {verdict}."
+            )
+            yield ""
+
+
+def _good(outcome: str, good: str, notes: _Notes) -> str:
+    return good if outcome == "ok" else f"**no** {notes.mark(outcome)}"
+
+
+def _full(values: Values, notes: _Notes) -> str:
+    if values["step"] == "none":
+        return f"not limited by it: {notes.mark('its memory: ' + values['where'])}"
+    dies = values["how"].startswith("killed by")
+    word = {"create": "creating", "attach": "attaching", "touch": "the first write"}[values["step"]]
+    return f"**{word}: {values['how']}**" if dies else f"{word} fails {notes.mark(values['how'])}"
+
+
+def _fates(peers: Sequence[str], found: Found, notes: _Notes) -> Iterator[str]:
+    columns: tuple[tuple[str, str, Callable[[Values], str]], ...] = (
+        ("creator killed: a reader", "creator", lambda values: _good(values["others"], "goes on", notes)),
+        ("a newcomer attaches", "creator", lambda values: _good(values["newcomer"], "yes", notes)),
+        ("and when all have gone", "creator", lambda values: _good(values["later"], "yes", notes)),
+        ("memory that stays", "creator", lambda values: format_size(values["kept_bytes"])),
+        ("a reader ends: a newcomer attaches", "reader", lambda values: _good(values["newcomer"], "yes", notes)),
+        ("the file system is full", "full", lambda values: _full(values, notes)),
+    )
+    rows = (
+        [peer, *(_cell(found, peer, column, notes, show) for _, column, show in columns)]
+        for peer in peers
+        if peer != BASELINE
+    )
+    yield from _table([header for header, _, _ in columns], rows, "---|")
+
+
+def _crowd(peers: Sequence[str], found: Found, notes: _Notes) -> Iterator[str]:
+    count = next((values["count"] for peer in peers if (values := _values(found, peer, "crowd"))), None)
+    if count is None:
+        return
+    columns: tuple[tuple[str, Callable[[Values], str]], ...] = (
+        ("attached", lambda values: f"{values['attached']:,}"),
+        ("in", lambda values: f"{values['seconds']:.1f} s"),
+        ("PageTables per process", lambda values: format_size(values["page_tables_bytes"])),
+        ("stopped by", lambda values: notes.mark(values["stopped"]) if values["stopped"] else ""),
+    )
+    rows = ([peer, *(_cell(found, peer, "crowd", notes, show) for _, show in columns)] for peer in peers)
+    yield from _table([f"{count:,} processes: {columns[0][0]}", *(header for header, _ in columns[1:])], rows, "---:|")

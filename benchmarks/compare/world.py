@@ -1,0 +1,48 @@
+"""What a trial finds around it: an empty tmpfs and a hugetlbfs of stated sizes, in a mount namespace of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from mshare.linux.mounts import mount
+
+SHM = Path("/dev/shm")
+ROOT = SHM / "root-of-mshare"
+"""$MSHARE_ROOT, as a hugetlbfs has no usual place on many machines."""
+HUGE = ROOT / "hugetlb"
+MSHAREFS = Path("/sys/fs/mshare")
+"""Where the module's file system is, if the module is loaded."""
+_TMP = Path("/tmp")
+_FREE = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
+
+
+def free_huge_bytes() -> int:
+    """Return the bytes of the machine's free 2 MiB pages."""
+    try:
+        return int(_FREE.read_text()) << 21
+    except FileNotFoundError:
+        return 0
+
+
+def build(shm_bytes: int, huge_bytes: int) -> None:
+    """Mount them, and where it is loaded the module's file system, and an empty /tmp, where Ray, iceoryx2 and vineyard
+    keep files."""
+    mount("tmpfs", SHM, f"size={shm_bytes},mode=1777")
+    for place in (ROOT / "shm", HUGE):
+        place.mkdir(parents=True)
+    with suppress(OSError):  # in a user namespace hugetlbfs cannot be mounted: the trial says what then fails
+        mount("hugetlbfs", HUGE, f"pagesize=2M,size={huge_bytes}")
+    if Path("/sys/module/mshare").exists():
+        mount("msharefs", MSHAREFS, f"size={shm_bytes}")
+    needed = (Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve(), Path.cwd())
+    if not any(path.is_relative_to(_TMP) for path in needed):
+        mount("tmpfs", _TMP, "mode=1777")
+
+
+def choose_root(backend: str) -> None:
+    """Tell mshare where its regions go. The module's file system stays where it is mounted."""
+    if backend != "mshare msharefs":
+        os.environ["MSHARE_ROOT"] = str(ROOT)

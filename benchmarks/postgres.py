@@ -1,0 +1,236 @@
+"""PostgreSQL as it is, 4 KiB pages against huge pages: `python -m benchmarks.postgres` (or `make bench-postgres`).
+
+`pgbench -S` with ever more clients on prewarmed shared buffers: what page tables and faults cost a real server, and
+what huge pages already give it. Needs PostgreSQL's programs with pg_prewarm; huge pages need root. Report on stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from mshare.geometry import PMD
+from mshare.linux import proc
+from mshare.measure.cost import page_tables_bytes
+from mshare.testing.postgres import Cluster
+from mshare.units import MIB, format_size, parse_size
+
+from . import machine, pool
+
+_SCALE_BYTES = 15 * MIB
+"""What one unit of pgbench's scale takes: 100,000 rows and their index."""
+_FILLED = 0.85
+"""This part of the shared buffers is filled with data."""
+_SAMPLE_S = 0.5
+_WORKERS = 2
+STOCK, HUGE = "huge_pages=off", "huge_pages=on"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One pgbench run."""
+
+    setting: str
+    clients: int
+    tps: float
+    """Transactions per second, without connecting (pgbench)."""
+    latency_ms: float
+    connect_ms: float
+    """Until all clients were connected (pgbench)."""
+    page_tables_bytes: int
+    """Largest growth of `PageTables` in /proc/meminfo during the run: the whole machine's."""
+    vmpte_bytes: int
+    """Largest sum of `VmPTE` of all server processes during the run. Counts shared tables in each."""
+    minor_faults: int
+    """Growth of the server's `cminflt` (/proc/PID/stat): all faults of its clients' processes."""
+
+
+def parse_pgbench(text: str) -> dict[str, float]:
+    """Return `tps`, `latency_ms` and `connect_ms` from the output of pgbench 14 or later."""
+    found = {
+        "tps": r"^tps = ([\d.]+)",
+        "latency_ms": r"^latency average = ([\d.]+) ms",
+        "connect_ms": r"^initial connection time = ([\d.]+) ms",
+    }
+    values = {}
+    for name, pattern in found.items():
+        match = re.search(pattern, text, re.MULTILINE)
+        if match is None:
+            raise ValueError(f"pgbench did not print {name}: {text[-300:]}")
+        values[name] = float(match[1])
+    return values
+
+
+def children_faults(stat: bytes) -> int:
+    """Return `cminflt`, the minor faults of children that have been waited for, from the text of /proc/PID/stat."""
+    return int(stat.rpartition(b")")[2].split()[8])
+
+
+def _server_vmpte_bytes(server: int) -> int:
+    total = 0
+    for child in Path(f"/proc/{server}/task/{server}/children").read_text().split():
+        try:
+            total += proc.status_fields(int(child)).get("VmPTE", 0)
+        except OSError:  # it has ended meanwhile
+            continue
+    return total
+
+
+def _bench(server: Cluster, setting: str, clients: int, seconds: int) -> Run:
+    stat = Path(f"/proc/{server.pid}/stat")
+    before, faults = page_tables_bytes(), children_faults(stat.read_bytes())
+    arguments = ["-S", "-n", "-M", "prepared", "-c", str(clients), "-j", str(_WORKERS), "-T", str(seconds)]
+    tables, vmpte = 0, 0
+    with ThreadPoolExecutor(1) as pool_of_one:
+        running = pool_of_one.submit(server.run, "pgbench", *arguments)
+        while not running.done():
+            tables = max(tables, page_tables_bytes() - before)
+            vmpte = max(vmpte, _server_vmpte_bytes(server.pid))
+            time.sleep(_SAMPLE_S)
+    _wait_until_alone(server)
+    measured = parse_pgbench(running.result())
+    return Run(
+        setting,
+        clients,
+        page_tables_bytes=tables,
+        vmpte_bytes=vmpte,
+        minor_faults=children_faults(stat.read_bytes()) - faults,
+        **measured,
+    )
+
+
+def _wait_until_alone(server: Cluster) -> None:
+    """Wait until the server has reaped its clients' processes, whose faults are then in its own count."""
+    deadline = time.monotonic() + 60
+    others = "select count(*) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"
+    while server.psql(others) != "0" and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def measure(size_bytes: int, counts: Sequence[int], seconds: int, rounds: int) -> tuple[list[Run], list[str], str]:
+    """Run pgbench with every number of clients, `rounds` times with either setting, in turns. Return the runs, what is
+    missing from them, and the server's version."""
+    runs: list[Run] = []
+    missing: list[str] = []
+    settings = {"shared_buffers": f"{size_bytes // MIB}MB", "max_connections": str(max(counts) + 20)}
+    with Cluster({**settings, "huge_pages": "off", "checkpoint_timeout": "1h"}) as server:
+        server.run("pgbench", "-i", "-q", "-s", str(max(1, int(size_bytes * _FILLED) // _SCALE_BYTES)))
+        server.psql("create extension pg_prewarm")
+        version = server.psql("show server_version")
+        needed = int(server.psql("show shared_memory_size_in_huge_pages")) * PMD
+        for _ in range(rounds):
+            for setting in (STOCK, HUGE):
+                with pool.pages(needed) if setting == HUGE else nullcontext((1, "")) as (_, problem):
+                    if problem:
+                        missing.append(problem)
+                        continue
+                    server.stop()
+                    server.start({"huge_pages": setting.partition("=")[2]})
+                    for relation in ("pgbench_accounts", "pgbench_accounts_pkey"):
+                        server.psql(f"select pg_prewarm('{relation}')")
+                    for clients in counts:
+                        runs.append(_bench(server, setting, clients, seconds))
+                        print(runs[-1], file=sys.stderr, flush=True)
+                    server.stop()
+    return runs, sorted(set(missing)), version
+
+
+def markdown(document: dict[str, Any], runs: Sequence[Run]) -> str:
+    """Return the report: medians by number of clients, and huge pages by 4 KiB pages. Pure."""
+    before, after = document["load_1min"]
+    lines = ["# PostgreSQL: 4 KiB pages against huge pages", ""]
+    lines += [
+        f"`pgbench -S -M prepared`, shared buffers of {format_size(document['size_bytes'])}, prewarmed, "
+        f"{document['seconds']} s a run, medians of {document['rounds']}. This is PostgreSQL without mshare: what any "
+        "support for it must beat.",
+        "",
+    ]
+    lines += [f"- {key}: {value}" for key, value in document["machine"].items()]
+    lines += [
+        f"- command: `{document['command']}`",
+        f"- load average at the start {before:.2f}, at the end (its own clients included) {after:.2f}",
+    ]
+    lines += [f"- not measured: {text}" for text in document["missing"]]
+    headers = ("clients", "", "PageTables", "VmPTE, sum", "minor faults", "connecting", "latency", "tps")
+    lines += ["", f"| {' | '.join(headers)} |", "|---:|---|" + "---:|" * (len(headers) - 2)]
+    for clients in sorted({run.clients for run in runs}):
+        for setting in (STOCK, HUGE):
+            group = [run for run in runs if (run.clients, run.setting) == (clients, setting)]
+            if group:
+                cells = (
+                    str(clients),
+                    setting,
+                    format_size(median(run.page_tables_bytes for run in group)),
+                    format_size(median(run.vmpte_bytes for run in group)),
+                    f"{median(run.minor_faults for run in group):,.0f}",
+                    f"{median(run.connect_ms for run in group):,.0f} ms",
+                    f"{median(run.latency_ms for run in group):.1f} ms",
+                    f"{median(run.tps for run in group):,.0f}",
+                )
+                lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        "## Huge pages by 4 KiB pages",
+        "",
+        "| clients | PageTables | minor faults | tps |",
+        "|---:|---:|---:|---:|",
+    ]
+    for clients in sorted({run.clients for run in runs}):
+        stock, huge = ([r for r in runs if (r.clients, r.setting) == (clients, setting)] for setting in (STOCK, HUGE))
+        if stock and huge:
+            ratios = (_ratio(stock, huge, name) for name in ("page_tables_bytes", "minor_faults", "tps"))
+            lines.append(f"| {clients} | {' | '.join(ratios)} |")
+    lines += ["", "The columns are explained at `Run` in `benchmarks/postgres.py`."]
+    return "\n".join(lines) + "\n"
+
+
+def _ratio(stock: Sequence[Run], huge: Sequence[Run], name: str) -> str:
+    old, new = (median(getattr(run, name) for run in group) for group in (stock, huge))
+    return f"{new / old:.3f}" if old > 0 else "-"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run, print, write; return 0."""
+    parser = argparse.ArgumentParser(prog="benchmarks.postgres", description=__doc__)
+    parser.add_argument("--shared-buffers", type=parse_size, default=parse_size("2G"))
+    parser.add_argument("--clients", default="50,100,200,400", help="numbers with commas between")
+    parser.add_argument("--seconds", type=int, default=10, help="for one run")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report there, too")
+    options = parser.parse_args(argv)
+    load, facts = os.getloadavg()[0], machine.facts(("mshare",))
+    counts = [int(count) for count in options.clients.split(",")]
+    runs, missing, version = measure(options.shared_buffers, counts, options.seconds, options.rounds)
+    document = {
+        "machine": facts | {"postgresql": version},
+        "command": shlex.join(["python", "-m", "benchmarks.postgres", *(sys.argv[1:] if argv is None else argv)]),
+        "load_1min": [load, os.getloadavg()[0]],
+        "size_bytes": options.shared_buffers,
+        "seconds": options.seconds,
+        "rounds": options.rounds,
+        "missing": missing,
+    }
+    text = markdown(document, runs)
+    if options.json:
+        options.json.write_text(json.dumps({**document, "runs": [asdict(run) for run in runs]}, indent=1) + "\n")
+    if options.markdown:
+        options.markdown.write_text(text)
+    sys.stdout.write(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""The comparison, tiny: real peers, real deaths; a peer's failure is a result; nothing is left on the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import pytest
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root for namespaces"),
+]
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "benchmarks.compare", "--quick", "--size", "4M", "--random-size", "4M"]
+
+
+def test_two_peers_and_their_fates(tmp_path: Path) -> None:
+    peers = ["mshare shm", "multiprocessing.shared_memory"]
+    columns = ["process", "random", "creator", "full", "crowd"]
+    arguments = ["--peers", ",".join(peers), "--columns", ",".join(columns), "--small-size", "2M", "--processes", "5"]
+    files = ["--json", str(tmp_path / "out.json"), "--markdown", str(tmp_path / "out.md")]
+    run = subprocess.run([*COMMAND, *arguments, *files], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert not [name for name in os.listdir("/dev/shm") if "mshare-compare" in name]
+    assert "root-of-mshare" not in Path("/proc/self/mountinfo").read_text()
+    assert run.stdout == (tmp_path / "out.md").read_text()
+    document = json.loads((tmp_path / "out.json").read_text())
+    found: dict[tuple[str, str], Any] = {(one["peer"], one["column"]): one for one in document["outcomes"]}
+    assert set(found) == {(peer, column) for peer in peers for column in columns}
+    assert not [one for one in found.values() if one["failure"]]
+    ours, rival = ({column: found[peer, column]["values"] for column in columns} for peer in peers)
+    assert ours["creator"] == {
+        "others": "ok",
+        "newcomer": "ok",
+        "later": "ok",
+        "kept_bytes": ours["creator"]["kept_bytes"],
+    }
+    assert ours["creator"]["kept_bytes"] >= 2 << 20
+    assert "FileNotFoundError" in rival["creator"]["newcomer"]
+    assert ours["full"]["step"] == "create"
+    assert "NoSpaceError" in ours["full"]["how"]
+    assert rival["full"] == {"step": "touch", "how": "killed by SIGBUS"}
+    assert ours["crowd"]["attached"] == rival["crowd"]["attached"] == 5
+    assert ours["process"]["vmpte_bytes"] >= 8 << 10
+    assert ours["random"]["ns"] > 0
+
+
+def only_child(pid: int, comm: str) -> int:
+    """Wait until a process has become `comm` and has a child, and return that."""
+    deadline = monotonic() + 60
+    while monotonic() < deadline:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if children and Path(f"/proc/{pid}/comm").read_text().strip().startswith(comm):
+            return int(children[0])
+        sleep(0.01)
+    raise AssertionError(f"{pid} has no child")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_death_of_the_benchmark_ends_its_trial(number: signal.Signals) -> None:
+    run = subprocess.Popen(
+        [*COMMAND, "--peers", "mshare shm", "--columns", "creator"], cwd=ROOT, stderr=subprocess.PIPE
+    )
+    with run:
+        first = only_child(only_child(run.pid, "python"), "unshare")
+        trial = os.pidfd_open(first)
+        os.kill(first, signal.SIGSTOP)  # so that it would not end by itself
+        run.send_signal(number)
+        run.communicate()
+    ended = select.select([trial], [], [], 60)[0]
+    os.close(trial)
+    assert ended, "the trial lives on"
