@@ -8,7 +8,7 @@ VM_KERNELS := 6.12 $(if $(filter true,$(CI)),6.1)
 VM_PACKAGES := qemu-system-x86 kmod make gcc-12 gcc libc6-dev libelf1 pahole
 TEST_PACKAGES := postgresql-15 chromium prometheus
 
-.PHONY: venv demo test test-host lint stress bench bench-top bench-postgres compare prove clean vm-deps test-deps test-vm test-debug-kernel demo-vm vm-shell
+.PHONY: venv demo test test-host lint stress bench bench-scan bench-top bench-postgres compare prove clean vm-deps test-deps test-vm test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/bin/mshare:
@@ -40,6 +40,9 @@ stress: venv
 
 bench: venv
 	$(BIN)/python -m benchmarks --json docs/results/benchmarks-host.json --markdown docs/results/benchmarks-host.md
+
+bench-scan: venv
+	$(BIN)/python -m benchmarks.scan docs/results/benchmarks-scan.json
 
 bench-top: venv
 	$(BIN)/python -m benchmarks.top
