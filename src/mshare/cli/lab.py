@@ -6,7 +6,6 @@ import signal
 import sys
 from contextlib import AbstractContextManager
 from enum import StrEnum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from ..report import printable
 from ..units import format_size, parse_size
 from ._console import AsJson, print_json, print_line, print_table
 from ._exits import UsageError
+from ._extras import extra
 from ._progress import steps
 
 EXAMPLES = """
@@ -77,8 +77,9 @@ def command(
     for way in chosen:
         if way not in WAYS:
             raise UsageError(f"{printable(way)!r} is no way to share memory here; there are {', '.join(WAYS)}")
-    if drawn is not None and find_spec("matplotlib") is None:
-        raise UsageError("--picture needs matplotlib: pip install '.[report]' in mshare's source")
+    if drawn is not None:
+        with extra("report"):
+            import matplotlib  # noqa: F401
     limited = server.memory_bytes if memory is None else parse_size(memory)
     # A terminated run must take its processes, its region and its control group along: that is done in `finally`.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
