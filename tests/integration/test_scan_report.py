@@ -34,7 +34,7 @@ from mshare.scan.case import Case, shell_word
 from mshare.scan.remedies import remedies
 from mshare.scan.saved import dump
 from mshare.scan.series import growth, point
-from mshare.scan.show import bounds
+from mshare.scan.show import bounds, short
 from mshare.scan.survey import Bytes, Entry, survey
 from mshare.units import GIB, MIB
 
@@ -99,7 +99,7 @@ def test_a_real_page_in_a_real_browser(people: list[int], tmp_path: Path) -> Non
     assert seen.title == f"Page tables on {printable(os.uname().nodename)}"
     assert printable(f"memfd:{NAME}") in seen.text
     assert re.search(rf"\b{COUNT}\b", seen.text)
-    assert bounds(Bytes(**found["page_table_bytes"])) in seen.text
+    assert short(bounds(Bytes(**found["page_table_bytes"]))) in seen.text
     assert [label.partition(".")[0] for label in seen.shown] == [
         "Page tables by object, as they are and as they could be"
     ]
