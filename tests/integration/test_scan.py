@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from mappers import PAGE, Mapping, mapped
-from test_cli import answer, fails, ok
+from test_cli import MSHARE, answer, fails, ok
 from worlds import STRANGER, needs_root, small_tmpfs
 
 import mshare
@@ -235,6 +235,25 @@ def test_a_full_disk_leaves_the_older_snapshot(tmp_path: Path) -> None:
         fails(6, "scan", "--save", str(file))
         assert file.read_bytes() == b"older"
         assert [path.name for path in tmp_path.iterdir()] == ["s.snapshot"]
+
+
+def test_what_is_no_file_is_written_to_and_stays(tmp_path: Path) -> None:
+    pids = f"--pid={os.getpid()}"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen([*MSHARE, "scan", "--save", str(pipe), pids], stdout=subprocess.DEVNULL) as writer:
+        assert load(pipe.read_bytes()).partial
+    assert writer.returncode == 0
+    assert pipe.is_fifo()
+    full = Path("/dev/full")
+    fails(6, "scan", pids, "--save", str(full))
+    assert full.is_char_device()
+    link, target = tmp_path / "link", tmp_path / "target"
+    link.symlink_to(target)
+    ok("scan", pids, "--save", str(link))
+    assert link.is_symlink()
+    assert load(target.read_bytes()).partial
+    assert str(tmp_path / "no" / "s") in fails(3, "scan", pids, "--save", str(tmp_path / "no" / "s"))
 
 
 # Arguments

@@ -57,8 +57,17 @@ def region_names() -> dict[FileId, str]:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Put `content` into the file `path`, all of it or none: an older file stays until the new one is complete."""
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
+    """Put `content` into the file `path`, all of it or none: an older file stays until the new one is complete. A link
+    stays a link; what is no file (a pipe, a device) is written to."""
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    try:
+        temporary = NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:200]}.", delete=False)
+    except OSError as error:  # whose name would be the temporary file's
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    with temporary:
         try:
             temporary.write(content)
             temporary.flush()
