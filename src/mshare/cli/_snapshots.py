@@ -7,7 +7,7 @@ import pwd
 import sys
 import time
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import mkstemp
 from typing import Annotated
 
 import typer
@@ -64,18 +64,17 @@ def write(path: Path, content: bytes) -> None:
         path.write_bytes(content)
         return
     try:
-        temporary = NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:200]}.", delete=False)
+        fd, temporary = mkstemp(dir=path.parent, prefix=f".{path.name[:200]}.")
     except OSError as error:  # whose name would be the temporary file's
         raise OSError(error.errno, error.strerror, str(path)) from None
-    with temporary:
-        try:
-            temporary.write(content)
-            temporary.flush()
-            os.chmod(temporary.name, 0o666 & ~_umask())
-            Path(temporary.name).replace(path)
-        except BaseException:
-            os.unlink(temporary.name)
-            raise
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o666 & ~_umask())
+        Path(temporary).replace(path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def _umask() -> int:
