@@ -151,6 +151,10 @@ class Status(NamedTuple):
     """How many PID namespaces deeper than ours it is (`NSpid`, Linux 4.1)."""
     vmpte: int | None
     """`VmPTE` in bytes; None for what has no memory: kernel threads, zombies, a process that is just ending."""
+    zombie: bool
+    """It has ended and waits to be collected. Its other threads may go on, with all its memory."""
+    tgid: int
+    """The process that the thread belongs to; 0 if the text does not say."""
 
 
 def parse_status(text: bytes) -> Status:
@@ -158,7 +162,7 @@ def parse_status(text: bytes) -> Status:
     found: dict[bytes, list[bytes]] = {}
     for line in text.split(b"\n"):
         name, colon, rest = line.partition(b":\t")
-        if colon and name in (b"Name", b"Uid", b"NSpid", b"VmPTE"):
+        if colon and name in (b"Name", b"State", b"Tgid", b"Uid", b"NSpid", b"VmPTE"):
             found[name] = [rest] if name == b"Name" else rest.split()
     if b"Name" not in found or len(found.get(b"Uid", ())) < 2:
         raise ValueError("/proc/PID/status is cut short")
@@ -168,6 +172,8 @@ def parse_status(text: bytes) -> Status:
         int(found[b"Uid"][1]),
         max(0, len(found.get(b"NSpid", ())) - 1),
         int(vmpte[0]) * 1024 if vmpte and len(vmpte) == 2 else None,
+        found.get(b"State", [])[:1] == [b"Z"],
+        int((found.get(b"Tgid") or [b"0"])[0]),
     )
 
 

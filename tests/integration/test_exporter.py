@@ -243,7 +243,7 @@ def test_without_the_extra_it_says_what_to_install() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, text=True)
     assert done.returncode == 1
-    assert done.stderr == "mshare: prometheus_client is not installed: pip install 'mshare[exporter]'\n"
+    assert done.stderr == "mshare: prometheus_client is not installed: pip install '.[exporter]' in mshare's source\n"
 
 
 @needs_root

@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,6 +135,62 @@ def test_hidden_processes_are_said_to_be_hidden(sleeper: int) -> None:
     assert sleeper not in seen
     assert len(blind) == 1
     assert "hidepid" in blind[0]
+
+
+@needs_root
+def test_processes_that_may_not_be_looked_at_are_counted(sleeper: int) -> None:
+    def look() -> tuple[list[int], list[str]]:
+        assert private()
+        subprocess.run(["mount", "-t", "proc", "-o", "hidepid=1", "proc", "/proc"], check=True)
+        as_stranger()
+        snapshot = collect()
+        return [each.pid for each in snapshot.processes], list(snapshot.machine.blind)
+
+    seen, blind = in_child(look).value
+    assert sleeper not in seen
+    assert any("may not be looked at" in each for each in blind)
+
+
+def test_a_process_whose_main_thread_has_ended_is_seen() -> None:
+    program = (
+        "import ctypes, mmap, threading\n"
+        "m = mmap.mmap(-1, 64 << 20)\n"
+        "for at in range(0, 64 << 20, 4096): m[at] = 1\n"
+        "def stay(): print('there', flush=True); input()\n"
+        "threading.Thread(target=stay).start()\n"
+        "ctypes.CDLL(None).pthread_exit(None)\n"
+    )
+    with subprocess.Popen([sys.executable, "-S", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as it:
+        assert it.stdout is not None
+        assert it.stdout.readline() == b"there\n"
+        for _ in range(1000):
+            if b"State:\tZ" in Path(f"/proc/{it.pid}/status").read_bytes():
+                break
+        found = survey(collect(choice=Choice(pids=[it.pid]), exact=True))
+        it.kill()
+    (entry,) = [each for each in found.entries if each.object is not None and each.object.kind == "anonymous"]
+    assert entry.now.likely >= 32 * PAGE
+
+
+def test_what_has_no_memory_is_named_and_a_thread_is_no_process() -> None:
+    with subprocess.Popen(["true"]) as zombie:
+        os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+        assert f"process {zombie.pid} has no memory" in ok("scan", "--pid", str(zombie.pid))
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    try:
+        assert "there is no process" in fails(3, "scan", "--pid", str(thread.native_id))
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_backslashes_in_names_are_what_they_are(tmp_path: Path) -> None:
+    name = r"a\057..\057etc\057shadow"
+    with mapped(Mapping(kind="file", size=1 << 20, processes=1, path=str(tmp_path / name))) as living:
+        found = answer("scan", "--min", "0", f"--pid={living.pids[0]}")["objects"]
+    assert str(tmp_path / name) in [each["object"] for each in found]
 
 
 @needs_root

@@ -211,7 +211,7 @@ def test_ctrl_c_ends_the_recording_and_writes(people: list[int], tmp_path: Path)
 def test_a_missing_package_is_named_before_anything_is_read(missing: str, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules[{missing!r}] = None\n")
     done = run("--for", "1h", code=1, PYTHONPATH=str(tmp_path))
-    assert done.stderr.decode() == f"mshare: {missing} is not installed: pip install 'mshare[report]'\n"
+    assert done.stderr.decode() == f"mshare: {missing} is not installed: pip install '.[report]' in mshare's source\n"
 
 
 def test_json_needs_no_package(tmp_path: Path) -> None:

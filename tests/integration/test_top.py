@@ -137,7 +137,7 @@ def test_without_the_extra_it_says_what_to_install() -> None:
     program = "import sys; sys.modules['textual'] = None; from mshare.cli import run; sys.exit(run(['top']))"
     with Terminal([sys.executable, "-c", program]) as terminal:
         assert terminal.end() == 1
-        assert "mshare: textual is not installed: pip install 'mshare[top]'" in terminal.text
+        assert "mshare: textual is not installed: pip install '.[top]'" in terminal.text
 
 
 @pytest.mark.parametrize("arguments", [("--interval", "0.1"), ("--interval", "nan"), ("--count", "0"), ("--min", "x")])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +68,26 @@ def test_whatever_stands_in_a_field_is_refused_or_harmless(snapshot: Snapshot, v
     except NotASnapshotError:
         return
     show_all(read)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.update(taken=(1 << 40) - 1),
+        lambda d: d["machine"]["memory"].update(Hugepagesize=0),
+        lambda d: d["machine"].update(host="\ud800"),
+        lambda d: d["processes"].append(d["processes"][0]),
+        lambda d: d.update(exact=not d["exact"]),
+        lambda d: d["processes"][1][7].append(d["processes"][1][7][0]),
+    ],
+    ids=["year 36812", "no huge page", "surrogate", "a pid twice", "walked or not", "entries twice"],
+)
+def test_what_contradicts_itself_is_refused(change: Callable[[Any], None]) -> None:
+    raw = (Path(__file__).parents[1] / "data" / "postgres-15-exact.snapshot").read_bytes()
+    document = json.loads(gzip.decompress(raw))
+    change(document)
+    with pytest.raises(NotASnapshotError):
+        load(gzip.compress(json.dumps(document).encode()))
 
 
 def test_a_newer_format_is_named() -> None:

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mshare.geometry import PAGE, PGD, PMD, PUD
-from mshare.scan.tables import LEVELS, Piece, charge, needs
+from mshare.scan.tables import LEVELS, Piece, blocks, charge, needs
 
 OWNERS = (-1, 0, 1, 2)
 # Few places around a border of all levels, so that blocks of each level often serve several owners.
@@ -68,6 +68,12 @@ def test_needs_are_those_of_the_plain_count(pieces: list[Piece]) -> None:
     for owner, each in need.items():
         assert abs(each.share - plain.share[owner]) < 1e-6
     assert abs(sum(each.share for each in need.values()) - total) < 1e-6
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 30)), max_size=8), st.sampled_from((1, 4, 7)))
+def test_blocks_of_spans_that_overlap_are_counted_once(spans: list[tuple[int, int]], level: int) -> None:
+    touched = {byte // level for start, length in spans for byte in range(start, start + length)}
+    assert blocks([(start, start + length) for start, length in spans], level) == len(touched)
 
 
 @given(address_spaces(), st.data())

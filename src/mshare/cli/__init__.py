@@ -70,6 +70,8 @@ def make_app() -> typer.Typer:
 
 def run(argv: Sequence[str]) -> int:
     """Run one command and return its exit code. Errors go to stderr, as JSON if `--json` was given."""
+    if sys.stdout is None:  # file descriptor 1 is closed: who closed it wants nothing
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for as long as the process lives
     app = make_app()
     if _COMPLETION in os.environ:  # the shell asks; it ends the process itself
         app(prog_name="mshare")
@@ -83,8 +85,7 @@ def run(argv: Sequence[str]) -> int:
                 code = command.invoke(context) or 0
         except typer.Exit as end:
             code = end.exit_code
-        if sys.stdout is not None:  # as it is where file descriptor 1 is closed
-            sys.stdout.flush()
+        sys.stdout.flush()
         return code
     except (KeyboardInterrupt, typer.Abort):
         return _exits.INTERRUPTED

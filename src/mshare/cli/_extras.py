@@ -22,4 +22,4 @@ def extra(name: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or "a package").partition(".")[0]
-        raise MissingExtraError(f"{package} is not installed", f"pip install 'mshare[{name}]'") from error
+        raise MissingExtraError(f"{package} is not installed", f"pip install '.[{name}]' in mshare's source") from error

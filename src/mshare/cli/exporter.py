@@ -19,7 +19,7 @@ from ._snapshots import region_names
 EXAMPLES = """
 mshare exporter
 mshare exporter --listen '[::1]:9779' --objects 50
-mshare exporter --once > /var/lib/node_exporter/mshare.prom
+mshare exporter --once > mshare.prom.new && mv mshare.prom.new mshare.prom
 mshare exporter --print alerts > /etc/prometheus/mshare.yml
 """
 

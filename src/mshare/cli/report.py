@@ -77,6 +77,8 @@ def command(
     else:
         seconds = 0.0 if duration is None else parse_age(duration)
         step = max(1.0, seconds / _STEPS) if every is None else parse_age(every)
+        if every is not None and not 0 < step <= seconds:
+            raise UsageError("--every takes a time above 0 and no longer than --for")
         last, points = _recorded(lambda: take(None, exact=exact, pids=pids, user=user), seconds, step)
     found = survey(last)
     verdict = judge(last, found)

@@ -36,9 +36,9 @@ def name(thing: Object | None) -> str:
     if thing is not None and not thing.region:
         if thing.kind == "anonymous":
             return "shared anonymous"
-        if thing.path == "/anon_hugepage":
+        if thing.kind == "hugetlb" and thing.path == "/anon_hugepage":
             return "anonymous huge pages"
-        if thing.path.startswith("/SYSV"):
+        if thing.kind in ("SysV", "hugetlb") and thing.path.startswith("/SYSV"):
             return f"SysV key 0x{printable(thing.path.removeprefix('/SYSV'))}"[:MOST_CHARACTERS]
     text = printable(label(thing))
     if len(text) <= MOST_CHARACTERS:

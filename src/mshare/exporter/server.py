@@ -50,9 +50,10 @@ def serve(registry: CollectorRegistry, address: Address) -> None:
     try:
         try:
             server, thread = start_http_server(address.port, address.host, registry)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: a host name that none can be
+            why = getattr(error, "strerror", None) or error
             raise CannotListenError(
-                f"cannot listen on {address}: {error.strerror}", "choose another address with --listen HOST:PORT"
+                f"cannot listen on {address}: {why}", "choose another address with --listen HOST:PORT"
             ) from error
         print(
             f"mshare exporter: http://{Address(address.host, server.server_port)}/metrics", file=sys.stderr, flush=True

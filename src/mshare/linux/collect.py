@@ -14,7 +14,7 @@ import platform
 import pwd
 import socket
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from ..geometry import PAGE, PMD, PUD, USER_END
 from ..procfs import (
     FileId,
     Mount,
+    Status,
     Vma,
     parse_cgroup,
     parse_maps,
@@ -30,7 +31,6 @@ from ..procfs import (
     parse_mountinfo,
     parse_smaps,
     parse_status,
-    unescape,
 )
 from ..scan.snapshot import PRIVATE, Area, Filled, Kind, Machine, Object, Process, Snapshot
 from .pagemap import Scanner, is_missing, read_blocks
@@ -82,6 +82,9 @@ class _Collector:
         self.scanner: Scanner | None = Scanner()
         self.understood: dict[bytes, tuple[int, int, bool, bool]] = {}
         self.vanished = 0
+        self.hidden = 0
+        self.without_memory: list[int] = []
+        """Chosen, but kernel threads or zombies."""
 
     def run(self, progress: Progress | None) -> Snapshot:
         pids = sorted(process_ids() if self.choice.pids is None else self.choice.pids)
@@ -96,11 +99,18 @@ class _Collector:
                     raise ProcessLookupError(3, f"there is no process {pid}") from None
                 self.vanished += 1
                 continue
+            except PermissionError:  # /proc is mounted with hidepid=noaccess
+                if self.choice.pids is not None:
+                    raise
+                self.hidden += 1
+                continue
             if process is not None:
                 processes.append(process)
+            elif self.choice.pids is not None:
+                self.without_memory.append(pid)
         return Snapshot(
             taken=time.time(),
-            machine=_machine(),
+            machine=_machine(tuple(self._blindness())),
             objects=self.objects.finished(self._leaves(processes)),
             processes=tuple(processes),
             users={uid: name for uid in {each.uid for each in processes} if (name := _user(uid)) is not None},
@@ -109,13 +119,25 @@ class _Collector:
             partial=self.choice != Choice(),
         )
 
+    def _blindness(self) -> Iterator[str]:
+        """Yield why there may be processes that nothing here shows."""
+        yield from _blindness()
+        if self.hidden:
+            yield f"{self.hidden} processes of other users may not be looked at at all (hidepid)"
+        for pid in self.without_memory:
+            yield f"process {pid} has no memory of its own: a kernel thread, or it has ended"
+
     def _process(self, pid: int) -> Process | None:
         """Return process `pid`, None if it has no memory or is not chosen."""
         with _Directory(f"/proc/{pid}") as here:
             try:
                 status = parse_status(here.read("status"))
+                if status.zombie:
+                    status = here.living_thread(status)
             except ValueError:
                 raise ProcessLookupError from None
+            if status.tgid not in (0, pid):
+                raise ProcessLookupError  # a thread: /proc answers to its number, too
             if status.vmpte is None or (self.choice.uid is not None and status.uid != self.choice.uid):
                 return None
             try:
@@ -243,6 +265,7 @@ class _Directory:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._prefix = ""
         self._fd = -1
 
     def __enter__(self) -> _Directory:
@@ -252,7 +275,19 @@ class _Directory:
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
+    def living_thread(self, status: Status) -> Status:
+        """Return the status of a thread that has the process's memory, and read from that one from now on, if the main
+        thread has ended and others go on; else `status`."""
+        for tid in os.listdir(f"{self._path}/task"):
+            with suppress(OSError, ValueError):
+                other = parse_status(self.read(f"task/{tid}/status"))
+                if other.vmpte is not None:
+                    self._prefix = f"task/{tid}/"
+                    return other
+        return status
+
     def open(self, name: str) -> int:
+        name = self._prefix + name
         return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd)
 
     def read(self, name: str) -> bytes:
@@ -311,7 +346,8 @@ class _Objects:
         )
 
     def _make(self, vma: Vma, namespace: int, here: _Directory) -> Object:
-        path = unescape(vma.path)
+        # In maps the kernel escapes newlines and nothing else, backslashes neither.
+        path = vma.path.replace(rb"\012", b"\n").decode("utf-8", "surrogateescape")
         kind, page = self._kind(vma, path, here)
         return Object(
             kind,
@@ -389,13 +425,13 @@ def _user(uid: int) -> str | None:
         return None
 
 
-def _machine() -> Machine:
+def _machine(blind: tuple[str, ...]) -> Machine:
     refresh_counters()
     settings = {}
     for path in SETTINGS:
         with suppress(OSError):
             settings[path] = Path(path).read_text().strip()
-    return Machine(socket.gethostname(), platform.release(), memory_fields(), settings, tuple(_blindness()))
+    return Machine(socket.gethostname(), platform.release(), memory_fields(), settings, blind)
 
 
 def _blindness() -> list[str]:

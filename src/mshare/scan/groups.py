@@ -61,9 +61,8 @@ def groups(snapshot: Snapshot, survey: Survey, key: str) -> tuple[Group, ...]:
     """Return the processes by `key` (one of `KEYS`), the group with most page tables first."""
     shared: dict[int, int] = {}
     for entry in survey.entries:
-        if entry.shared:
-            for pid, cost in entry.by_process.items():
-                shared[pid] = shared.get(pid, 0) + cost
+        for pid in entry.sharers:
+            shared[pid] = shared.get(pid, 0) + entry.by_process[pid]
     found: dict[str, list[Process]] = {}
     for process in snapshot.processes:
         found.setdefault(_KEYS[key](snapshot, process), []).append(process)

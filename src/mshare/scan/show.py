@@ -24,13 +24,13 @@ def label(thing: Object | None) -> str:
     if thing.region:
         return f"region {thing.region}"
     name = thing.path.removeprefix("/")
-    if thing.path.startswith("/SYSV"):
+    if thing.path.startswith("/SYSV") and thing.kind in ("SysV", "hugetlb"):
         return f"SysV {thing.ino} (key 0x{name.removeprefix('SYSV')})"
-    if thing.path.startswith("/memfd:") or thing.kind in ("memfd", "device"):
+    if thing.kind in ("memfd", "device") or (thing.kind == "hugetlb" and thing.path.startswith("/memfd:")):
         return name
     if thing.kind == "anonymous":
         return f"shared anonymous #{thing.ino}"
-    if thing.path == "/anon_hugepage":
+    if thing.kind == "hugetlb" and thing.path == "/anon_hugepage":
         return f"anonymous huge pages #{thing.ino}"
     return thing.path + (" (deleted)" if thing.deleted else "")
 
@@ -148,11 +148,13 @@ def totals(snapshot: Snapshot, survey: Survey) -> list[tuple[str, str]]:
 
 def remarks(snapshot: Snapshot, survey: Survey) -> list[str]:
     """Return what a reader must know of what is not in the table: one sentence each."""
-    found = list(snapshot.machine.blind)
+    found = [printable(each) for each in snapshot.machine.blind]
     if snapshot.partial:
         found.append("only chosen processes were read: the total explains no more than theirs")
     if survey.unreadable:
-        found.append("who took it may not read all mappings: root (with CAP_SYS_PTRACE) may")
+        found.append(
+            "to read the closed mappings takes CAP_SYS_PTRACE, which root has, and no fewer rights than theirs"
+        )
     if survey.nested:
         found.append(
             f"{survey.nested} processes are in PID namespaces of their own (containers); paths are as they see them"

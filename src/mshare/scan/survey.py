@@ -10,11 +10,12 @@ nobody's `VmPTE`, and belong to the region.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..geometry import PAGE, PMD, PUD
 from .snapshot import PRIVATE, Area, Filled, Object, Process, Snapshot
-from .tables import Charge, Need, Piece, charge, needs
+from .tables import Charge, Need, Piece, blocks, charge, needs
 
 
 class Bytes(NamedTuple):
@@ -49,32 +50,44 @@ class Entry(NamedTuple):
     by_process: dict[int, int]
     """Likely page-table bytes by pid, as `VmPTE` counts them."""
     now: Bytes
-    shared: bool
-    """Somebody maps it MAP_SHARED: its tables could be shared."""
+    sharers: frozenset[int]
+    """The processes that map it MAP_SHARED: their tables could be shared."""
+    private_bytes: int
+    """Likely bytes of those that do not: nothing but larger leaves would make them less."""
+    own_bytes: int
+    """Tables that belong to the region and to no process (msharefs)."""
+    pmd_once_bytes: int
+    """PMD pages that the kernel shares already (hugetlb)."""
     pmd_bytes: int
-    """PMD pages of all processes (upper bound, unless exact)."""
+    """Other PMD pages of all processes (upper bound, unless exact)."""
     pud_bytes: int
     """PUD pages of all processes, likewise."""
+    sharers_pud_bytes: int
+    """Those of the sharers."""
     once_bytes: int
-    """PTE and PMD pages of the process that has most, or of the region on msharefs: what one shared set would take."""
+    """PTE and PMD pages of all that the sharers map, once: what one shared set would take."""
+
+    @property
+    def shared(self) -> bool:
+        """Somebody maps it MAP_SHARED."""
+        return bool(self.sharers)
 
     @property
     def processes(self) -> int:
         return len(self.by_process)
 
     def what_if(self, processes: int | None = None) -> WhatIf | None:
-        """Return the costs with `processes` processes that each map as much as these do on average, by default as many
-        as there are; None for private memory and for what nobody maps shared."""
-        if not self.shared or not self.by_process:
+        """Return the costs with `processes` processes that map as these do on average, by default as many as there are;
+        None for private memory and for what nobody maps shared. More processes map the same parts of it, no others."""
+        if not self.shared:
             return None
         factor = (processes or self.processes) / self.processes
-        own = self.once_bytes if self.object is not None and self.object.kind == "msharefs" else 0
-        pud = self.pud_bytes * factor
+        fixed = self.own_bytes + self.pmd_once_bytes
         return WhatIf(
-            round(own + (self.now.likely - own) * factor),
-            round(self.once_bytes + pud),
-            round(self.pmd_bytes * factor + pud),
-            round(pud),
+            round(fixed + (self.now.likely - fixed) * factor),
+            round(self.once_bytes + (self.private_bytes + self.sharers_pud_bytes) * factor),
+            round(self.pmd_once_bytes + (self.pmd_bytes + self.pud_bytes) * factor),
+            round(self.pud_bytes * factor),
         )
 
 
@@ -134,10 +147,13 @@ class _Sum:
 
     def __init__(self) -> None:
         self.lower = self.likely = self.upper = 0.0
-        self.pmd = self.pud = self.once = 0
+        self.private = self.sharers_upper = 0.0
+        self.pmd = self.pud = self.sharers_pud = 0.0
         self.size = 0
-        self.shared = False
+        self.sharers: set[int] = set()
         self.by_process: dict[int, int] = {}
+        self.spans: set[tuple[int, int, int]] = set()
+        """What sharers have entries for, or may have: start and end in the object, and leaf."""
         self.units: dict[tuple[int, bool], int] = {}
         """hugetlb: by offset and right to write, the processes that map that GiB so that its PMD page is shared."""
         self.trees: dict[bool, int] = {}
@@ -145,21 +161,33 @@ class _Sum:
 
     @property
     def counted_twice(self) -> int:
-        return PAGE * sum(count - 1 for count in self.units.values())
+        """Never more than there is: where nothing was walked, not every GiB that is mapped has a table."""
+        return min(PAGE * sum(count - 1 for count in self.units.values()), round(self.likely))
 
     @property
     def own(self) -> int:
         return sum(self.trees.values())
+
+    @property
+    def once(self) -> int:
+        """PTE and PMD pages of everything that sharers map, no more than they have."""
+        small = ((start, end) for start, end, leaf in self.spans if leaf == PAGE)
+        any_leaf = ((start, end) for start, end, leaf in self.spans if leaf <= PMD)
+        return min(PAGE * (blocks(small, PMD) + blocks(any_leaf, PUD)), round(self.sharers_upper))
 
     def add(self, pid: int, charged: Charge, need: Need) -> None:
         self.lower += charged.lower
         self.likely += charged.likely
         self.upper += charged.upper
         self.by_process[pid] = round(charged.likely)
-        pte, pmd, pud = need.touched
-        self.pmd += PAGE * pmd
-        self.pud += PAGE * pud
-        self.once = max(self.once, PAGE * (pte + pmd))
+        _, pmd, pud = need.touched
+        self.pmd += min(PAGE * pmd, charged.upper)
+        self.pud += min(PAGE * pud, charged.upper)
+        if pid in self.sharers:
+            self.sharers_upper += charged.upper
+            self.sharers_pud += min(PAGE * pud, charged.upper)
+        else:
+            self.private += charged.likely
 
 
 def survey(snapshot: Snapshot) -> Survey:
@@ -191,7 +219,7 @@ def survey(snapshot: Snapshot) -> Survey:
             twice,
             regions,
             PAGE * len(snapshot.processes),
-            sum(each.pud for each in sums.values()),
+            round(sum(each.pud for each in sums.values())),
             empty,
             page_tables - read - unread + twice - regions,
         ),
@@ -208,7 +236,8 @@ def _add(process: Process, areas: tuple[Area, ...], objects: tuple[Object, ...],
         total = sums.get(area.object)
         if total is None:
             total = sums[area.object] = _Sum()
-        total.shared |= area.shared
+        if area.shared:
+            total.sharers.add(process.pid)
         total.by_process.setdefault(process.pid, 0)
         length = area.end - area.start
         total.size = total.size + length if area.object == PRIVATE else max(total.size, area.offset + length)
@@ -217,18 +246,24 @@ def _add(process: Process, areas: tuple[Area, ...], objects: tuple[Object, ...],
         filled = tuple(Filled(area.start, area.end, index, PAGE) for index, area in enumerate(areas))
     pieces = []
     linked = set()
-    for start, end, index, leaf in filled:
-        area = areas[index]
+    units: set[tuple[int, int, bool]] = set()
+    for start, end, index, leaf_there in filled:
+        area, leaf = areas[index], leaf_there
         thing = objects[area.object] if area.object != PRIVATE else None
         if thing is not None and thing.kind == "msharefs":
             linked.add(index)
             continue
         if thing is not None and thing.page != PAGE:
-            if thing.page == PMD and area.shared:
-                _note_units(sums[area.object].units, area, start, end)
-            pieces.append(Piece(start, end, area.object, thing.page))
-            continue
+            leaf = thing.page
+            if leaf == PMD and area.shared:
+                units.update(_units(area, start, end))
+        if thing is not None and area.shared:
+            offset = area.offset + start - area.start
+            sums[area.object].spans.add((offset, offset + end - start, leaf))
         pieces.append(Piece(start, end, area.object, leaf))
+    for owner, unit, writable in units:
+        counts = sums[owner].units
+        counts[unit, writable] = counts.get((unit, writable), 0) + 1
     if linked:
         _note_trees(filled, areas, linked, sums)
         pieces += [Piece(areas[index].start, areas[index].end, areas[index].object, PUD) for index in linked]
@@ -240,13 +275,13 @@ def _add(process: Process, areas: tuple[Area, ...], objects: tuple[Object, ...],
     return process.vmpte - there
 
 
-def _note_units(units: dict[tuple[int, bool], int], area: Area, start: int, end: int) -> None:
-    """Count this process for each whole GiB of `area` in which `start` to `end` has entries. The kernel shares the PMD
-    page between mappings with the same rights that have the same GiB of the file at a multiple of 1 GiB."""
+def _units(area: Area, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
+    """Yield each whole GiB of `area` in which `start` to `end` has entries: object, offset, right to write. The kernel
+    shares the PMD page between mappings with the same rights that have the same GiB of the file at a multiple of 1
+    GiB."""
     first = max(area.start + -area.start % PUD, start & -PUD)
     for unit in range(first, min(area.end & -PUD, end), PUD):
-        key = (area.offset + unit - area.start, area.writable)
-        units[key] = units.get(key, 0) + 1
+        yield area.object, area.offset + unit - area.start, area.writable
 
 
 def _note_trees(filled: tuple[Filled, ...], areas: tuple[Area, ...], linked: set[int], sums: dict[int, _Sum]) -> None:
@@ -255,21 +290,27 @@ def _note_trees(filled: tuple[Filled, ...], areas: tuple[Area, ...], linked: set
         area = areas[index]
         spans = [Piece(each.start, each.end, 0, PAGE) for each in filled if each.area == index]
         pte, pmd, _ = needs(spans)[0][0].touched
+        sums[area.object].pmd += PAGE * pmd  # with larger leaves, a process would have its own
         trees = sums[area.object].trees
         trees[area.writable] = max(trees.get(area.writable, 0), PAGE * (pte + pmd))
 
 
 def _entry(thing: Object | None, total: _Sum, exact: bool) -> Entry:
-    likely = max(0.0, total.likely - total.counted_twice) + total.own
-    lower, upper = max(0.0, total.lower - total.counted_twice), total.upper + total.own
-    now = Bytes(round(lower), round(likely), round(upper))
+    twice, own = total.counted_twice, total.own
+    likely = total.likely - twice
+    now = Bytes(round(max(0.0, total.lower - twice)), round(likely) + own, round(total.upper) + own)
+    pmd_once = min(PAGE * len(total.units), round(likely))
     return Entry(
         thing,
         total.size,
         total.by_process,
         Bytes(now.likely, now.likely, now.likely) if exact else now,
-        total.shared,
-        total.pmd,
-        total.pud,
-        total.own or total.once,
+        frozenset(total.sharers),
+        round(total.private),
+        own,
+        pmd_once,
+        max(0, round(total.pmd) - twice - pmd_once),
+        round(total.pud),
+        round(total.sharers_pud),
+        own or total.once,
     )

@@ -87,6 +87,17 @@ def needs(pieces: Iterable[Piece]) -> tuple[dict[int, Need], int]:
     }, total
 
 
+def blocks(spans: Iterable[tuple[int, int]], level: int) -> int:
+    """Return how many blocks of `level` bytes the spans touch together. They may overlap, and come in any order."""
+    count, after = 0, 0
+    for start, end in sorted(spans):
+        first, last = max(after, start // level), (end - 1) // level
+        if last >= first:
+            count += last - first + 1
+            after = last + 1
+    return count
+
+
 class Charge(NamedTuple):
     """What one owner costs a process, in bytes of page-table pages."""
 

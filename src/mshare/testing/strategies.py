@@ -188,7 +188,13 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     found = draw(st.lists(_processes(things, exact), max_size=4, unique_by=lambda process: process.pid))
     return Snapshot(
         draw(st.integers(0, 1 << 33)) / 2,
-        Machine("host\x1b", "6.1", {"PageTables": draw(st.integers(0, 400)) * PAGE, "MemTotal": 1 << 30}, {}, ()),
+        Machine(
+            "host\x1b",
+            "6.1",
+            {"PageTables": draw(st.integers(0, 400)) * PAGE, "MemTotal": 1 << 30},
+            {},
+            ("blind\x1b[31m",),
+        ),
         things,
         tuple(found),
         {0: "root", 1: "da\nemon"},
