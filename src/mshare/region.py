@@ -7,7 +7,9 @@ import math
 import os
 import stat
 import weakref
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
+from fcntl import F_GETFL, fcntl
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -217,7 +219,7 @@ class Region(mapping.Owner):
         process live, `BackendUnavailableError` for files that cannot be sealed, `AccessDeniedError`; nothing has
         changed then.
         """
-        with mapping.lock, self.control as handle:
+        with mapping.lock, self.control as handle, ExitStack() as kept:
             if handle.sealed:
                 return
             fd = handle.fileno()
@@ -228,6 +230,8 @@ class Region(mapping.Owner):
                 )
             assert self.area is not None
             areas = [area for area in mapping.all_of("", {self.area.file}) if area.writable]
+            if areas:  # a read-only `Region` may share a writable mapping, which has to be put back if this fails
+                fd = kept.enter_context(_writable(fd))
             owners = [owner for area in areas for owner in area.owners() if isinstance(owner, Region)]
             dropped = [region.drop_exporter() for region in owners]
             if not all(dropped) or any(not isinstance(owner, Region) for area in areas for owner in area.owners()):
@@ -317,3 +321,13 @@ def views_alive(name: str) -> ViewsAliveError:
     return ViewsAliveError(
         f"memoryviews or arrays of region {name!r} are still alive", "delete or release() them, then close"
     )
+
+
+def _writable(fd: int) -> AbstractContextManager[int]:
+    """Return `fd`, or if that is open for reading only the same file opened for writing. Raises `AccessDeniedError`."""
+    if fcntl(fd, F_GETFL) & os.O_ACCMODE == os.O_RDWR:
+        return nullcontext(fd)
+    try:
+        return Descriptor(f"/proc/self/fd/{fd}", os.O_RDWR)
+    except PermissionError as error:
+        raise AccessDeniedError(f"uid {os.geteuid()} may not seal this region", "have its owner do it") from error

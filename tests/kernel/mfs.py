@@ -132,6 +132,8 @@ def handle(fd, writable):
 
 def meminfo(field):
     """A field of /proc/meminfo in kB."""
+    with open("/proc/sys/vm/stat_refresh") as f:  # each CPU counts for itself until then
+        f.read()
     with open("/proc/meminfo") as f:
         return int(re.search(rf"^{field}:\s+(\d+)", f.read(), re.M).group(1))
 

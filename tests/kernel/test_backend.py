@@ -196,3 +196,33 @@ int main(int argc, char **argv)
 	return argc != 3;
 }
 """
+
+
+def test_a_read_only_region_over_a_writable_mapping_seals_it(msharefs_world: Path) -> None:
+    """Both are of one mapping. It was left read-only, and the region unsealed."""
+    with mshare.create("r", PAGE) as writer, mshare.attach("r", readonly=True) as reader:
+        writer.buf[0] = 7
+        reader.seal()
+        assert reader.sealed
+        assert writer.sealed
+        assert reader.buf[0] == 7
+
+
+def test_sealing_that_fails_leaves_the_mapping_writable(msharefs_world: Path) -> None:
+    """Not the owner: refused by the module, when the mapping has been replaced already."""
+
+    def stranger() -> str:
+        with mshare.attach("r") as writer, mshare.attach("r", readonly=True) as reader:
+            with pytest.raises(mshare.AccessDeniedError):
+                reader.seal()
+            writer.buf[0] = 9
+            return reader.info().name
+
+    with mshare.create("r", PAGE, mode=0o666) as region:
+
+        def as_another() -> str:
+            os.setresuid(54321, 54321, 54321)
+            return stranger()
+
+        assert in_child(as_another).value == "r"
+        assert region.buf[0] == 9
