@@ -169,7 +169,7 @@ def test_a_process_whose_main_thread_has_ended_is_seen() -> None:
         found = survey(collect(choice=Choice(pids=[it.pid]), exact=True))
         it.kill()
     (entry,) = [each for each in found.entries if each.object is not None and each.object.kind == "anonymous"]
-    assert entry.now.likely >= 32 * PAGE
+    assert entry.now.likely >= 31 * PAGE  # 32 tables, of which the first and the last may serve others, too
 
 
 def test_what_has_no_memory_is_named_and_a_thread_is_no_process() -> None:

@@ -34,8 +34,11 @@ def test_a_cut_or_damaged_snapshot_is_refused(snapshot: Snapshot, data: st.DataO
         load(cut)
     at = data.draw(st.integers(10, len(raw) - 1))  # the first ten bytes are gzip's header: time and system
     broken = raw[:at] + bytes([raw[at] ^ data.draw(st.integers(1, 255))]) + raw[at + 1 :]
-    with pytest.raises(NotASnapshotError):
-        load(broken)
+    try:
+        read = load(broken)
+    except NotASnapshotError:
+        return
+    assert read == snapshot  # one of the bits that fill up the last byte of what is compressed: they mean nothing
 
 
 @given(st.binary())
