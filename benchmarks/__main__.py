@@ -6,15 +6,13 @@ A full run takes less than ten minutes, a quick one less than one.
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 from mshare.units import parse_size
 
-from . import report, run
+from . import output, report, run
 
 
 def _stop(number: int, frame: object) -> None:
@@ -27,8 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two sizes, one process each")
     parser.add_argument("--sizes", help="sizes instead of the usual ones: 64M,1G")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report there, too")
+    output.add_options(parser)
     options = parser.parse_args(argv)
     plan = run.QUICK if options.quick else run.FULL
     if options.sizes:
@@ -38,11 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(signal.SIGHUP, _stop)
     results = run.run(plan, lambda step: print(step, file=sys.stderr, flush=True))
     text = report.markdown(results)
-    if options.json:
-        options.json.write_text(json.dumps(results.as_json(), indent=1) + "\n")
-    if options.markdown:
-        options.markdown.write_text(text)
-    sys.stdout.write(text)
+    output.write(options, results.as_json(), text)
     return 0
 
 

@@ -7,7 +7,6 @@ what huge pages already give it. Needs PostgreSQL's programs with pg_prewarm; hu
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shlex
@@ -27,7 +26,7 @@ from mshare.measure.cost import page_tables_bytes
 from mshare.testing.postgres import Cluster
 from mshare.units import MIB, format_size, parse_size
 
-from . import machine, pool
+from . import machine, output, pool
 
 _SCALE_BYTES = 15 * MIB
 """What one unit of pgbench's scale takes: 100,000 rows and their index."""
@@ -208,8 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", default="50,100,200,400", help="numbers with commas between")
     parser.add_argument("--seconds", type=int, default=10, help="for one run")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report there, too")
+    output.add_options(parser)
     options = parser.parse_args(argv)
     load, facts = os.getloadavg()[0], machine.facts(("mshare",))
     counts = [int(count) for count in options.clients.split(",")]
@@ -224,11 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "missing": missing,
     }
     text = markdown(document, runs)
-    if options.json:
-        options.json.write_text(json.dumps({**document, "runs": [asdict(run) for run in runs]}, indent=1) + "\n")
-    if options.markdown:
-        options.markdown.write_text(text)
-    sys.stdout.write(text)
+    output.write(options, {**document, "runs": [asdict(run) for run in runs]}, text)
     return 0
 
 

@@ -6,7 +6,6 @@ Report on stdout, steps on stderr. As root, all of it; else without huge pages.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import signal
@@ -14,11 +13,10 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from mshare.units import GIB, MIB, parse_size
 
-from .. import machine
+from .. import machine, output
 from . import contenders, inside, report, trial
 
 FULL = trial.Plan(GIB, 4 * GIB, 64 * MIB, count=1000, runs=3, limit_s=150)
@@ -52,8 +50,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--small-size", type=parse_size, help="region that is killed, filled and attached by a crowd")
     parser.add_argument("--processes", type=int, help="the crowd")
     parser.add_argument("--limit", type=float, metavar="SECONDS", help="for one column of one peer")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report there, too")
+    output.add_options(parser)
     return parser.parse_args(argv)
 
 
@@ -104,12 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "plan": asdict(plan),
     }
     text = report.markdown(document, plan, outcomes)
-    if options.json:
-        everything = {**document, "outcomes": [asdict(outcome) for outcome in outcomes]}
-        options.json.write_text(json.dumps(everything, indent=1) + "\n")
-    if options.markdown:
-        options.markdown.write_text(text)
-    sys.stdout.write(text)
+    output.write(options, {**document, "outcomes": [asdict(outcome) for outcome in outcomes]}, text)
     return 0
 
 

@@ -1,0 +1,24 @@
+"""Where the benchmarks' figures go: a report on stdout, and files if they are asked for. May depend on: nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--json FILE` and `--markdown FILE`."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report there, too")
+
+
+def write(options: argparse.Namespace, document: dict[str, Any], text: str) -> None:
+    """Print the report `text`, and write it and the raw `document` into the files that `options` name."""
+    if options.json:
+        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    if options.markdown:
+        options.markdown.write_text(text)
+    sys.stdout.write(text)
