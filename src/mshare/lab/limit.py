@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ..errors import AccessDeniedError, BackendUnavailableError
-from ..linux import proc
+from ..linux import libc, proc
 from ..measure.cost import page_tables_bytes
 from ..procfs import parse_cgroup
 from .run import MACHINE, V1, V2
@@ -104,18 +104,29 @@ def quiet(limit: Limit, *, seconds: float = 30.0) -> int:
 def whole_machine() -> Iterator[Limit]:
     """Let the machine itself run out of memory, and keep the kernel from killing this process and those it starts.
 
+    Fact: what is mapped of programs can be dropped and read again. Measured in a guest of 1 GiB: with 131 clients and
+    no memory left it did that for minutes, over 9P, instead of killing one. Decision: this process's programs, which
+    are the clients' too, are locked in memory.
+
     Raises `AccessDeniedError` where that is not allowed, `BackendUnavailableError` where the machine would stop.
     """
     if Path("/proc/sys/vm/panic_on_oom").read_text().strip() != "0":
         raise BackendUnavailableError("vm.panic_on_oom is set: the machine would stop", "sysctl vm.panic_on_oom=0")
+    score = Path("/proc/self/oom_score_adj")
+    before = score.read_text()
     try:
-        Path("/proc/self/oom_score_adj").write_text("-1000")
-    except PermissionError:
+        score.write_text("-1000")
+        libc.lock_memory()
+    except OSError:
         raise AccessDeniedError(
-            "this process may not keep the kernel from killing it for lack of memory",
-            "run it as root (CAP_SYS_RESOURCE)",
+            "this process may not keep the kernel from killing it for lack of memory, or from dropping its programs",
+            "run it as root (CAP_SYS_RESOURCE, CAP_IPC_LOCK)",
         ) from None
-    yield Limit(MACHINE, proc.memory_fields()["MemTotal"])
+    try:
+        yield Limit(MACHINE, proc.memory_fields()["MemTotal"])
+    finally:
+        libc.unlock_memory()
+        score.write_text(before)
 
 
 @contextmanager

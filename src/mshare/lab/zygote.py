@@ -113,6 +113,8 @@ class Client:
         """Run what will be measured over memory of our own: what a fork left to be copied is copied then."""
         for _ in range(3):
             self.scan(self.own, 2)
+        for start in range(0, len(self.view), _CHUNK * self.step):
+            self.view[start:start]  # counts its references, and those of all numbers up to here, and reads nothing
 
     def attach_and_read(self) -> tuple[int, int, int, int, int]:
         start = monotonic_ns()

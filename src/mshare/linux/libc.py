@@ -98,6 +98,19 @@ def madvise(addr: int, length: int, advice: int) -> None:
         raise_errno()
 
 
+def lock_memory() -> None:
+    """Keep in memory what this process has mapped by now, its programs included (mlockall(2), MCL_CURRENT). It needs
+    CAP_IPC_LOCK or the limit; forks and new programs do not inherit it."""
+    if _libc.mlockall(1):
+        raise_errno()
+
+
+def unlock_memory() -> None:
+    """Take `lock_memory` back."""
+    if _libc.munlockall():
+        raise_errno()
+
+
 def file_system_magic(path: Path) -> int | None:
     """Return `f_type` of statfs(2) for what lies under `path`; None if that cannot be told. Python's `statvfs` lacks
     it."""
