@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from secrets import randbits
 from typing import Final
 
 from . import mapping, registry
@@ -187,7 +186,7 @@ def _map(fd: int, file: FileId, region: Region, addr: int | _Anywhere | None) ->
                 file,
                 length,
                 writable=writable,
-                next_addr=lambda: free_address(randbits(32), record.size_bytes, []),
+                next_addr=lambda: free_address(int.from_bytes(os.urandom(4)), record.size_bytes, []),
                 fixed=False,
                 owner=region,
             )

@@ -9,7 +9,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from secrets import randbits
 from zlib import crc32
 
 from . import backends, mapping, registry
@@ -288,7 +287,7 @@ def _map_new(fd: int, spec: Spec, backend: Backend, owner: mapping.Owner) -> map
     known = [attachment_span(record.size_bytes, record.addr) for record in registry.known_records()]
 
     def next_addr() -> int:
-        seed = randbits(32) if spec.name is None else crc32(spec.name.encode())
+        seed = int.from_bytes(os.urandom(4)) if spec.name is None else crc32(spec.name.encode())
         addr = spec.addr if spec.addr is not None else free_address(seed, spec.size, known)
         backend.announce(fd, addr)
         return addr
