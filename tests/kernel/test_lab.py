@@ -1,0 +1,44 @@
+"""`mshare lab` in a control group of version 2, which the guest has: who dies there, and what shared tables cost."""
+
+from pathlib import Path
+
+import pytest
+
+from mshare.lab import sga
+from mshare.lab.limit import control_group
+from mshare.lab.run import V2
+
+KIB, MIB = 1 << 10, 1 << 20
+SIZE = 64 * MIB
+
+
+def load(way, limit_bytes, clients):
+    with control_group(limit_bytes) as limit:
+        assert limit.kind == V2
+        run = sga.run(way, sga.Load(SIZE, clients, samples=10), limit)
+        group = limit.group
+    assert not group.exists()
+    assert not Path("/dev/shm", f"mshare-lab-{group.name.rpartition('-')[2]}").exists()
+    return run
+
+
+def test_private_tables_fill_the_group_and_the_kernel_kills_in_it():
+    run = load("plain", 110 * MIB, 300)
+    assert 0 < run.reached < 300
+    assert run.ended_by == sga.OUT_OF_MEMORY
+    assert run.oom_kills >= 1
+    assert run.wrong == 0
+    # 33 tables of 4 KiB; a group counts in batches of pages.
+    assert run.per_client_bytes() == pytest.approx(136 * KIB, rel=0.3)
+    assert "invoked oom-killer" in run.oom_log[0]
+    assert "oom_memcg=/mshare-lab-" in " ".join(run.oom_log)
+    assert (run.survivors, run.newcomer) == (run.asked, "ok")
+    assert 0 < run.asked <= run.reached
+
+
+def test_clients_of_shared_tables_cost_what_they_are_themselves():
+    run = load("msharefs", 200 * MIB, 40)
+    assert (run.unavailable, run.ended_by, run.reached) == (None, None, 40)
+    assert (run.wrong, run.faults.most, run.oom_kills) == (0, 0, 0)
+    assert run.per_client_bytes() < 16 * KIB
+    assert (run.asked, run.survivors, run.newcomer) == (40, 40, "ok")
