@@ -94,6 +94,13 @@ def test_without_the_extra_it_says_what_to_install() -> None:
     assert "pip install '.[cli]'" in done.stderr
 
 
+@pytest.mark.parametrize("args", ["ls", "scan", "doctor", "exporter --once", "--help"])
+def test_who_closed_stdout_wants_nothing_and_no_traceback(args: str) -> None:
+    line = f"exec {sys.executable} -m mshare {args} >&-"
+    done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 # create, ls, stat, rm, gc
 
 

@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from worlds import STRANGER, needs_root
 
+from mshare.exporter import server
 from mshare.exporter.latest import Latest
 from mshare.exporter.metrics import Metrics
 from mshare.exporter.objects import MOST_CHARACTERS
@@ -229,6 +230,28 @@ def test_what_is_no_address_is_refused(address: str) -> None:
     code, told = refused("--listen", address)
     assert code == 2
     assert "127.0.0.1:9779" in told
+
+
+def test_a_host_name_that_none_can_be_is_an_error_that_says_so() -> None:
+    code, told = refused("--listen", ".x:0")
+    assert code == 1
+    assert told.startswith("mshare: cannot listen on .x:0: ")
+
+
+def test_a_silent_client_is_let_go(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(server._Handler, "timeout", 0.1)
+    with server.listen(CollectorRegistry(), server.parse_address("127.0.0.1:0")) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        try:
+            for said in (b"", b"GET /metr"):
+                with socket.create_connection(("127.0.0.1", listening.server_port), timeout=60) as client:
+                    client.sendall(said)
+                    assert client.recv(1) == b""
+        finally:
+            listening.shutdown()
+            thread.join()
+    assert capsys.readouterr() == ("", "")
 
 
 def test_it_listens_on_ipv6() -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import errno
 import signal
+import socket
 import sys
-from typing import NamedTuple
+from contextlib import suppress
+from socketserver import ThreadingMixIn
+from threading import Thread
+from typing import Any, NamedTuple
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from ..errors import InvalidFlagsError, MshareError
 
@@ -40,6 +45,32 @@ def parse_address(text: str) -> Address:
     return Address(host, int(port))
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    """One thread per connection; they end with the process."""
+
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    """Fact: the library's own lets a silent client keep a thread for ever."""
+
+    timeout = 30
+
+    def handle(self) -> None:
+        with suppress(TimeoutError):
+            super().handle()
+
+    def log_message(self, *_: Any) -> None:
+        """A scrape is nothing to tell."""
+
+
+def listen(registry: CollectorRegistry, address: Address) -> WSGIServer:
+    """Return a server that has the address and answers no one yet. Raises OSError or UnicodeError."""
+    family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+    server = type("Server", (_Server,), {"address_family": family})
+    return make_server(address.host, address.port, make_wsgi_app(registry), server, _Handler)
+
+
 def serve(registry: CollectorRegistry, address: Address) -> None:
     """Answer scrapes until SIGTERM or SIGINT. Says on stderr where it listens. Raises `CannotListenError`.
 
@@ -49,7 +80,7 @@ def serve(registry: CollectorRegistry, address: Address) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     try:
         try:
-            server, thread = start_http_server(address.port, address.host, registry)
+            server = listen(registry, address)
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that none can be
             why = getattr(error, "strerror", None) or error
             raise CannotListenError(
@@ -58,6 +89,8 @@ def serve(registry: CollectorRegistry, address: Address) -> None:
         print(
             f"mshare exporter: http://{Address(address.host, server.server_port)}/metrics", file=sys.stderr, flush=True
         )
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
         signal.sigwait(ends)
         server.shutdown()
         server.server_close()
