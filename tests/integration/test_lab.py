@@ -95,8 +95,51 @@ def test_memory_runs_out_in_the_group_and_nowhere_else() -> None:
     assert "invoked oom-killer" in run.oom_log[0]
     assert "oom_memcg=/" in " ".join(run.oom_log)
     assert "Killed process" in run.oom_log[-1]
-    assert (run.survivors, run.newcomer) == (run.asked, "ok")
+    assert (run.survivors + run.killed_later, run.newcomer) == (run.asked, "ok")
     assert 0 < run.asked <= run.reached
+
+
+def told(moment: str, do: Callable[[], None]) -> sga.Tell:
+    """Do something the first time that a run says it is at `moment`."""
+    pending = [do]
+
+    def tell(text: str) -> None:
+        if moment in text and pending:
+            pending.pop()()
+
+    return tell
+
+
+def region() -> Path:
+    return Path(f"/dev/shm/mshare-lab-{os.getpid()}")
+
+
+def test_clients_that_die_with_the_creator_are_no_survivors() -> None:
+    """The file is cut short just before: whoever reads on gets SIGBUS."""
+    with group(400 * MIB) as limit:
+        tell = told("killing the creator", lambda: os.truncate(region(), 4096))
+        run = sga.run("plain", sga.Load(SIZE, 5), limit, tell)
+    assert (run.reached, run.asked, run.survivors, run.killed_later) == (5, 5, 0, 0)
+    assert run.newcomer != "ok"
+
+
+def test_wrong_bytes_count_in_clients_and_in_survivors() -> None:
+    def change() -> None:
+        with region().open("r+b") as file:
+            file.write(b"\0")
+
+    with group(400 * MIB) as limit:
+        run = sga.run("plain", sga.Load(SIZE, 6), limit, told("1 of 6 clients", change))
+    assert (run.reached, run.wrong, run.asked, run.survivors) == (6, 5, 6, 0)
+    assert "of 32 pages are right" in run.newcomer
+
+
+def test_a_creator_that_dies_is_a_failure_that_leaves_nothing() -> None:
+    with group(40 * MIB) as limit:  # less than the region
+        run = sga.run("plain", sga.Load(SIZE, 5), limit)
+    assert run.failure is not None
+    assert "ended with status -9" in run.failure
+    assert (run.reached, run.samples) == (0, ())
 
 
 def test_a_way_that_this_machine_lacks_says_why() -> None:
@@ -192,7 +235,16 @@ def test_the_command_gives_table_picture_and_json(tmp_path: Path) -> None:
     assert [(run.way, run.reached) for run in runs] == [("thp", 5), ("msharefs", 0)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_goes_on_after_a_way_that_failed_and_says_so() -> None:
+    with group(MIB):
+        pass
+    done = command("--memory", "40M", "--size", "64M", "--clients", "3", "--ways", "plain,msharefs")
+    assert done.returncode == 1
+    assert "tmpfs + mmap FAILED: process " in done.stdout
+    assert "mshare msharefs cannot be had: " in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_leaves_nothing(number: int) -> None:
     with group(MIB):
         pass

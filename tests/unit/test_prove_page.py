@@ -55,7 +55,7 @@ def test_targets_are_judged_by_what_was_measured() -> None:
         "msharefs",
         "every client reads what the creator wrote",
         "every client survives the creator's SIGKILL",
-        "no region faults per client on a warm region",
+        "no region faults per client on a warm region, of any size",
         "page tables that the region causes",  # 1,500 x 5 MiB against 5 MiB + 1,500 x 4 KiB: 1/690
     }
 
@@ -68,8 +68,9 @@ def test_targets_are_judged_by_what_was_measured() -> None:
         ([replace(OURS, reached=1499)], "msharefs: all 1,500 clients are reached"),
         ([replace(OURS, newcomer="gone")], "msharefs: the name outlives the creator"),
         ([replace(OURS, wrong=1)], "every client reads what the creator wrote"),
+        ([replace(OURS, failure="stuck")], "msharefs: all 1,500 clients are reached"),
         ([replace(OURS, survivors=1499)], "every client survives the creator's SIGKILL"),
-        ([replace(OURS, faults=Spread(0, 0, 1))], "no region faults per client on a warm region"),
+        ([replace(OURS, faults=Spread(0, 0, 1))], "no region faults per client on a warm region, of any size"),
         (
             [PLAIN, run("msharefs", 2400 * MIB, 5 * MIB, 10 * KIB, 1500)],
             "page tables that the region causes: at most 1/400 of what private 4 KiB pages need",
@@ -87,16 +88,45 @@ def test_a_way_that_cannot_be_had_is_a_miss() -> None:
     assert not found[0].met
 
 
+def swept(size: int, each: int = 4 * KIB, **more: Any) -> Run:
+    return replace(run("msharefs", size * MIB, size * 2 * KIB, each, 32), wanted=32, **more)
+
+
 def test_the_sweep_is_judged_by_slope_and_ratio() -> None:
-    flat = [run("msharefs", size * MIB, size * 2 * KIB, 4 * KIB, 32) for size in (64, 256, 4096)]
+    flat = [swept(size) for size in (64, 256, 4096)]
     assert set(met(results(sweep=flat)).values()) == {True}
-    last = run("msharefs", 4 * GIB, MIB, 16 * KIB, 32)
-    steep = [*flat[:2], *(replace(last, fork_ns=fork, exit_ns=27) for fork in (10, 13, 99))]  # the median of rounds
-    assert met(results(sweep=steep[::-1])) == {
-        "page tables per further client do not depend on the size": False,
-        "fork": False,
-        "exit": False,
+    steep = [*flat[:2], *(swept(4096, 16 * KIB, fork_ns=fork, exit_ns=27) for fork in (10, 13, 99))]  # median 13
+    missed = {
+        target.text.partition(":")[0].partition(" (")[0]
+        for target in targets(results(sweep=steep[::-1]))
+        if not target.met
     }
+    assert missed == {"page tables per further client do not depend on the size", "fork", "exit"}
+
+
+def test_a_sweep_without_its_clients_is_a_miss_and_no_more() -> None:
+    sweep = [swept(64), replace(swept(4096), reached=0, asked=0, survivors=0, unavailable="no module")]
+    found = targets(results(sweep=sweep))
+    assert [target.text for target in found if not target.met] == ["by size: 32 clients are reached in every run"]
+    assert not any(target.text.startswith("page tables per") for target in found)
+
+
+def test_the_full_size_is_judged_too() -> None:
+    ours = replace(
+        run("msharefs", 300 * GIB, 601 * MIB, 4 * KIB, 1499),
+        faults=Spread(0, 0, 1),
+        wrong=1,
+        survivors=1490,
+        killed_later=8,
+    )
+    missed = [target.text for target in targets(results(full=[ours])) if not target.met]
+    assert missed == [
+        "every client reads what the creator wrote",
+        "every client survives the creator's SIGKILL",
+        "no region faults per client on a warm region, of any size",
+        "300 GiB: msharefs reaches 1,500 clients",
+    ]
+    assert "1/1,4" not in page(results(full=[ours]), picture_name="prove.svg")
 
 
 def test_the_page_shows_the_death_and_says_what_is_emulated() -> None:

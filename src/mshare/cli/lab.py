@@ -18,7 +18,7 @@ from ..lab.ways import WAYS
 from ..report import printable
 from ..units import format_size, parse_size
 from ._console import AsJson, print_json, print_line, print_table
-from ._exits import UsageError
+from ._exits import FAILED, OK, UsageError
 from ._extras import extra
 from ._progress import steps
 
@@ -59,7 +59,7 @@ def command(
         Path | None, typer.Option("--picture", metavar="FILE", help="Write an SVG; needs the extra `report`.")
     ] = None,
     as_json: AsJson = False,
-) -> None:
+) -> int:
     """Rebuild the server that ran out of memory.
 
     300 GiB shared by 1,500 clients on 512 GiB, all sizes divided by a factor. Clients attach and read all of it until
@@ -82,7 +82,9 @@ def command(
             import matplotlib  # noqa: F401
     limited = server.memory_bytes if memory is None else parse_size(memory)
     # A terminated run must take its processes, its region and its control group along: that is done in `finally`.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     runs = []
     with steps() as tell:
         for way in chosen:
@@ -94,6 +96,7 @@ def command(
         _show(runs, load.clients)
     if drawn is not None:
         picture.draw(runs, drawn, title=f"{format_size(load.size_bytes)} shared by {load.clients:,} processes")
+    return FAILED if any(run.failure for run in runs) else OK
 
 
 def _limit(limit_bytes: int, *, whole_machine: bool) -> AbstractContextManager[limit.Limit]:

@@ -66,6 +66,8 @@ class Fleet:
     """Why a client could not start or attach."""
     _pending: int = 0
     _measuring: int = 0
+    _refused: set[int] = field(default_factory=set)
+    """Those that have said why, and will end."""
 
     @property
     def is_full(self) -> bool:
@@ -104,7 +106,7 @@ class Fleet:
         self.process.stdin.close()
         self.process.wait()
         deadline = time.monotonic() + SILENCE_LIMIT_S  # their memory and page tables go with them, not with the signal
-        while any(_has_memory(pid) for pid in self.alive) and time.monotonic() < deadline:
+        while any(_lives(pid) for pid in self.alive) and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def _order(self, order: bytes) -> None:
@@ -133,22 +135,24 @@ class Fleet:
                 self.answers[pid] = numbers[0]
             case b"F":
                 self._pending -= 1
+                self._refused.add(pid)
                 self.refused = os.strerror(numbers[0])
             case b"D" if pid == self._measuring:
                 self._pending -= 1
-            case b"D" if numbers[0]:
+            case b"D" if pid not in self._refused:
                 if numbers[0] == signal.SIGKILL:
                     self.killed.append(pid)
                 else:
-                    self.refused = f"killed by signal {numbers[0]}"
+                    self.refused = f"killed by signal {numbers[0]}" if numbers[0] else "ended without a word"
                 if self.alive.pop(pid, None) is None:
                     self._pending -= 1
 
 
-def _has_memory(pid: int) -> bool:
-    """Tell whether a killed process still has its address space: a zombie has none."""
+def _lives(pid: int) -> bool:
+    """Tell whether a killed process is still there. Fact: a zombie has given its page tables back, while one that says
+    it has no memory (statm) may not have done so yet."""
     try:
-        return Path(f"/proc/{pid}/statm").read_bytes().split()[0] != b"0"
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in b"ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
 

@@ -34,18 +34,16 @@ def draw(runs: Sequence[Run], path: Path, *, title: str) -> None:
         figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
         for run, colour in zip(usable, _COLOURS, strict=False):
             base = run.base_line()
-            clients = [sample.clients for sample in run.samples if sample.clients <= run.reached]
+            clients = [sample.clients for sample in run.grown()]
             tables = [
-                (sample.page_tables_bytes - base.at(sample.clients) + base.start) / unit
-                for sample in run.samples
-                if sample.clients <= run.reached
+                (sample.page_tables_bytes - base.at(sample.clients) + base.start) / unit for sample in run.grown()
             ]
             label = f"{run.label}: {run.reached:,} clients" + (", then out of memory" if run.oom_kills else "")
             axes.plot(clients, tables, color=colour, linewidth=2, label=label)
             if run.oom_kills:
-                last = run.reached, tables[-1]
+                last = clients[-1], tables[-1]
                 axes.plot(*last, marker="x", markersize=10, markeredgewidth=2.5, color=colour)
-                end = last[1] + run.per_client_bytes() * (run.wanted - run.reached) / unit
+                end = last[1] + run.per_client_bytes() * (run.wanted - last[0]) / unit
                 axes.plot((last[0], run.wanted), (last[1], end), color=colour, linestyle=":", linewidth=1)
         limit, region = usable[0].limit_bytes, usable[0].size_bytes
         axes.axhline(limit / unit, color="black", linewidth=1)

@@ -80,6 +80,8 @@ class Run:
     limit_bytes: int = 0
     unavailable: str | None = None
     """Why this way cannot be had here. Nothing else counts then."""
+    failure: str | None = None
+    """What went wrong before the end. The rest is what was known by then."""
     samples: tuple[Sample, ...] = ()
     base: tuple[Sample, ...] = ()
     """The same processes with nothing mapped, in the same run, afterwards."""
@@ -108,15 +110,22 @@ class Run:
     base_fork_ns: int = 0
     base_exit_ns: int = 0
     asked: int = 0
+    """Clients alive when the creator was killed."""
     survivors: int = 0
-    """Of the `asked` clients alive, those that read the right bytes after the creator's SIGKILL."""
+    """Of the `asked`, those that read the right bytes afterwards."""
+    killed_later: int = 0
+    """Of the `asked`, those that the kernel killed for lack of memory before they could."""
     newcomer: str = ""
     """What a process got that attached by name after that: `ok`, or the error."""
     total_s: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
 
+    def grown(self) -> tuple[Sample, ...]:
+        """Return the samples up to the last before somebody was killed; all where that would leave fewer than two."""
+        return self.samples[:-1] if self.oom_kills and len(self.samples) > 2 else self.samples
+
     def line(self) -> Line:
-        return fit(self.samples)
+        return fit(self.grown())
 
     def base_line(self) -> Line:
         return fit(self.base)
@@ -126,11 +135,12 @@ class Run:
         return self.line().slope - self.base_line().slope
 
     def caused_bytes(self) -> float:
-        """Page tables that the region causes with the clients reached: measured, less what as many processes with
-        nothing mapped have (their slope times their number; the few tables of the process that forks them stay in)."""
+        """Page tables that the region causes with the clients of the last of `grown`: measured, less what as many
+        processes with nothing mapped have (their slope times their number; the few tables of the process that forks
+        them stay in)."""
         if not self.samples:
             return 0.0
-        last = self.samples[-1]
+        last = self.grown()[-1]
         return last.page_tables_bytes - self.base_line().slope * last.clients
 
     def needed_bytes(self, clients: int) -> float:

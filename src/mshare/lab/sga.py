@@ -69,7 +69,8 @@ class KernelLog:
 def run(way: str, load: Load, limit: Limit, tell: Tell = lambda _: None) -> Run:
     """Put the load on one way of sharing and return what happened. Everything of it is gone afterwards.
 
-    Clients offer themselves to the kernel's killing (`oom_score_adj`). Raises `StuckError`.
+    Clients offer themselves to the kernel's killing (`oom_score_adj`). Where something goes wrong on the way, `failure`
+    says so.
     """
     began = time.monotonic()
     result = Run(
@@ -92,9 +93,12 @@ def run(way: str, load: Load, limit: Limit, tell: Tell = lambda _: None) -> Run:
             with fleet(Place(**answer), load.step_bytes, limit, load.workers) as group:
                 result = _grow(result, group, load, limit, zero=zero, tell=tell)
                 tell(f"{result.label}: killing the creator")
+                result = replace(result, asked=len(group.alive))
                 creator.kill()
                 result = _survive(result, group, arguments)
         result = _base(result, limit, tell)
+    except ChildProcessError as error:
+        result = replace(result, failure=str(error))
     finally:
         remove(way, name)
     return replace(result, total_s=time.monotonic() - began)
@@ -161,6 +165,7 @@ def _grow(result: Run, group: Fleet, load: Load, limit: Limit, *, zero: int, tel
 def _survive(result: Run, group: Fleet, arguments: tuple[str, ...]) -> Run:
     """Let everybody read again, now that the creator is dead, and let somebody new come."""
     pages = -(-result.size_bytes // again_step_bytes(result.size_bytes, result.step_bytes))
+    before = len(group.killed)
     answers = group.read_again()
     with Child(NEWCOMER, *arguments) as newcomer:
         newcomer.ask(do="come")
@@ -169,13 +174,20 @@ def _survive(result: Run, group: Fleet, arguments: tuple[str, ...]) -> Run:
         except ChildProcessError as error:
             came = {"error": str(error)}
     told = came.get("error") or ("ok" if came["good"] == pages else f"{came['good']} of {pages} pages are right")
-    return replace(result, asked=len(answers), survivors=sum(good == pages for good in answers.values()), newcomer=told)
+    return replace(
+        result,
+        survivors=sum(good == pages for good in answers.values()),
+        killed_later=len(group.killed) - before,
+        newcomer=told,
+    )
 
 
 def _marks(load: Load) -> list[int]:
-    """Return the numbers of clients at which to look: evenly, the first and the last among them."""
+    """Return the numbers of clients at which to look: evenly, and at the first few, after which some ways end."""
     count = min(load.samples, load.clients)
-    return sorted({1, *(load.clients * step // count for step in range(1, count + 1))})
+    return sorted(
+        {*range(1, min(5, load.clients + 1)), *(load.clients * step // count for step in range(1, count + 1))}
+    )
 
 
 def _facts() -> dict[str, Any]:

@@ -34,10 +34,10 @@ def client_table(runs: Sequence[Run]) -> Table:
 def _client(run: Run) -> tuple[str, ...]:
     return (
         f"{run.faults.median:,.0f}",
-        f"{run.all_read_s:,.1f} s",
+        f"{run.all_read_s:,.1f} s" if run.reached == run.wanted else "-",
         milliseconds(run.fork_ns),
         milliseconds(run.exit_ns),
-        f"{run.survivors:,} of {run.asked:,}",
+        f"{run.survivors:,} of {run.asked:,}{' ‡' if run.killed_later else ''}",
         "yes" if run.newcomer == "ok" else "no",
     )
 
@@ -71,9 +71,9 @@ def notes(runs: Sequence[Run]) -> list[str]:
         f"Python, {format_size(first.private_bytes())} each with nothing mapped; {first.workers} read at a time.",
         "They attach by open and mmap at the region's address, as a C program does, and by the library where it is "
         "multiprocessing's.",
-        "PAGE TABLES: what the region causes, measured with the clients reached: all page tables less those of the "
-        "same processes with nothing mapped. EACH MORE: its slope. The next column is arithmetic: that slope times "
-        "the clients, and the creator's and the region's own.",
+        "PAGE TABLES: what the region causes, measured with the clients reached (with †: at the last look before): all "
+        "page tables less those of the same processes with nothing mapped. EACH MORE: its slope. The next column is "
+        "arithmetic: that slope times the clients, and the creator's and the region's own.",
         "FAULTS: minor faults of a client that reads all of it, median. FORK, EXIT: of a client that has done so.",
         "SURVIVE: clients that read on after the creator's SIGKILL. NEWCOMER: whether one attaches by name then.",
     ]
@@ -90,11 +90,18 @@ def notes(runs: Sequence[Run]) -> list[str]:
     )
     if any(run.oom_kills for run in usable):
         lines.append("†: the kernel killed a client for lack of memory; no more were started.")
+    if any(run.killed_later for run in usable):
+        lines.append("‡: the kernel killed more for lack of memory when they read again.")
+    if first.limit_kind != MACHINE and any(run.way == "hugetlb" for run in usable):
+        lines.append(
+            "Huge pages of hugetlbfs are not charged to the group: FREE LEFT of hugetlb is without the region."
+        )
     if first.step_bytes > 4096:
         lines.append(
             f"Sparse: one page of every {format_size(first.step_bytes)} is there and is read. All last-level tables of "
             "the region exist, and 1 of 512 entries in them is used."
         )
+    lines += [f"{printable(run.label)} FAILED: {printable(run.failure)}" for run in runs if run.failure is not None]
     lines += [
         f"{printable(run.label)} cannot be had: {printable(run.unavailable)}"
         for run in runs

@@ -104,7 +104,7 @@ def _newcomer(name: str, size: int) -> memoryview:
 WAYS = {
     way.name: way
     for way in (
-        Way("plain", "tmpfs + mmap, 4 KiB", _create_plain, _newcomer_plain),
+        Way("plain", "tmpfs + mmap", _create_plain, _newcomer_plain),
         Way("shared_memory", "multiprocessing.shared_memory", _create_standard, _newcomer_standard),
         *(Way(name, f"mshare {name}", _create_on(name), _newcomer) for name in ("shm", "thp", "hugetlb", "msharefs")),
     )

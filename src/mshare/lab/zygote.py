@@ -16,6 +16,7 @@ happens goes out as records on the descriptor `events` (see `EVENT`). When stand
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import json
 import mmap
@@ -149,7 +150,8 @@ class Client:
             if pid < 0:
                 raise OSError(ctypes.get_errno(), "fork")
             forks.append(monotonic_ns() - start)
-            os.waitpid(pid, 0)
+            if os.waitpid(pid, 0)[1]:
+                raise OSError(errno.ENOMEM, "a child was killed")
             exits.append(monotonic_ns() - struct.unpack("q", clock[:8])[0])
         self.say(b"T", good, sorted(forks)[_FORKS // 2], sorted(exits)[_FORKS // 2])
 
