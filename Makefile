@@ -96,7 +96,7 @@ demo-vm: venv vm-deps
 	$(VM) run --module --timeout 1800 -- $(CURDIR)/$(BIN)/mshare demo --size 16M --processes 4 --no-projection
 
 # The proposal's server in guests of a 128th of its size, and docs/results/prove.*: three quarters of an hour of two cores.
-# FACTOR=512 is for CI: one guest of 1 GiB, 281 clients, build/prove/512/prove.*, five minutes. It fails if what is to be
+# FACTOR=512 is for CI: one guest of 1 GiB, 234 clients, build/prove/512/prove.*, about five minutes. It fails if what is to be
 # shown is not; times never decide.
 FACTOR ?= 128
 prove: venv vm-deps

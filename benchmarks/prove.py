@@ -118,17 +118,17 @@ def facts() -> dict[str, Any]:
     }
 
 
-def results(guest: Guest, directory: Path, *, keep: bool, limit_seconds: int) -> dict[str, Any]:
-    """Return what a guest gives: from a boot, or with `keep` from an earlier one."""
-    kept = directory / f"{guest.name}.json"
-    if not (keep and kept.exists()):
-        start = time.monotonic()
-        print(f"prove: guest {guest.name}, {format_size(guest.memory_bytes)}", file=sys.stderr, flush=True)
-        runs = boot(guest, directory, limit_seconds)
-        document = {"seconds": time.monotonic() - start, "facts": facts(), "runs": [run.as_json() for run in runs]}
-        kept.write_text(json.dumps(document))
-    found: dict[str, Any] = json.loads(kept.read_text())
-    return found
+def run(guest: Guest, directory: Path, limit_seconds: int) -> None:
+    """Boot a guest, and keep what it gives."""
+    start = time.monotonic()
+    print(f"prove: guest {guest.name}, {format_size(guest.memory_bytes)}", file=sys.stderr, flush=True)
+    runs = boot(guest, directory, limit_seconds)
+    document = {"seconds": time.monotonic() - start, "facts": facts(), "runs": [run.as_json() for run in runs]}
+    _kept(guest, directory).write_text(json.dumps(document))
+
+
+def _kept(guest: Guest, directory: Path) -> Path:
+    return directory / f"{guest.name}.json"
 
 
 def main() -> int:
@@ -136,20 +136,29 @@ def main() -> int:
     parser.add_argument(
         "--factor", type=int, default=LARGE, help="divide the proposal's sizes by it (default %(default)s)"
     )
-    parser.add_argument("--only", action="append", metavar="GUEST", help="only this guest; may be repeated")
-    parser.add_argument("--keep", action="store_true", help="do not boot guests whose results of earlier are there")
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="GUEST",
+        help="boot only this one, and take what others gave earlier; may be repeated",
+    )
     parser.add_argument("--timeout", type=int, default=1800, metavar="SECONDS", help="per guest (default %(default)s)")
-    parser.add_argument("--output", type=Path, help="without suffix; default docs/results/prove, or build/prove/FACTOR")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="without suffix; default docs/results/prove if all guests are in, or build/prove/FACTOR/prove",
+    )
     options = parser.parse_args()
     directory = Path.cwd() / "build" / "prove" / str(options.factor)
     directory.mkdir(parents=True, exist_ok=True)
-    output = options.output or (Path("docs/results/prove") if options.factor == LARGE else directory / "prove")
-    began = time.monotonic()
-    chosen = [guest for guest in guests(options.factor) if not options.only or guest.name in options.only]
-    given = {
-        guest.name: results(guest, directory, keep=options.keep, limit_seconds=options.timeout) for guest in chosen
-    }
-    print(f"prove: {time.monotonic() - began:.0f} s", file=sys.stderr)
+    known = guests(options.factor)
+    for guest in known:
+        if not options.only or guest.name in options.only:
+            run(guest, directory, options.timeout)
+    files = {guest.name: _kept(guest, directory) for guest in known}
+    given = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
+    whole = options.factor == LARGE and len(given) == len(known)
+    output = options.output or (Path("docs/results/prove") if whole else directory / "prove")
     document = {"factor": options.factor, "guests": given}
     output.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
     found = prove_page.Results.from_json(document)
