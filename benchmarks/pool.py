@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,20 @@ from mshare.units import format_size
 _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 _MEMORY_SHARE = 0.5
 """At most this part of the free memory goes into the pool."""
+
+
+def _stop(number: int, frame: object) -> None:
+    del frame
+    for other in (signal.SIGTERM, signal.SIGHUP):  # no second one disturbs the giving back
+        signal.signal(other, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
+def give_back_on_signals() -> None:
+    """Turn SIGTERM and SIGHUP into an orderly end of this program, so that `pages` gives back what it took."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _stop)
 
 
 def _free_bytes() -> int:
@@ -42,7 +57,10 @@ def pages(size_bytes: int) -> Iterator[tuple[int, str]]:
     if wanted * PMD > _free_bytes() * _MEMORY_SHARE:
         yield 0, f"hugetlb is missing: {format_size(wanted * PMD)} is more than half of the free memory"
         return
-    before, got = int(_POOL.read_text()), 0
+    # Fact: the kernel gives page after page, for seconds, and stops at a signal with some of them given; what the
+    # handler raises comes out of the write. Decision: until we know what we got, it is what there is above `before`.
+    before = int(_POOL.read_text())
+    got: int | None = None
     try:
         _POOL.write_text(str(before + wanted))
         got = int(_POOL.read_text()) - before
@@ -51,7 +69,10 @@ def pages(size_bytes: int) -> Iterator[tuple[int, str]]:
         else:
             yield got * PMD, ""
     finally:
-        _POOL.write_text(str(max(0, int(_POOL.read_text()) - got)))
+        now = int(_POOL.read_text())
+        ours = now - before if got is None else got
+        if ours > 0:
+            _POOL.write_text(str(max(0, now - min(ours, wanted))))
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -16,17 +15,12 @@ from dataclasses import asdict, replace
 
 from mshare.units import GIB, MIB, parse_size
 
-from .. import machine, output
+from .. import machine, output, pool
 from . import contenders, inside, report, trial
 
 FULL = trial.Plan(GIB, 4 * GIB, 64 * MIB, count=1000, runs=3, limit_s=150)
 QUICK = trial.Plan(32 * MIB, 64 * MIB, 8 * MIB, count=20, runs=1, limit_s=60)
 _PACKAGES = ("mshare", "numpy", "posix_ipc", "sysv_ipc", "SharedArray", "ray", "torch", "iceoryx2", "vineyard")
-
-
-def _stop(number: int, frame: object) -> None:
-    del frame
-    raise SystemExit(128 + number)
 
 
 def _chosen(names: str | None, known: Sequence[str], what: str) -> list[str]:
@@ -69,9 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     labels = [contender.label for contender in contenders.ALL if not (options.light and contender.heavy)]
     peers = _chosen(options.peers, labels, "peer")
     columns = _chosen(options.columns, inside.NAMES, "column")
-    for number in (signal.SIGTERM, signal.SIGHUP):  # huge pages are given back, whatever ends the run
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _stop)
+    pool.give_back_on_signals()
 
     start, load = time.monotonic(), os.getloadavg()[0]
     facts = machine.facts(_PACKAGES)
