@@ -189,7 +189,7 @@ def _crowd(peers: Sequence[str], found: Found, notes: _Notes) -> Iterator[str]:
     if count is None:
         return
     columns: tuple[tuple[str, Callable[[Values], str]], ...] = (
-        ("attached", lambda values: f"{values['attached']:,}"),
+        ("attached", lambda values: f"{'≥ ' if values.get('cut') else ''}{values['attached']:,}"),
         ("in", lambda values: f"{values['seconds']:.1f} s"),
         ("PageTables per process", lambda values: format_size(values["page_tables_bytes"])),
         ("stopped by", lambda values: notes.mark(values["stopped"]) if values["stopped"] else ""),
