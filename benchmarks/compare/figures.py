@@ -37,7 +37,7 @@ def touch(peer: Peer, size_bytes: int, runs: int) -> dict[str, Any]:
     for number in range(1 if isinstance(peer, Served) else runs):  # a daemon keeps memory, touched, for the next
         with actor(peer) as one:
             times.append(one.do("fill", name=f"{_NAME}-{number}", size=size_bytes))
-    return {"ns": int(median(times)), "bytes": size_bytes}
+    return {"ns": int(median(times)), "bytes": size_bytes, "runs": len(times)}
 
 
 def random(peer: Peer, size_bytes: int, runs: int) -> dict[str, Any]:
