@@ -21,7 +21,7 @@ from mshare.units import GIB, MIB, parse_size
 from .. import machine, output, pool
 from . import contenders, inside, report, trial
 
-FULL = trial.Plan(GIB, 4 * GIB, 64 * MIB, count=1000, runs=3, limit_s=180, random_rounds=3)
+FULL = trial.Plan(GIB, 4 * GIB, 64 * MIB, count=1000, runs=3, limit_s=240, random_rounds=3)
 QUICK = trial.Plan(32 * MIB, 64 * MIB, 8 * MIB, count=20, runs=1, limit_s=60)
 _PACKAGES = ("mshare", "numpy", "posix_ipc", "sysv_ipc", "SharedArray", "ray", "torch", "iceoryx2", "vineyard")
 

@@ -103,7 +103,7 @@ def _prepare(peer: Peer) -> None:
     """Before the forks, set up what children of one program have in common.
 
     Fact: a process that attaches a `shared_memory` without a resource tracker starts one, another interpreter; children
-    of `multiprocessing` share their parent's. The readers of the other peers start no process of their own.
+    of `multiprocessing` share their parent's. What Ray's daemon starts for a reader no reader could start for others.
     """
     if isinstance(peer, SharedMemory):
         resource_tracker.ensure_running()

@@ -22,7 +22,7 @@ def _ms(nanoseconds: float) -> str:
 
 
 def _random_read(values: Values) -> str:
-    spread = f" ({values['least_ns']:.1f} to {values['most_ns']:.1f})" if values.get("trials", 1) > 1 else ""
+    spread = f" ({values['least_ns']:.1f} to {values['most_ns']:.1f})" if values.get("rounds", 1) > 1 else ""
     return f"{values['ns']:.1f} ns{spread}"
 
 
@@ -74,8 +74,8 @@ def markdown(document: dict[str, Any], plan: Plan, outcomes: Sequence[Outcome]) 
     lines += [
         f"- page tables, faults, attach, fork, exit, first touch: a region of {format_size(plan.size_bytes)}, medians "
         f"of {plan.runs} fresh processes; random reads: {format_size(plan.random_bytes)}, median of "
-        f"{plan.random_rounds} rounds of {plan.runs} fresh processes, the contenders in alternating order, in brackets "
-        f"the least and the most of the rounds; the rest: {format_size(plan.small_bytes)}",
+        f"{plan.random_rounds}, with memory and a process of their own, the contenders in alternating order, in "
+        f"brackets the least and the most; the rest: {format_size(plan.small_bytes)}",
         *_remarks(peers, found, plan),
         *(["- " + _VIRTUAL] if document.get("virtual") else []),
         "- compare within this table; the machine did other things as well"

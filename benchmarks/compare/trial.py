@@ -43,7 +43,7 @@ class Plan:
     limit_s: float
     """Time for one trial."""
     random_rounds: int = 1
-    """How often the contenders take turns at random reads, each time with `runs` fresh processes."""
+    """How often the contenders take turns at random reads, each time in a fresh process."""
 
     def size(self, column: str) -> int:
         """Return the size of the region for `column`."""
@@ -133,8 +133,7 @@ def middle(outcomes: Sequence[Outcome]) -> Outcome:
         "least_ns": min(times),
         "most_ns": max(times),
         "best_ns": min(values["best_ns"] for values in good),
-        "trials": len(times),
-        "rounds": sum(values["rounds"] for values in good),
+        "rounds": len(times),
     }
     failed = next((outcome.failure for outcome in outcomes if outcome.failure), "")
     return Outcome(outcomes[0].peer, outcomes[0].column, seconds, values, failed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.compare import contenders, report, trial
+from benchmarks.compare.__main__ import _measure
 from benchmarks.compare.inside import ANSWER
 from benchmarks.compare.trial import Outcome, Plan
 
@@ -123,13 +125,32 @@ def test_exceptions_to_the_general_rule_are_said() -> None:
 
 
 def random_round(ns: float) -> Outcome:
-    return Outcome("Ray", "random", 1.0, {"ns": ns, "best_ns": ns / 2, "rounds": 64})
+    return Outcome("Ray", "random", 1.0, {"ns": ns, "best_ns": ns / 2})
 
 
 def test_rounds_of_random_reads_are_shown_by_their_median_and_their_spread() -> None:
     one = trial.middle([random_round(ns) for ns in (30.0, 10.0, 20.0)])
     assert one.seconds == 3.0
     assert "| 20.0 ns (10.0 to 30.0) |" in report.markdown(DOCUMENT, PLAN, [one])
+
+
+def test_contenders_take_turns_at_random_reads_in_alternating_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def run(contender: contenders.Contender, column: str, plan: Plan) -> Outcome:
+        del plan
+        asked.append(contender.label)
+        return Outcome(contender.label, column, 1.0, {"ns": float(len(asked)), "best_ns": 1.0})
+
+    monkeypatch.setattr(trial, "run", run)
+    who = [contenders.Contender(label, "") for label in "ab"]
+    plan = replace(PLAN, random_rounds=3)
+    found = _measure("random", who, plan)
+    assert asked == ["a", "b", "b", "a", "a", "b"]
+    assert [(one.peer, one.values and one.values["ns"]) for one in found] == [("a", 4.0), ("b", 3.0)]
+    asked.clear()
+    _measure("process", who, plan)
+    assert asked == ["a", "b"]
 
 
 def test_a_failed_round_is_left_out_and_said_and_failed_rounds_are_a_failure() -> None:
