@@ -29,14 +29,15 @@ with pool.pages(512 << 20):
 
 
 class Pool:
-    """The kernel's file; a signal comes while it is written to, when so many pages have been given."""
+    """The kernel's file. With `given` a signal comes while it is written to, when so many pages have been given."""
 
-    def __init__(self, count: int, given: int) -> None:
+    def __init__(self, count: int, given: int | None = None, surplus: int = 0) -> None:
         self.count = count
-        self._given: int | None = given
+        self._given = given
+        self._surplus = surplus
 
     def read_text(self) -> str:
-        return f"{self.count}\n"
+        return f"{self.count + self._surplus}\n"
 
     def write_text(self, text: str) -> None:
         if self._given is not None:
@@ -50,9 +51,21 @@ class Pool:
 def test_what_an_interrupted_write_got_is_given_back(monkeypatch: pytest.MonkeyPatch, given: int) -> None:
     kernel = Pool(7, given)
     monkeypatch.setattr(pool, "_POOL", kernel)
+    monkeypatch.setattr(pool, "_SURPLUS", Pool(0))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(SystemExit), pool.pages(4 * PMD):
         pytest.fail("there is no pool")
+    assert kernel.count == 7
+
+
+def test_pages_that_others_have_yet_to_free_are_not_part_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Pool(7, surplus=64)
+    monkeypatch.setattr(pool, "_POOL", kernel)
+    monkeypatch.setattr(pool, "_SURPLUS", Pool(64))
+    monkeypatch.setattr(pool, "_SETTLE_S", 0.0)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pool.pages(4 * PMD) as (got_bytes, _):
+        assert got_bytes == 4 * PMD
     assert kernel.count == 7
 
 
