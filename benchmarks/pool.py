@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,13 +22,42 @@ from mshare.linux.mounts import private
 from mshare.units import format_size
 
 _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+_SURPLUS = _POOL.with_name("surplus_hugepages")
+_SETTLE_S = 5.0
 _MEMORY_SHARE = 0.5
 """At most this part of the free memory goes into the pool."""
+
+
+def _stop(number: int, frame: object) -> None:
+    del frame
+    for other in (signal.SIGTERM, signal.SIGHUP):  # no second one disturbs the giving back
+        signal.signal(other, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
+def give_back_on_signals() -> None:
+    """Turn SIGTERM and SIGHUP into an orderly end of this program, so that `pages` gives back what it took."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _stop)
 
 
 def _free_bytes() -> int:
     lines = Path("/proc/meminfo").read_text().split("\n")
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+
+
+def _persistent() -> int:
+    """Return the size of the pool: what writing to `vm.nr_hugepages` sets.
+
+    Fact: pages in use when the pool is made smaller stay until they are freed, as surplus, and reading counts them. The
+    kernel frees those of a dead IPC namespace some time after its end. Consequence: a next borrower that took them for
+    a part of the pool would leave as many behind. Decision: wait until there are none, and never count them.
+    """
+    deadline = time.monotonic() + _SETTLE_S
+    while (surplus := int(_SURPLUS.read_text())) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return int(_POOL.read_text()) - surplus
 
 
 @contextmanager
@@ -42,16 +73,22 @@ def pages(size_bytes: int) -> Iterator[tuple[int, str]]:
     if wanted * PMD > _free_bytes() * _MEMORY_SHARE:
         yield 0, f"hugetlb is missing: {format_size(wanted * PMD)} is more than half of the free memory"
         return
-    before, got = int(_POOL.read_text()), 0
+    # Fact: the kernel gives page after page, for seconds, and stops at a signal with some of them given; what the
+    # handler raises comes out of the write. Decision: until we know what we got, it is what there is above `before`.
+    before = _persistent()
+    got: int | None = None
     try:
         _POOL.write_text(str(before + wanted))
-        got = int(_POOL.read_text()) - before
+        got = _persistent() - before
         if got < wanted:
             yield 0, f"hugetlb is missing: the kernel gave {got} of {wanted} huge pages"
         else:
             yield got * PMD, ""
     finally:
-        _POOL.write_text(str(max(0, int(_POOL.read_text()) - got)))
+        now = _persistent()
+        ours = now - before if got is None else got
+        if ours > 0:
+            _POOL.write_text(str(max(0, now - min(ours, wanted))))
 
 
 @contextmanager

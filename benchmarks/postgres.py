@@ -2,6 +2,10 @@
 
 `pgbench -S` with ever more clients on prewarmed shared buffers: what page tables and faults cost a real server, and
 what huge pages already give it. Needs PostgreSQL's programs with pg_prewarm; huge pages need root. Report on stdout.
+
+Fact: pgbench makes new connections for every run, and their processes have none of the shared buffers mapped.
+Consequence: the first seconds of a run are page faults. Decision: transactions are counted in the second half only;
+faults and page tables, which are the price, over all of it.
 """
 
 from __future__ import annotations
@@ -10,20 +14,21 @@ import argparse
 import os
 import re
 import shlex
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from mshare.geometry import PMD
 from mshare.linux import proc
 from mshare.measure.cost import page_tables_bytes
-from mshare.testing.postgres import Cluster
+from mshare.testing.postgres import Cluster, binaries
 from mshare.units import MIB, format_size, parse_size
 
 from . import machine, output, pool
@@ -44,8 +49,11 @@ class Run:
     setting: str
     clients: int
     tps: float
-    """Transactions per second, without connecting (pgbench)."""
+    """Transactions per second in the second half of the run: median of pgbench's progress reports."""
     latency_ms: float
+    """As `tps`."""
+    whole_tps: float
+    """Transactions per second of the whole run, without connecting (pgbench)."""
     connect_ms: float
     """Until all clients were connected (pgbench)."""
     page_tables_bytes: int
@@ -56,10 +64,20 @@ class Run:
     """Growth of the server's `cminflt` (/proc/PID/stat): all faults of its clients' processes."""
 
 
-def parse_pgbench(text: str) -> dict[str, float]:
-    """Return `tps`, `latency_ms` and `connect_ms` from the output of pgbench 14 or later."""
+_PROGRESS = re.compile(r"^progress: ([\d.]+) s, ([\d.]+) tps, lat ([\d.]+) ms", re.MULTILINE)
+
+
+def _interval_s(seconds: int) -> int:
+    return max(1, seconds // 10)
+
+
+def parse_pgbench(text: str, seconds: int) -> dict[str, float]:
+    """Return the figures of `Run` that are in the output of pgbench 14 or later after a run of so many seconds.
+
+    Without a progress report that is all of the second half, as in a run of one second, those of the whole run count.
+    """
     found = {
-        "tps": r"^tps = ([\d.]+)",
+        "whole_tps": r"^tps = ([\d.]+)",
         "latency_ms": r"^latency average = ([\d.]+) ms",
         "connect_ms": r"^initial connection time = ([\d.]+) ms",
     }
@@ -69,7 +87,12 @@ def parse_pgbench(text: str) -> dict[str, float]:
         if match is None:
             raise ValueError(f"pgbench did not print {name}: {text[-300:]}")
         values[name] = float(match[1])
-    return values
+    reports = [tuple(map(float, report)) for report in _PROGRESS.findall(text)]
+    steady = [report for report in reports if report[0] - _interval_s(seconds) >= seconds / 2 - 0.1]
+    if not steady:
+        return {**values, "tps": values["whole_tps"]}
+    tps, latency = (median(report[index] for report in steady) for index in (1, 2))
+    return {**values, "tps": tps, "latency_ms": latency}
 
 
 def children_faults(stat: bytes) -> int:
@@ -87,26 +110,43 @@ def _server_vmpte_bytes(server: int) -> int:
     return total
 
 
+@contextmanager
+def _pgbench(server: Cluster, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+    """Give a running pgbench and the file with all it prints: progress is on its standard error. It ends with us."""
+    environment = {**os.environ, "PGHOST": str(server.directory), "PGUSER": "postgres", "PGDATABASE": "postgres"}
+    with TemporaryFile("w+") as said:
+        command = [str(binaries() / "pgbench"), *arguments]
+        running = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, text=True, env=environment)
+        try:
+            yield running, said
+        finally:
+            running.kill()
+            running.wait()
+
+
 def _bench(server: Cluster, setting: str, clients: int, seconds: int) -> Run:
     stat = Path(f"/proc/{server.pid}/stat")
     before, faults = page_tables_bytes(), children_faults(stat.read_bytes())
     arguments = ["-S", "-n", "-M", "prepared", "-c", str(clients), "-j", str(_WORKERS), "-T", str(seconds)]
+    arguments += ["-P", str(_interval_s(seconds))]
     tables, vmpte = 0, 0
-    with ThreadPoolExecutor(1) as pool_of_one:
-        running = pool_of_one.submit(server.run, "pgbench", *arguments)
-        while not running.done():
+    with _pgbench(server, *arguments) as (running, said):
+        while running.poll() is None:
             tables = max(tables, page_tables_bytes() - before)
             vmpte = max(vmpte, _server_vmpte_bytes(server.pid))
             time.sleep(_SAMPLE_S)
+        said.seek(0)
+        text = said.read()
+    if running.returncode:
+        raise ChildProcessError(f"pgbench failed with status {running.returncode}: {text[-600:].strip()}")
     _wait_until_alone(server)
-    measured = parse_pgbench(running.result())
     return Run(
         setting,
         clients,
         page_tables_bytes=tables,
         vmpte_bytes=vmpte,
         minor_faults=children_faults(stat.read_bytes()) - faults,
-        **measured,
+        **parse_pgbench(text, seconds),
     )
 
 
@@ -129,8 +169,8 @@ def measure(size_bytes: int, counts: Sequence[int], seconds: int, rounds: int) -
         server.psql("create extension pg_prewarm")
         version = server.psql("show server_version")
         needed = int(server.psql("show shared_memory_size_in_huge_pages")) * PMD
-        for _ in range(rounds):
-            for setting in (STOCK, HUGE):
+        for number in range(rounds):
+            for setting in (STOCK, HUGE) if number % 2 == 0 else (HUGE, STOCK):  # what drifts does so for both
                 with pool.pages(needed) if setting == HUGE else nullcontext((1, "")) as (_, problem):
                     if problem:
                         missing.append(problem)
@@ -149,17 +189,22 @@ def measure(size_bytes: int, counts: Sequence[int], seconds: int, rounds: int) -
 def markdown(document: dict[str, Any], runs: Sequence[Run]) -> str:
     """Return the report: medians by number of clients, and huge pages by 4 KiB pages. Pure."""
     before, after = document["load_1min"]
+    busy = ": **above 1, so other work ran beside it**" if before > 1 else ""
     lines = ["# PostgreSQL: 4 KiB pages against huge pages", ""]
     lines += [
         f"`pgbench -S -M prepared`, shared buffers of {format_size(document['size_bytes'])}, prewarmed, "
-        f"{document['seconds']} s a run, medians of {document['rounds']}. This is PostgreSQL without mshare: what any "
-        "support for it must beat.",
+        f"{document['seconds']} s a run, medians of {document['rounds']} rounds with the settings in alternating "
+        "order; in brackets the least and the most. This is PostgreSQL without mshare: what any support for it must "
+        "beat.",
+        "",
+        "A server process maps only what it has touched: page tables and faults grow with the length of a run, until "
+        "every process has read all of the shared buffers. *tps* and *latency* are those of the second half of a run.",
         "",
     ]
     lines += [f"- {key}: {value}" for key, value in document["machine"].items()]
     lines += [
         f"- command: `{document['command']}`",
-        f"- load average at the start {before:.2f}, at the end (its own clients included) {after:.2f}",
+        f"- load average at the start {before:.2f}{busy}; at the end (its own clients included) {after:.2f}",
     ]
     lines += [f"- not measured: {text}" for text in document["missing"]]
     headers = ("clients", "", "PageTables", "VmPTE, sum", "minor faults", "connecting", "latency", "tps")
@@ -171,28 +216,43 @@ def markdown(document: dict[str, Any], runs: Sequence[Run]) -> str:
                 cells = (
                     str(clients),
                     setting,
-                    format_size(median(run.page_tables_bytes for run in group)),
-                    format_size(median(run.vmpte_bytes for run in group)),
+                    _spread([run.page_tables_bytes for run in group], lambda value: format_size(int(value))),
+                    _spread([run.vmpte_bytes for run in group], lambda value: format_size(int(value))),
                     f"{median(run.minor_faults for run in group):,.0f}",
                     f"{median(run.connect_ms for run in group):,.0f} ms",
                     f"{median(run.latency_ms for run in group):.1f} ms",
-                    f"{median(run.tps for run in group):,.0f}",
+                    _spread([run.tps for run in group], lambda value: f"{value:,.0f}"),
                 )
                 lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
         "## Huge pages by 4 KiB pages",
         "",
-        "| clients | PageTables | minor faults | tps |",
-        "|---:|---:|---:|---:|",
+        "| clients | PageTables | VmPTE, sum | minor faults | tps |",
+        "|---:|---:|---:|---:|---:|",
     ]
     for clients in sorted({run.clients for run in runs}):
         stock, huge = ([r for r in runs if (r.clients, r.setting) == (clients, setting)] for setting in (STOCK, HUGE))
         if stock and huge:
-            ratios = (_ratio(stock, huge, name) for name in ("page_tables_bytes", "minor_faults", "tps"))
+            ratios = (_ratio(stock, huge, name) for name in _COMPARED)
             lines.append(f"| {clients} | {' | '.join(ratios)} |")
-    lines += ["", "The columns are explained at `Run` in `benchmarks/postgres.py`."]
+    lines += [
+        "",
+        "PageTables is the whole machine's, with whatever else starts and ends meanwhile; VmPTE is the server's own, "
+        "and counts tables that processes share in each of them.",
+        "",
+        "The columns are explained at `Run` in `benchmarks/postgres.py`.",
+    ]
     return "\n".join(lines) + "\n"
+
+
+_COMPARED = ("page_tables_bytes", "vmpte_bytes", "minor_faults", "tps")
+
+
+def _spread(values: Sequence[float], show: Callable[[float], str]) -> str:
+    """Return the median, and the least and the most if there are several."""
+    middle = show(median(values))
+    return middle if len(values) == 1 else f"{middle} ({show(min(values))} to {show(max(values))})"
 
 
 def _ratio(stock: Sequence[Run], huge: Sequence[Run], name: str) -> str:
@@ -205,10 +265,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.postgres", description=__doc__)
     parser.add_argument("--shared-buffers", type=parse_size, default=parse_size("2G"))
     parser.add_argument("--clients", default="50,100,200,400", help="numbers with commas between")
-    parser.add_argument("--seconds", type=int, default=10, help="for one run")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=int, default=20, help="for one run")
+    parser.add_argument("--rounds", type=int, default=3)
     output.add_options(parser)
     options = parser.parse_args(argv)
+    pool.give_back_on_signals()
     load, facts = os.getloadavg()[0], machine.facts(("mshare",))
     counts = [int(count) for count in options.clients.split(",")]
     runs, missing, version = measure(options.shared_buffers, counts, options.seconds, options.rounds)

@@ -6,27 +6,24 @@ Report on stdout, steps on stderr. As root, all of it; else without huge pages.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 from mshare.units import GIB, MIB, parse_size
 
-from .. import machine, output
+from .. import machine, output, pool
 from . import contenders, inside, report, trial
 
-FULL = trial.Plan(GIB, 4 * GIB, 64 * MIB, count=1000, runs=3, limit_s=150)
+FULL = trial.Plan(GIB, 4 * GIB, 64 * MIB, count=1000, runs=3, limit_s=240, random_rounds=3)
 QUICK = trial.Plan(32 * MIB, 64 * MIB, 8 * MIB, count=20, runs=1, limit_s=60)
 _PACKAGES = ("mshare", "numpy", "posix_ipc", "sysv_ipc", "SharedArray", "ray", "torch", "iceoryx2", "vineyard")
-
-
-def _stop(number: int, frame: object) -> None:
-    del frame
-    raise SystemExit(128 + number)
 
 
 def _chosen(names: str | None, known: Sequence[str], what: str) -> list[str]:
@@ -69,9 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     labels = [contender.label for contender in contenders.ALL if not (options.light and contender.heavy)]
     peers = _chosen(options.peers, labels, "peer")
     columns = _chosen(options.columns, inside.NAMES, "column")
-    for number in (signal.SIGTERM, signal.SIGHUP):  # huge pages are given back, whatever ends the run
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _stop)
+    pool.give_back_on_signals()
 
     start, load = time.monotonic(), os.getloadavg()[0]
     facts = machine.facts(_PACKAGES)
@@ -85,24 +80,49 @@ def main(argv: Sequence[str] | None = None) -> int:
                 missing.append(f"{contender.label}: {problem}")
             else:
                 ready.append(contender)
-    for column in columns:  # the peers one after the other, so that what is compared is near in time
-        for contender in ready:
-            if contender.label == contenders.BASELINE and column not in inside.OF_THE_BASELINE:
-                continue
-            outcomes.append(trial.run(contender, column, plan))
-            done = outcomes[-1]
-            print(f"{column}: {done.peer}: {done.seconds:.1f} s {done.failure}", file=sys.stderr, flush=True)
     document = {
         "machine": facts,
+        "virtual": _is_virtual(),
         "command": shlex.join(["python", "-m", "benchmarks.compare", *(sys.argv[1:] if argv is None else argv)]),
-        "load_1min": [load, os.getloadavg()[0]],
-        "seconds": time.monotonic() - start,
         "missing": missing,
         "plan": asdict(plan),
     }
-    text = report.markdown(document, plan, outcomes)
-    output.write(options, {**document, "outcomes": [asdict(outcome) for outcome in outcomes]}, text)
+    text = ""
+    for column in columns:
+        who = [c for c in ready if c.label != contenders.BASELINE or column in inside.OF_THE_BASELINE]
+        outcomes += _measure(column, who, plan)
+        document |= {"load_1min": [load, os.getloadavg()[0]], "seconds": time.monotonic() - start}
+        document["outcomes"] = [asdict(outcome) for outcome in outcomes]
+        text = report.markdown(document, plan, outcomes)
+        _save(options, document, text)  # whatever ends the run later
+    sys.stdout.write(text)
     return 0
+
+
+def _measure(column: str, who: Sequence[contenders.Contender], plan: trial.Plan) -> list[trial.Outcome]:
+    """Measure the peers one after the other, so that what is compared is near in time; random reads, which depend most
+    on how the kernel happens to place memory, in rounds of alternating order."""
+    rounds = plan.random_rounds if column == "random" else 1
+    found: dict[str, list[trial.Outcome]] = {contender.label: [] for contender in who}
+    for number in range(rounds):
+        for contender in who if number % 2 == 0 else reversed(who):
+            done = trial.run(contender, column, plan)
+            found[contender.label].append(done)
+            print(f"{column}: {done.peer}: {done.seconds:.1f} s {done.failure}", file=sys.stderr, flush=True)
+    return [trial.middle(outcomes) if column == "random" else outcomes[0] for outcomes in found.values()]
+
+
+def _is_virtual() -> bool:
+    """Tell whether the processor says that a hypervisor runs this system."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return any("hypervisor" in line.split() for line in lines if line.startswith("flags"))
+
+
+def _save(options: argparse.Namespace, document: dict[str, Any], text: str) -> None:
+    if options.json:
+        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    if options.markdown:
+        options.markdown.write_text(text)
 
 
 if __name__ == "__main__":

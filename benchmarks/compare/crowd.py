@@ -12,10 +12,11 @@ import select
 import signal
 import sys
 import time
+from multiprocessing import resource_tracker
 from typing import Any
 
 from mshare.linux import proc
-from mshare.measure import Peer
+from mshare.measure import Peer, SharedMemory
 from mshare.measure.child import Child, requests, say
 from mshare.measure.cost import page_tables_bytes
 from mshare.measure.peers import load
@@ -63,6 +64,11 @@ def _one(peer: Peer, token: str, told: int, hold: int) -> None:
     os._exit(0)
 
 
+def _cut(attached: int, why: str) -> dict[str, Any]:
+    """Return the answer where it was not the peer that failed."""
+    return {"attached": attached, "stopped": f"stopped by this benchmark, {why}", "cut": True}
+
+
 def _gather(peer: Peer, token: str, count: int, limit_s: float) -> dict[str, Any]:
     """Fork children one after the other; the first that does not attach ends it. Nobody closes `hold` but our end."""
     hold, _held = os.pipe()
@@ -70,12 +76,9 @@ def _gather(peer: Peer, token: str, count: int, limit_s: float) -> dict[str, Any
     floor = proc.memory_fields()["MemAvailable"] - _MEMORY_BYTES
     for attached in range(count):
         if time.monotonic() > deadline:
-            return {"attached": attached, "stopped": f"this benchmark, after {limit_s:.0f} s"}
+            return _cut(attached, f"after {limit_s:.0f} s")
         if proc.memory_fields()["MemAvailable"] < floor:
-            return {
-                "attached": attached,
-                "stopped": "this benchmark: the machine had 6 GiB less free memory than at the start",
-            }
+            return _cut(attached, "as the machine had 6 GiB less free memory than at the start")
         heard, told = os.pipe()
         try:
             pid = os.fork()
@@ -96,10 +99,21 @@ def _gather(peer: Peer, token: str, count: int, limit_s: float) -> dict[str, Any
     return {"attached": count, "stopped": ""}
 
 
+def _prepare(peer: Peer) -> None:
+    """Before the forks, set up what children of one program have in common.
+
+    Fact: a process that attaches a `shared_memory` without a resource tracker starts one, another interpreter; children
+    of `multiprocessing` share their parent's. What Ray's daemon starts for a reader no reader could start for others.
+    """
+    if isinstance(peer, SharedMemory):
+        resource_tracker.ensure_running()
+
+
 def main() -> None:
     """Serve one request: gather that many, answer, and stay until the creator closes; the children end with us."""
     gc.disable()
     peer = load(sys.argv[1])
+    _prepare(peer)
     gc.freeze()
     say("ready")
     for request in requests():

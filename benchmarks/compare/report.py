@@ -12,6 +12,7 @@ from .contenders import BASELINE, PLAIN
 from .trial import Outcome, Plan
 
 Values = dict[str, Any]
+Found = dict[tuple[str, str], Outcome]
 _MESSAGE_CHARS = 220
 _TARGET = 1.2
 
@@ -20,8 +21,9 @@ def _ms(nanoseconds: float) -> str:
     return f"{nanoseconds / 1e6:,.2f} ms" if nanoseconds >= 1e6 else f"{nanoseconds / 1e3:.1f} µs"
 
 
-def _by_random_read(nanoseconds: float) -> str:
-    return f"{nanoseconds:.1f} ns"
+def _random_read(values: Values) -> str:
+    spread = f" ({values['least_ns']:.1f} to {values['most_ns']:.1f})" if values.get("rounds", 1) > 1 else ""
+    return f"{values['ns']:.1f} ns{spread}"
 
 
 _FIGURES: tuple[tuple[str, str, Callable[[Values], str]], ...] = (
@@ -33,7 +35,7 @@ _FIGURES: tuple[tuple[str, str, Callable[[Values], str]], ...] = (
     ("fork", "process", lambda values: _ms(values["fork_ns"])),
     ("exit", "process", lambda values: _ms(values["exit_ns"])),
     ("first touch", "touch", lambda values: f"{values['bytes'] / values['ns']:.2f} GB/s"),
-    ("random read", "random", lambda values: _by_random_read(values["ns"])),
+    ("random read", "random", _random_read),
 )
 """Header, column, and how it is shown."""
 
@@ -71,8 +73,11 @@ def markdown(document: dict[str, Any], plan: Plan, outcomes: Sequence[Outcome]) 
     lines += [f"- load average at the start {before:.2f}, at the end {after:.2f}; {document['seconds']:.0f} s in all"]
     lines += [
         f"- page tables, faults, attach, fork, exit, first touch: a region of {format_size(plan.size_bytes)}, medians "
-        f"of {plan.runs} fresh processes; random reads: {format_size(plan.random_bytes)}; the rest: "
-        f"{format_size(plan.small_bytes)}",
+        f"of {plan.runs} fresh processes; random reads: {format_size(plan.random_bytes)}, median of "
+        f"{plan.random_rounds}, with memory and a process of their own, the contenders in alternating order, in "
+        f"brackets the least and the most; the rest: {format_size(plan.small_bytes)}",
+        *_remarks(peers, found, plan),
+        *(["- " + _VIRTUAL] if document.get("virtual") else []),
         "- compare within this table; the machine did other things as well"
         if max(before, after) > 1
         else "- compare within this table",
@@ -81,7 +86,7 @@ def markdown(document: dict[str, Any], plan: Plan, outcomes: Sequence[Outcome]) 
         "",
         *_figures(peers, found, notes),
         "",
-        *_ratios(peers, found),
+        *_ratios(peers, found, plan.size_bytes),
         "## What happens when",
         "",
         *_fates(peers, found, notes),
@@ -97,6 +102,29 @@ def markdown(document: dict[str, Any], plan: Plan, outcomes: Sequence[Outcome]) 
     return "\n".join(lines) + "\n"
 
 
+_VIRTUAL = "a virtual machine: nested paging makes TLB misses dearer than on bare metal"
+
+
+def _remarks(peers: Sequence[str], found: Found, plan: Plan) -> Iterator[str]:
+    """Yield what is not as the general rule says, or would be misread."""
+    once = [
+        peer
+        for peer in peers
+        if (values := _values(found, peer, "touch")) and values.get("runs", plan.runs) == 1 < plan.runs
+    ]
+    if once:
+        yield f"- first touch of {', '.join(once)}: one process, as the daemon keeps memory, touched, for the next"
+    baseline = _values(found, BASELINE, "process")
+    if baseline:
+        yield (
+            "- minor faults are as counted, nothing is taken off for the baseline: those of the baseline, "
+            f"{baseline['minor_faults']:,}, are the reading program's, which maps one page of its own and shares none"
+        )
+    partly = [peer for peer in peers if (outcome := found.get((peer, "random"))) and outcome.values and outcome.failure]
+    if partly:
+        yield f"- random reads of {', '.join(partly)}: a round failed, the others count"
+
+
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -105,9 +133,6 @@ def _table(headers: Sequence[str], rows: Iterator[Sequence[str]], mark: str) -> 
     yield _row(["", *headers])
     yield "|---|" + mark * len(headers)
     yield from map(_row, rows)
-
-
-Found = dict[tuple[str, str], Outcome]
 
 
 def _cell(found: Found, peer: str, column: str, notes: _Notes, show: Callable[[Values], str]) -> str:
@@ -132,7 +157,12 @@ def is_small_paged(values: Values, size_bytes: int) -> bool:
     return bool(values["vmpte_bytes"] >= size_bytes // 4096 * 8 * 0.9)
 
 
-def _ratios(peers: Sequence[str], found: Found) -> Iterator[str]:
+def _has_small_pages(found: Found, peer: str, size_bytes: int) -> bool:
+    values = _values(found, peer, "process")
+    return is_small_paged(values, size_bytes) if values else "HUGETLB" not in peer  # else by its label
+
+
+def _ratios(peers: Sequence[str], found: Found, size_bytes: int) -> Iterator[str]:
     """Yield random reads by the plain peer, and the target: huge pages at least 1.2 times as fast as small ones."""
     plain = _values(found, PLAIN, "random")
     if plain is None:
@@ -142,7 +172,7 @@ def _ratios(peers: Sequence[str], found: Found) -> Iterator[str]:
     yield from _table([f"random reads, {PLAIN} = 1; more is faster"], rows, "---:|")
     yield ""
     ours = [peer for peer in ("mshare thp", "mshare hugetlb") if peer in times]
-    small = [peer for peer in times if not peer.startswith("mshare") and "HUGETLB" not in peer]
+    small = [peer for peer in times if not peer.startswith("mshare ") and _has_small_pages(found, peer, size_bytes)]
     if ours and small:
         slowest, fastest = max(times[peer] for peer in small), min(times[peer] for peer in small)
         for peer in ours:
@@ -167,12 +197,16 @@ def _full(values: Values, notes: _Notes) -> str:
     return f"**{word}: {values['how']}**" if dies else f"{word} fails {notes.mark(values['how'])}"
 
 
+def _kept(values: Values) -> str:
+    return "not seen" if values["kept_bytes"] is None else format_size(values["kept_bytes"])
+
+
 def _fates(peers: Sequence[str], found: Found, notes: _Notes) -> Iterator[str]:
     columns: tuple[tuple[str, str, Callable[[Values], str]], ...] = (
         ("creator killed: a reader", "creator", lambda values: _good(values["others"], "goes on", notes)),
         ("a newcomer attaches", "creator", lambda values: _good(values["newcomer"], "yes", notes)),
         ("and when all have gone", "creator", lambda values: _good(values["later"], "yes", notes)),
-        ("memory that stays", "creator", lambda values: format_size(values["kept_bytes"])),
+        ("memory that stays", "creator", _kept),
         ("a reader ends: a newcomer attaches", "reader", lambda values: _good(values["newcomer"], "yes", notes)),
         ("the file system is full", "full", lambda values: _full(values, notes)),
     )
@@ -189,7 +223,7 @@ def _crowd(peers: Sequence[str], found: Found, notes: _Notes) -> Iterator[str]:
     if count is None:
         return
     columns: tuple[tuple[str, Callable[[Values], str]], ...] = (
-        ("attached", lambda values: f"{values['attached']:,}"),
+        ("attached", lambda values: f"{'≥ ' if values.get('cut') else ''}{values['attached']:,}"),
         ("in", lambda values: f"{values['seconds']:.1f} s"),
         ("PageTables per process", lambda values: format_size(values["page_tables_bytes"])),
         ("stopped by", lambda values: notes.mark(values["stopped"]) if values["stopped"] else ""),

@@ -12,8 +12,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -21,7 +23,7 @@ from mshare.geometry import PMD
 
 from .. import pool
 from .contenders import Contender
-from .inside import CROWD
+from .inside import ANSWER, CROWD
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class Plan:
     """Fresh processes per figure."""
     limit_s: float
     """Time for one trial."""
+    random_rounds: int = 1
+    """How often the contenders take turns at random reads, each time in a fresh process."""
 
     def size(self, column: str) -> int:
         """Return the size of the region for `column`."""
@@ -78,13 +82,14 @@ def _run(contender: Contender, column: str, plan: Plan, size: int) -> tuple[dict
     if os.geteuid() != 0:
         unshare += ["--user", "--map-root-user"]
     inside = [sys.executable, "-m", "benchmarks.compare.inside", json.dumps(request)]
-    with TemporaryFile("w+") as said:
+    with TemporaryFile("w+", errors="replace") as said:
         process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", *unshare, *inside],  # nor does it outlive us
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=said,
             text=True,
+            errors="replace",
             process_group=0,
         )
         try:
@@ -96,8 +101,39 @@ def _run(contender: Contender, column: str, plan: Plan, size: int) -> tuple[dict
             process.communicate()
         said.seek(0)
         words = said.read()[-_TAIL_CHARS:].strip()
-    answer = json.loads(output.splitlines()[-1]) if output.strip() else {}
-    if "values" in answer:
-        return answer["values"], ""
-    failure = answer.get("failure", f"ended with status {process.returncode}")
+    values, failure = parse_answer(output)
+    if values is not None:
+        return values, ""
+    failure = failure or f"ended with status {process.returncode}, without an answer"
     return None, f"{failure}\n{words}" if words else failure
+
+
+def parse_answer(output: str) -> tuple[dict[str, Any] | None, str]:
+    """Return the values, or the failure, in what a trial printed; neither if it was cut short or printed only junk."""
+    for line in reversed(output.splitlines()):
+        if line.startswith(ANSWER):
+            try:
+                answer = json.loads(line.removeprefix(ANSWER))
+            except ValueError:
+                return None, ""
+            return answer.get("values"), answer.get("failure", "")
+    return None, ""
+
+
+def middle(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return one outcome of several rounds of random reads: the median of those that succeeded, the least and the most;
+    a failure if none did."""
+    good = [outcome.values for outcome in outcomes if outcome.values is not None]
+    seconds = round(sum(outcome.seconds for outcome in outcomes), 2)
+    if not good:
+        return replace(outcomes[0], seconds=seconds)
+    times = [values["ns"] for values in good]
+    values = {
+        "ns": median(times),
+        "least_ns": min(times),
+        "most_ns": max(times),
+        "best_ns": min(values["best_ns"] for values in good),
+        "rounds": len(times),
+    }
+    failed = next((outcome.failure for outcome in outcomes if outcome.failure), "")
+    return Outcome(outcomes[0].peer, outcomes[0].column, seconds, values, failed)

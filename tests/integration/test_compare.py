@@ -65,6 +65,22 @@ def only_child(pid: int, comm: str) -> int:
     raise AssertionError(f"{pid} has no child")
 
 
+def test_an_interrupted_run_keeps_the_columns_that_were_done(tmp_path: Path) -> None:
+    peers, files = ["mshare shm", "posix_ipc"], [tmp_path / "out.json", tmp_path / "out.md"]
+    arguments = ["--peers", ",".join(peers), "--columns", "process,creator", "--small-size", "2M"]
+    arguments += ["--json", str(files[0]), "--markdown", str(files[1])]
+    run = subprocess.Popen([*COMMAND, *arguments], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with run:
+        assert run.stderr is not None
+        assert any(line.startswith("creator: mshare shm") for line in run.stderr)
+        run.send_signal(signal.SIGTERM)
+        assert run.communicate()[0] == ""
+    assert run.returncode == 128 + signal.SIGTERM
+    done = json.loads(files[0].read_text())["outcomes"]
+    assert [(one["peer"], one["column"]) for one in done] == [(peer, "process") for peer in peers]
+    assert "| posix_ipc |" in files[1].read_text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_death_of_the_benchmark_ends_its_trial(number: signal.Signals) -> None:
     run = subprocess.Popen(

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -16,6 +17,8 @@ import pytest
 from mshare.testing.postgres import Cluster, binaries
 
 pytestmark = pytest.mark.usefixtures("postgres")
+
+NR_HUGEPAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 
 _KILLED = """
 import sys
@@ -89,3 +92,28 @@ def test_the_benchmark_measures_a_real_server(tmp_path: Path) -> None:
     assert set(settings) | set(document["missing"]) > {"huge_pages=off"}
     assert all(one["tps"] > 0 and one["minor_faults"] > 0 and one["vmpte_bytes"] > 0 for one in document["runs"])
     assert "| 2 | huge_pages=off |" in run.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not NR_HUGEPAGES.exists(), reason="needs root for huge pages")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_benchmark_and_gives_the_huge_pages_back(number: signal.Signals) -> None:
+    arguments = ["--shared-buffers", "16M", "--clients", "2", "--seconds", "1", "--rounds", "5"]
+    with NR_HUGEPAGES.open() as turn:
+        flock(turn, LOCK_EX)  # other sessions' tests resize it in turns, too
+        before = NR_HUGEPAGES.read_text()
+        run = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.postgres", *arguments],
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with run:
+            deadline = monotonic() + 60
+            while NR_HUGEPAGES.read_text() == before and run.poll() is None and monotonic() < deadline:
+                sleep(0.01)
+            assert NR_HUGEPAGES.read_text() != before
+            run.send_signal(number)
+            run.communicate()
+        assert run.returncode == 128 + number
+        assert NR_HUGEPAGES.read_text() == before

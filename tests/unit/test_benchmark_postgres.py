@@ -17,15 +17,25 @@ latency average = 3.225 ms
 initial connection time = 151.020 ms
 tps = 15503.876969 (without initial connection time)
 """
+PROGRESS = "".join(
+    f"progress: {second}.0 s, {tps}.5 tps, lat {latency}.125 ms stddev 0.900, 0 failed\n"
+    for second, tps, latency in [(2, 100, 9), (10, 200, 8), (12, 1000, 3), (14, 3000, 1), (16, 2000, 2)]
+)
 
 
 def test_pgbench_output() -> None:
-    assert parse_pgbench(OUTPUT) == {"tps": 15503.876969, "latency_ms": 3.225, "connect_ms": 151.02}
+    whole = {"whole_tps": 15503.876969, "connect_ms": 151.02}
+    assert parse_pgbench(OUTPUT, 1) == {**whole, "tps": 15503.876969, "latency_ms": 3.225}
+
+
+def test_the_first_half_of_a_run_is_warming_up() -> None:
+    found = parse_pgbench(PROGRESS + OUTPUT, 20)
+    assert (found["tps"], found["latency_ms"], found["whole_tps"]) == (2000.5, 2.125, 15503.876969)
 
 
 def test_output_without_a_figure_is_an_error_that_names_it() -> None:
     with pytest.raises(ValueError, match="tps"):
-        parse_pgbench(OUTPUT.replace("tps = 1", "tps: 1"))
+        parse_pgbench(OUTPUT.replace("tps = 1", "tps: 1"), 1)
 
 
 @given(st.binary(max_size=15), st.integers(0, 2**63))
@@ -40,7 +50,7 @@ def test_faults_of_children_in_a_real_line() -> None:
 
 def test_the_report_has_medians_and_ratios_within_the_run() -> None:
     runs = [
-        Run(setting, 50, tps, 1.0, 1.0, tables, tables, faults)
+        Run(setting, 50, tps, 1.0, tps, 1.0, tables, tables, faults)
         for setting, tps, tables, faults in [
             (STOCK, 100.0, 1 << 30, 1000),
             (STOCK, 300.0, 3 << 30, 3000),
@@ -56,6 +66,11 @@ def test_the_report_has_medians_and_ratios_within_the_run() -> None:
         "rounds": 1,
     }
     text = markdown({**document, "missing": ["z"]}, runs)
-    assert "| 50 | huge_pages=off | 2 GiB | 2 GiB | 2,000 |" in text
-    assert "| 50 | 0.001 | 0.050 | 1.250 |" in text
+    assert "| 50 | huge_pages=off | 2 GiB (1 GiB to 3 GiB) | 2 GiB (1 GiB to 3 GiB) | 2,000 |" in text
+    assert "| 200 (100 to 300) |" in text
+    assert "| 50 | huge_pages=on | 2 MiB | 2 MiB | 100 |" in text
+    assert "| 50 | 0.001 | 0.001 | 0.050 | 1.250 |" in text
     assert "not measured: z" in text
+    assert "maps only what it has touched" in text
+    assert "above 1" not in text
+    assert "start 1.50: **above 1" in markdown({**document, "missing": [], "load_1min": [1.5, 2.0]}, runs)
