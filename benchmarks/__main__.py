@@ -6,18 +6,12 @@ A full run takes less than ten minutes, a quick one less than one.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from dataclasses import replace
 
 from mshare.units import parse_size
 
-from . import output, report, run
-
-
-def _stop(number: int, frame: object) -> None:
-    del frame
-    raise SystemExit(128 + number)
+from . import output, pool, report, run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,9 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     plan = run.QUICK if options.quick else run.FULL
     if options.sizes:
         plan = replace(plan, sizes=tuple(parse_size(size) for size in options.sizes.split(",")))
-    signal.signal(signal.SIGTERM, _stop)  # huge pages are given back, whatever ends the run
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
-        signal.signal(signal.SIGHUP, _stop)
+    pool.give_back_on_signals()
     results = run.run(plan, lambda step: print(step, file=sys.stderr, flush=True))
     text = report.markdown(results)
     output.write(options, results.as_json(), text)

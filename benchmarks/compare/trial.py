@@ -84,7 +84,9 @@ def _run(contender: Contender, column: str, plan: Plan, size: int) -> tuple[dict
     inside = [sys.executable, "-m", "benchmarks.compare.inside", json.dumps(request)]
     with TemporaryFile("w+", errors="replace") as said:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *unshare, *inside],  # nor does it outlive us
+            # Nor does it outlive us. Fact: what a process maps straddles 2 MiB or not, by chance, and a thousand forks
+            # inherit that, a page table or two each. Decision: no address is drawn by lot.
+            ["setpriv", "--pdeathsig", "KILL", "setarch", "--addr-no-randomize", *unshare, *inside],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=said,
