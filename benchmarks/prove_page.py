@@ -290,7 +290,8 @@ def _full(found: Results) -> Iterator[str]:
             f"further client {size(run.per_client_bytes())}, which makes "
             f"{size(run.needed_bytes(PROPOSAL.clients))} for {PROPOSAL.clients:,} (arithmetic). "
             f"Faults of a client: {run.faults.median:,.0f}. "
-            f"{run.survivors:,} of {run.asked:,} survive the creator's SIGKILL."
+            f"{run.survivors:,} of {run.asked:,} survive the creator's SIGKILL"
+            + (f" (the kernel killed {run.killed_later:,} for lack of memory)." if run.killed_later else ".")
         )
     ours = next((run for run in found.full if run.way == "msharefs" and run.samples), None)
     if ours is not None and _reached(ours):

@@ -41,6 +41,17 @@ def test_the_same_seed_finds_the_same_address(seed: int, size: int) -> None:
     assert pick_address(seed, size, []) == pick_address(seed, size, [])
 
 
+@given(st.integers(0, 1 << 64), sizes, st.lists(spans, max_size=5))
+def test_no_more_borders_of_512_gib_are_crossed_than_there_must(seed: int, size: int, taken: list[Span]) -> None:
+    def crossed(addr: int) -> int:
+        return (addr + round_up(size, PUD) - 1) // PGD - addr // PGD
+
+    addr = pick_address(seed, size, taken)
+    if addr is not None and crossed(addr) > (round_up(size, PUD) - 1) // PGD:
+        aligned = range(WINDOW[0], WINDOW[1] - round_up(size, PUD) + 1, PGD)
+        assert all(any(attachment_span(size, at).overlaps(span) for span in taken) for at in aligned)
+
+
 @given(
     st.integers(1, 4 * PMD // PAGE),
     st.sampled_from((PAGE, PMD)),
