@@ -49,7 +49,7 @@ def command(
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Instead of 512 GiB / N.")] = None,
     size: Annotated[str | None, typer.Option(metavar="SIZE", help="Shared, instead of 300 GiB / N.")] = None,
     clients: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Instead of 1,500 (120,000 / N above a factor of 128).")
+        int | None, typer.Option(min=1, metavar="N", help="Instead of 1,500 (132,000 / N above a factor of 128).")
     ] = None,
     sparse: Annotated[bool, typer.Option("--sparse", help="One page of every 2 MiB only; shm and msharefs.")] = False,
     whole_machine: Annotated[

@@ -35,12 +35,12 @@ def server(factor: int) -> Server:
     """Return the proposal's server with every size divided by `factor`, the region in whole 2 MiB (rounded up).
 
     A client's own memory (half a MiB here) does not shrink with the server. There are 1,500 of them up to `MOST_FULL`,
-    and 120,000 / `factor` beyond, 234 at `MOST`. Raises ValueError for a factor that is not 1 to `MOST`.
+    and 132,000 / `factor` beyond, 257 at `MOST`. Raises ValueError for a factor that is not 1 to `MOST`.
     """
     if not 1 <= factor <= MOST:
         raise ValueError(f"a factor of {factor} makes no sense; use 1 to {MOST}")
     return Server(
         PROPOSAL.memory_bytes // factor,
         round_up(PROPOSAL.region_bytes // factor, PMD),
-        PROPOSAL.clients if factor <= MOST_FULL else PROPOSAL.clients * 80 // factor,
+        PROPOSAL.clients if factor <= MOST_FULL else PROPOSAL.clients * 88 // factor,
     )
