@@ -1,7 +1,7 @@
 """`make prove`: the proposal's server in guests with a stock kernel, and the page about it.
 
 Each way has a guest of its own because one of them ends with the machine out of memory. A small run is one guest, in
-which those that end so come last: half the time of five guests is their start. In every guest `mshare lab sga`
+which the one that ends so comes last: half the time of five guests is their start. In every guest `mshare lab sga`
 runs as a user would run it, with `--whole-machine`; what it prints as JSON is collected here. `prove_page` makes the
 page and `mshare.lab.picture` the picture.
 """
@@ -51,11 +51,12 @@ class Guest(NamedTuple):
 
 
 def guests(factor: int) -> list[Guest]:
-    """Return what to boot. The sweep over sizes and the full size are left out of small runs."""
+    """Return what to boot. Left out of small runs: the sweep over sizes, the full size, and `shared_memory`, which ends
+    as `plain` does."""
     small, scaled = server(factor), ("--factor", str(factor))
     pages = file_size(small.region_bytes, PMD) // PMD
     if factor > MOST_FULL:
-        loads = tuple(("--ways", ways, *scaled) for ways in ("hugetlb", "thp,msharefs,plain,shared_memory"))
+        loads = tuple(("--ways", ways, *scaled) for ways in ("hugetlb", "thp,msharefs,plain"))
         return [Guest("ways", small.memory_bytes, loads, huge_pages=pages, needs_module=True)]
     found = [
         Guest(
