@@ -15,10 +15,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report there, too")
 
 
-def write(options: argparse.Namespace, document: dict[str, Any], text: str) -> None:
-    """Print the report `text`, and write it and the raw `document` into the files that `options` name."""
+def save(options: argparse.Namespace, document: dict[str, Any], text: str) -> None:
+    """Write the report `text` and the raw `document` into the files that `options` name."""
     if options.json:
         options.json.write_text(json.dumps(document, indent=1) + "\n")
     if options.markdown:
         options.markdown.write_text(text)
+
+
+def write(options: argparse.Namespace, document: dict[str, Any], text: str) -> None:
+    """Do what `save` does, and print the report."""
+    save(options, document, text)
     sys.stdout.write(text)

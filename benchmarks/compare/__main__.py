@@ -6,7 +6,6 @@ Report on stdout, steps on stderr. As root, all of it; else without huge pages.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
@@ -80,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 missing.append(f"{contender.label}: {problem}")
             else:
                 ready.append(contender)
-    document = {
+    document: dict[str, Any] = {
         "machine": facts,
         "virtual": _is_virtual(),
         "command": shlex.join(["python", "-m", "benchmarks.compare", *(sys.argv[1:] if argv is None else argv)]),
@@ -94,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         document |= {"load_1min": [load, os.getloadavg()[0]], "seconds": time.monotonic() - start}
         document["outcomes"] = [asdict(outcome) for outcome in outcomes]
         text = report.markdown(document, plan, outcomes)
-        _save(options, document, text)  # whatever ends the run later
+        output.save(options, document, text)  # whatever ends the run later
     sys.stdout.write(text)
     return 0
 
@@ -116,13 +115,6 @@ def _is_virtual() -> bool:
     """Tell whether the processor says that a hypervisor runs this system."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return any("hypervisor" in line.split() for line in lines if line.startswith("flags"))
-
-
-def _save(options: argparse.Namespace, document: dict[str, Any], text: str) -> None:
-    if options.json:
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
-    if options.markdown:
-        options.markdown.write_text(text)
 
 
 if __name__ == "__main__":

@@ -118,6 +118,8 @@ def whole_machine() -> Iterator[Limit]:
         score.write_text("-1000")
         libc.lock_memory()
     except OSError:
+        with suppress(OSError):  # nor may it perhaps write this
+            score.write_text(before)
         raise AccessDeniedError(
             "this process may not keep the kernel from killing it for lack of memory, or from dropping its programs",
             "run it as root (CAP_SYS_RESOURCE, CAP_IPC_LOCK)",
