@@ -16,10 +16,11 @@ from .errors import HostToolMissing, VmError
 from .store import Kernel
 
 SERIES = ("6.12", "6.1")
-PYTEST_TIMEOUT_SECONDS = 600  # for one test: pyproject.toml's limit is the host's, and the stress alone takes 120 s
+PYTEST_TIMEOUT_SECONDS = 600  # for one test: pyproject.toml's limit is the host's, and a guest is many times slower
 DESCRIPTION = """\
 Boots stock Debian kernels in QEMU (software emulation) and runs commands and tests in them, over this machine's
-files: the current directory is writable in the guest, all else is seen as it is and writes to it are thrown away.
+files: the current directory is writable in the guest, but for its src, tests, benchmarks and virtual environment, which
+are read-only and fast; all else is seen as it is, and writes to it are thrown away.
 """
 EPILOG = f"""\
 examples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import shlex
 import shutil
@@ -114,12 +115,26 @@ def qemu_command(machine: Machine, initrd: Path, channels: dict[str, str], *, in
     return command
 
 
+SOURCES = ("src", "tests", "benchmarks")
+"""Python in a writable directory that guests run and do not change."""
+
+
 def cached_directories(writable: Sequence[Path], prefix: Path) -> list[Path]:
-    """The virtual environment, if it lies in a writable directory: it is only read, and a writable mount is slow."""
-    return [prefix] if any(prefix != path and prefix.is_relative_to(path) for path in writable) else []
+    """What lies in a writable directory and is only read: the virtual environment, and Python's sources.
+
+    A writable mount asks the host anew for every file: with a busy host, `import mshare` took 12 s that way in a guest,
+    and 5 s through the cached mount.
+    """
+    inside = [prefix] if any(prefix != path and prefix.is_relative_to(path) for path in writable) else []
+    return inside + [path / name for path in writable for name in SOURCES if (path / name).is_dir()]
 
 
 def _job(machine: Machine, script: bytes, mode: str) -> dict[str, bytes]:
+    prefix = Path(sys.prefix)
+    cached = cached_directories(machine.writable, prefix)
+    for directory in cached:
+        if directory != prefix:
+            compileall.compile_dir(directory, quiet=2)  # the guest could not keep what it compiles
     settings = {
         "command_limit": str(machine.command_limit_seconds),
         "mode": mode,
@@ -131,7 +146,7 @@ def _job(machine: Machine, script: bytes, mode: str) -> dict[str, bytes]:
         "command": script,
         "settings": "".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items()).encode(),
         "rw": "".join(f"rw{number} {path}\n" for number, path in enumerate(machine.writable)).encode(),
-        "cached": "".join(f"{path}\n" for path in cached_directories(machine.writable, Path(sys.prefix))).encode(),
+        "cached": "".join(f"{path}\n" for path in cached).encode(),
     }
 
 

@@ -6,7 +6,7 @@ import re
 import mfs
 import pytest
 
-SECONDS = int(os.environ.get("MSHARE_STRESS_SECONDS", "120"))
+SECONDS = int(os.environ.get("MSHARE_STRESS_SECONDS", "30"))
 PROCESSES = int(os.environ.get("MSHARE_STRESS_PROCESSES", "16"))
 
 

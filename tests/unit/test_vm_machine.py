@@ -51,11 +51,12 @@ def test_every_boot_stops_at_the_first_complaint(kernel: store.Kernel, monkeypat
     assert "file,id=console,path=/c,,d" in command
 
 
-def test_a_virtual_environment_inside_the_repository_is_read_through_the_cache() -> None:
-    repository = Path("/home/me/mshare")
-    assert machine.cached_directories([repository], repository / ".venv") == [repository / ".venv"]
-    assert machine.cached_directories([repository], Path("/usr")) == []
-    assert machine.cached_directories([repository], repository) == []
+def test_what_is_only_read_in_the_repository_is_read_through_the_cache(tmp_path: Path) -> None:
+    assert machine.cached_directories([tmp_path], tmp_path / ".venv") == [tmp_path / ".venv"]
+    assert machine.cached_directories([tmp_path], Path("/usr")) == []
+    assert machine.cached_directories([tmp_path], tmp_path) == []
+    (tmp_path / "tests").mkdir()
+    assert machine.cached_directories([tmp_path], Path("/usr")) == [tmp_path / "tests"]
 
 
 MODULE_SHELL = """
