@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 _PACKAGES = ("mshare", "numpy", "posix_ipc", "SharedArray")
 
@@ -31,6 +32,23 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def remarks(found: Mapping[str, Any]) -> list[str]:
+    """Return what a reader must know of the machine whose `facts` those are, before any of its times."""
+    if "TCG" in found["cpu"]:
+        return [
+            "**the processor is emulated** (QEMU without KVM): page tables, faults and what happens on kills are the "
+            "kernel's, times are distorted and mean something by their ratio within this page at most"
+        ]
+    if found["virtual"]:
+        return ["a virtual machine: nested paging makes TLB misses dearer than on bare metal"]
+    return []
+
+
+def _is_virtual() -> bool:
+    """Tell whether the processor says that a hypervisor runs this system."""
+    return any("hypervisor" in line.split() for line in _read("/proc/cpuinfo").split("\n") if line.startswith("flags"))
+
+
 def facts(packages: Sequence[str] = _PACKAGES) -> dict[str, str | int | float]:
     """Return processor, memory, kernel, settings, versions of `packages`, and how busy the machine is."""
     memory = _read("/proc/meminfo").split("\n")[0].split()
@@ -38,6 +56,7 @@ def facts(packages: Sequence[str] = _PACKAGES) -> dict[str, str | int | float]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "cpu": _model(),
         "cpus": os.cpu_count() or 0,
+        "virtual": _is_virtual(),
         "memory_bytes": int(memory[1]) * 1024,
         "kernel": platform.release(),
         "load_1min": os.getloadavg()[0],

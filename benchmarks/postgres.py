@@ -202,6 +202,7 @@ def markdown(document: dict[str, Any], runs: Sequence[Run]) -> str:
         "",
     ]
     lines += [f"- {key}: {value}" for key, value in document["machine"].items()]
+    lines += [f"- {remark}" for remark in machine.remarks(document["machine"])]
     lines += [
         f"- command: `{document['command']}`",
         f"- load average at the start {before:.2f}{busy}; at the end (its own clients included) {after:.2f}",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from mshare.measure import Cost, Nothing, SharedMemory
 from mshare.units import GIB, format_size
 
+from . import machine
 from .run import Results
 
 RIVAL = SharedMemory.label
@@ -129,6 +130,7 @@ def markdown(results: Results) -> str:
     lines = ["# What each further process pays", ""]
     lines += ["What the columns mean, and what they leave out: [measuring](../measuring.md).", ""]
     lines += [f"- {key}: {value}" for key, value in results.machine.items()]
+    lines += [f"- {remark}" for remark in machine.remarks(results.machine)]
     plan = results.plan
     lines += [
         f"- medians of {plan.runs} fresh processes per row, {plan.creates} creations; PageTables by {plan.processes} "

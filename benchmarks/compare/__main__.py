@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from mshare.units import GIB, MIB, parse_size
@@ -81,7 +80,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 ready.append(contender)
     document: dict[str, Any] = {
         "machine": facts,
-        "virtual": _is_virtual(),
         "command": shlex.join(["python", "-m", "benchmarks.compare", *(sys.argv[1:] if argv is None else argv)]),
         "missing": missing,
         "plan": asdict(plan),
@@ -109,12 +107,6 @@ def _measure(column: str, who: Sequence[contenders.Contender], plan: trial.Plan)
             found[contender.label].append(done)
             print(f"{column}: {done.peer}: {done.seconds:.1f} s {done.failure}", file=sys.stderr, flush=True)
     return [trial.middle(outcomes) if column == "random" else outcomes[0] for outcomes in found.values()]
-
-
-def _is_virtual() -> bool:
-    """Tell whether the processor says that a hypervisor runs this system."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return any("hypervisor" in line.split() for line in lines if line.startswith("flags"))
 
 
 if __name__ == "__main__":

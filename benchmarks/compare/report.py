@@ -8,6 +8,7 @@ from typing import Any
 from mshare.report import printable
 from mshare.units import format_size
 
+from .. import machine
 from .contenders import BASELINE, PLAIN
 from .trial import Outcome, Plan
 
@@ -77,7 +78,7 @@ def markdown(document: dict[str, Any], plan: Plan, outcomes: Sequence[Outcome]) 
         f"{plan.random_rounds}, with memory and a process of their own, the contenders in alternating order, in "
         f"brackets the least and the most; the rest: {format_size(plan.small_bytes)}",
         *_remarks(peers, found, plan),
-        *(["- " + _VIRTUAL] if document.get("virtual") else []),
+        *(f"- {remark}" for remark in machine.remarks(document["machine"])),
         "- compare within this table; the machine did other things as well"
         if max(before, after) > 1
         else "- compare within this table",
@@ -100,9 +101,6 @@ def markdown(document: dict[str, Any], plan: Plan, outcomes: Sequence[Outcome]) 
     if document["missing"]:
         lines += ["", "## Not measured", "", *(f"- {text}" for text in document["missing"])]
     return "\n".join(lines) + "\n"
-
-
-_VIRTUAL = "a virtual machine: nested paging makes TLB misses dearer than on bare metal"
 
 
 def _remarks(peers: Sequence[str], found: Found, plan: Plan) -> Iterator[str]:

@@ -58,7 +58,7 @@ def test_the_report_has_medians_and_ratios_within_the_run() -> None:
         ]
     ]
     document = {
-        "machine": {},
+        "machine": {"cpu": "QEMU TCG CPU version 2.5+", "virtual": True},
         "command": "it",
         "load_1min": [0.0, 0.0],
         "size_bytes": 1 << 30,
@@ -71,6 +71,7 @@ def test_the_report_has_medians_and_ratios_within_the_run() -> None:
     assert "| 50 | huge_pages=on | 2 MiB | 2 MiB | 100 |" in text
     assert "| 50 | 0.001 | 0.001 | 0.050 | 1.250 |" in text
     assert "not measured: z" in text
+    assert "times are distorted" in text
     assert "maps only what it has touched" in text
     assert "above 1" not in text
     assert "start 1.50: **above 1" in markdown({**document, "missing": [], "load_1min": [1.5, 2.0]}, runs)

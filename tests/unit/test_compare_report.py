@@ -16,7 +16,7 @@ from benchmarks.compare.trial import Outcome, Plan
 
 PLAN = Plan(size_bytes=1 << 30, random_bytes=4 << 30, small_bytes=1 << 26, count=1000, runs=3, limit_s=60)
 DOCUMENT: dict[str, Any] = {
-    "machine": {},
+    "machine": {"cpu": "one", "virtual": False},
     "command": "it",
     "load_1min": [0.1, 3.0],
     "seconds": 9.0,
@@ -120,8 +120,19 @@ def test_exceptions_to_the_general_rule_are_said() -> None:
     touched = Outcome("Ray", "touch", 1.0, {"ns": 1, "bytes": 1, "runs": 1})
     assert "first touch of Ray: one process" in report.markdown(DOCUMENT, PLAN, [touched])
     assert "faults are as counted" in report.markdown(DOCUMENT, PLAN, [costs(contenders.BASELINE, 0)])
-    assert "virtual" not in report.markdown(DOCUMENT, PLAN, [])
-    assert "dearer than on bare metal" in report.markdown({**DOCUMENT, "virtual": True}, PLAN, [])
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"cpu": "one", "virtual": False}, None),
+        ({"cpu": "one", "virtual": True}, "bare metal"),
+        ({"cpu": "QEMU TCG CPU version 2.5+", "virtual": True}, "times are distorted"),
+    ],
+)
+def test_what_a_machine_does_to_times_is_said(facts: dict[str, Any], said: str | None) -> None:
+    text = report.markdown({**DOCUMENT, "machine": facts}, PLAN, [])
+    assert [words for words in ("bare metal", "times are distorted") if words in text] == ([said] if said else [])
 
 
 def random_round(ns: float) -> Outcome:
