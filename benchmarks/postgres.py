@@ -76,6 +76,8 @@ def parse_pgbench(text: str, seconds: int) -> dict[str, float]:
 
     Without a progress report that is all of the second half, as in a run of one second, those of the whole run count.
     """
+    if re.search(r"actually processed: 0$", text, re.MULTILINE):
+        raise ValueError(f"no transaction within {seconds} s, the clients were still connecting: give --seconds more")
     found = {
         "whole_tps": r"^tps = ([\d.]+)",
         "latency_ms": r"^latency average = ([\d.]+) ms",

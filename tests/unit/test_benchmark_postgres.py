@@ -38,6 +38,11 @@ def test_output_without_a_figure_is_an_error_that_names_it() -> None:
         parse_pgbench(OUTPUT.replace("tps = 1", "tps: 1"), 1)
 
 
+def test_a_run_too_short_for_any_transaction_says_what_to_do() -> None:
+    with pytest.raises(ValueError, match="--seconds"):
+        parse_pgbench(OUTPUT.replace("processed: 155000", "processed: 0").replace("tps = ", "nothing "), 1)
+
+
 @given(st.binary(max_size=15), st.integers(0, 2**63))
 def test_faults_of_children_whatever_the_command_is_called(name: bytes, faults: int) -> None:
     stat = b"7 (" + name + b") S 1 1 1 0 -1 4194560 11 %d 13 14" % faults
