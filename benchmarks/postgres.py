@@ -191,12 +191,15 @@ def measure(size_bytes: int, counts: Sequence[int], seconds: int, rounds: int) -
 def markdown(document: dict[str, Any], runs: Sequence[Run]) -> str:
     """Return the report: medians by number of clients, and huge pages by 4 KiB pages. Pure."""
     before, after = document["load_1min"]
+    rounds = "one round, whose tps is one sample"
+    if document["rounds"] > 1:
+        rounds = f"medians of {document['rounds']} rounds with the settings in alternating order; in brackets the "
+        rounds += "least and the most"
     busy = ": **above 1, so other work ran beside it**" if before > 1 else ""
     lines = ["# PostgreSQL: 4 KiB pages against huge pages", ""]
     lines += [
         f"`pgbench -S -M prepared`, shared buffers of {format_size(document['size_bytes'])}, prewarmed, "
-        f"{document['seconds']} s a run, medians of {document['rounds']} rounds with the settings in alternating "
-        "order; in brackets the least and the most. This is PostgreSQL without mshare: what any support for it must "
+        f"{document['seconds']} s a run, {rounds}. This is PostgreSQL without mshare: what any support for it must "
         "beat.",
         "",
         "A server process maps only what it has touched: page tables and faults grow with the length of a run, until "
