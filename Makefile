@@ -97,7 +97,7 @@ demo-vm: venv vm-deps
 
 # The proposal's server in guests of a 128th of its size, and docs/results/prove.*: an hour of two cores. A guest
 # that takes longer than half an hour is ended, and with it the run; `python -m benchmarks.prove --only GUEST` goes on.
-# FACTOR=512 is for CI: one guest of 1 GiB, 257 clients, build/prove/512/prove.*, about five minutes; without
+# FACTOR=512 is for CI: one guest of 1 GiB, 257 clients, build/prove/512/prove.*, about four minutes; without
 # multiprocessing.shared_memory, which ends as tmpfs does. It fails if what is to be shown is not; times never decide.
 FACTOR ?= 128
 prove: venv vm-deps
