@@ -76,7 +76,7 @@ if [ "$$(id -u)" = 0 ]; then \
 else echo "install these first: sudo apt-get install --no-install-recommends" $$missing >&2; exit 1; fi
 endef
 
-# A guest keeps one core busy: two kernels side by side took 15 minutes on two cores, for 21 of processor time. Each is
+# A guest keeps one core busy: two kernels side by side took 12 minutes on two cores, one alone 7.5. Each is
 # shown when it is done.
 test-vm: venv vm-deps
 	$(MAKE) --no-print-directory $(if $(word 2,$(VM_KERNELS)),-j2 --output-sync=target) $(addprefix test-vm-,$(VM_KERNELS))
