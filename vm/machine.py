@@ -25,8 +25,8 @@ from .store import Kernel, Progress
 # log_buf_len keeps the whole log for the scan; loglevel=5 lets warnings reach the console, the witness of a panic.
 BOOT_ARGUMENTS = (
     "console=ttyS0 earlyprintk=serial,ttyS0,115200 panic=-1 oops=panic panic_on_warn=1 "
-    # A guest stands still when its host is busy: a soft lockup is then 120 s, and so is a stall of RCU (otherwise 21 s,
-    # reported once while the kernel cleared a page, the emulator's slowest thing).
+    # A guest stands still when its host is busy: a soft lockup is then 120 s, and so is a stall of RCU (otherwise 21 s;
+    # reported once, while the kernel cleared a page for Python).
     "watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 "
     "log_buf_len=4M loglevel=5 printk.time=1 rdinit=/init"
 )
@@ -118,17 +118,17 @@ def qemu_command(machine: Machine, initrd: Path, channels: dict[str, str], *, in
 
 
 SOURCES = ("src", "tests", "benchmarks")
-"""Python in a writable directory that guests run and do not change."""
+"""Python in the current directory (`Machine.writable[0]`) that guests run and do not change."""
 
 
 def cached_directories(writable: Sequence[Path], prefix: Path) -> list[Path]:
-    """What lies in a writable directory and is only read: the virtual environment, and Python's sources.
+    """What is only read: the virtual environment in a writable directory, and Python's sources in the first of them.
 
     A writable mount asks the host anew for every file: with a busy host, `import mshare` took 12 s that way in a guest,
-    and 5 s through the cached mount.
+    and 5 s from the guest's memory.
     """
     inside = [prefix] if any(prefix != path and prefix.is_relative_to(path) for path in writable) else []
-    return inside + [path / name for path in writable for name in SOURCES if (path / name).is_dir()]
+    return inside + [path / name for path in writable[:1] for name in SOURCES if (path / name).is_dir()]
 
 
 def _job(machine: Machine, script: bytes, mode: str) -> dict[str, bytes]:

@@ -57,6 +57,7 @@ def test_what_is_only_read_in_the_repository_is_read_through_the_cache(tmp_path:
     assert machine.cached_directories([tmp_path], tmp_path) == []
     (tmp_path / "tests").mkdir()
     assert machine.cached_directories([tmp_path], Path("/usr")) == [tmp_path / "tests"]
+    assert machine.cached_directories([Path("/elsewhere"), tmp_path], Path("/usr")) == []  # --rw DIR is writable
 
 
 MODULE_SHELL = """
