@@ -46,7 +46,7 @@
 #define MAP_FIXED_NOREPLACE	0x100000
 #endif
 
-/* As in uapi/mshare.h, which need not be installed. */
+/* As in uapi/linux/msharefs.h, which need not be installed. */
 struct mshare_header_info {
 	__u32 abi, flags;
 	__u64 size, base, unit_bytes, pages, table_bytes, generation, filled;

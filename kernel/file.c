@@ -6,7 +6,7 @@
 #include <linux/pagemap.h>
 #include <linux/pagevec.h>
 #include <linux/uio.h>
-#include "mshare.h"
+#include "internal.h"
 
 int mshare_mmap(struct file *file, struct vm_area_struct *vma)
 {

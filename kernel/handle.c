@@ -2,7 +2,7 @@
 /* msharefs: map-only handles, descriptors that can attach a region and do nothing else to it. */
 #include <linux/file.h>
 #include <linux/module.h>
-#include "mshare.h"
+#include "internal.h"
 
 /*
  * Facts: /proc/PID/fd and map_files open a file again by its inode, and root

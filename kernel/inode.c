@@ -3,7 +3,7 @@
 #include <linux/fs.h>
 #include <linux/pagemap.h>
 #include <linux/migrate.h>
-#include "mshare.h"
+#include "internal.h"
 
 /*
  * Facts: a leaf entry holds no reference of its own; the page cache's keeps

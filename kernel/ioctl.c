@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-/* msharefs: ioctls, see uapi/mshare.h for what they promise. */
+/* msharefs: ioctls, see uapi/linux/msharefs.h for what they promise. */
 #include <linux/fs.h>
 #include <linux/pagemap.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
-#include "mshare.h"
+#include "internal.h"
 
 #define MSHARE_MAX_PIDS	65536
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* mshare: regions of memory with shared page tables.  Start and end. */
 #include <linux/module.h>
-#include "mshare.h"
+#include "internal.h"
 
 static int __init mshare_init(void)
 {

@@ -28,7 +28,7 @@
 #include <linux/slab.h>
 #include <asm/pgalloc.h>
 #include <asm/tlbflush.h>
-#include "mshare.h"
+#include "internal.h"
 
 #define UNIT_PAGE_SHIFT	(PUD_SHIFT - PAGE_SHIFT)
 #define UNIT_PAGES	(1UL << UNIT_PAGE_SHIFT)

@@ -7,7 +7,7 @@
 #include <linux/slab.h>
 #include <linux/statfs.h>
 #include <linux/sysfs.h>
-#include "mshare.h"
+#include "internal.h"
 
 #define MSHARE_MAX_INODES	65536
 

@@ -38,7 +38,7 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-#include "../../kernel/uapi/mshare.h"
+#include "../../kernel/uapi/linux/msharefs.h"
 
 #define UNIT MSHARE_UNIT
 #define PAGE 4096UL

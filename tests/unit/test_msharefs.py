@@ -24,7 +24,7 @@ MSHAREFS = backends.ALL[0]
 
 
 def test_the_ioctls_are_those_of_the_header() -> None:
-    """Numbers as gcc makes them of kernel/uapi/mshare.h."""
+    """Numbers as gcc makes them of kernel/uapi/linux/msharefs.h."""
     assert (ioctl._IOC_INFO, ioctl._IOC_SET_BASE) == (0x8068BC00, 0x4008BC03)
 
 

@@ -1,4 +1,4 @@
-"""The ioctls of msharefs, as kernel/uapi/mshare.h defines them. May depend on: descriptors.
+"""The ioctls of msharefs, as kernel/uapi/linux/msharefs.h defines them. May depend on: descriptors.
 
 Facts: other file systems answer ENOTTY to a number they do not know, and so does msharefs for its `mshare_info`.
 """
@@ -32,7 +32,7 @@ _IOC_HANDLE = _request(_WRITE, 5, 4)
 
 
 class RegionFacts(NamedTuple):
-    """`struct mshare_info`: what the kernel knows about a region. Its fields are explained in uapi/mshare.h."""
+    """`struct mshare_info`: what the kernel knows about a region. Its fields are explained in uapi/linux/msharefs.h."""
 
     abi: int
     flags: int

@@ -19,8 +19,8 @@
  *
  * The structures have the same layout for 32 and 64 bit programs.
  */
-#ifndef _UAPI_MSHARE_H
-#define _UAPI_MSHARE_H
+#ifndef _UAPI_LINUX_MSHAREFS_H
+#define _UAPI_LINUX_MSHAREFS_H
 
 #include <linux/types.h>
 #include <linux/ioctl.h>
@@ -185,4 +185,4 @@ struct mshare_protect {
 #define MSHARE_IOC_HANDLE	_IOW(MSHARE_IOC_MAGIC, 5, __u32)
 #define MSHARE_HANDLE_WRITE	(1U << 0)
 
-#endif /* _UAPI_MSHARE_H */
+#endif /* _UAPI_LINUX_MSHAREFS_H */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* Internal interfaces of the msharefs module. */
-#ifndef _MSHARE_H
-#define _MSHARE_H
+#ifndef _MSHARE_INTERNAL_H
+#define _MSHARE_INTERNAL_H
 
 #include <linux/fs.h>
 #include <linux/maple_tree.h>
@@ -10,7 +10,7 @@
 #include <linux/sched/signal.h>
 #include <linux/spinlock.h>
 #include <linux/xarray.h>
-#include "uapi/mshare.h"
+#include "uapi/linux/msharefs.h"
 
 /*
  * A region has two sets of tables over the same pages.  A read-only leaf and a
@@ -126,4 +126,4 @@ int mshare_seal_pages(struct mshare_inode *mi);
 void mshare_count_maps(struct mshare_inode *mi, u32 *attachments, u32 *processes,
 		       s32 *pids, u32 capacity);
 
-#endif /* _MSHARE_H */
+#endif /* _MSHARE_INTERNAL_H */
