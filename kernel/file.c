@@ -2,63 +2,9 @@
 /* msharefs: the operations on a region's file. */
 #include <linux/falloc.h>
 #include <linux/fs.h>
-#include <linux/mman.h>
 #include <linux/pagemap.h>
-#include <linux/pagevec.h>
 #include <linux/uio.h>
 #include "internal.h"
-
-int mshare_mmap(struct file *file, struct vm_area_struct *vma)
-{
-	const unsigned long unit_pages = MSHARE_UNIT >> PAGE_SHIFT;
-
-	if (!(vma->vm_flags & VM_MAYSHARE))
-		return -EINVAL;
-	/* Leaves are readable to the hardware, whatever the mapping asked. */
-	if (!(vma->vm_flags & (VM_READ | VM_WRITE)))
-		return -EINVAL;
-	if (vma->vm_flags & VM_EXEC)
-		return -EPERM;
-	if (vma->vm_flags & VM_WRITE && READ_ONCE(MSHARE_I(file->f_mapping->host)->sealed))
-		return -EPERM;
-	/*
-	 * Facts: a link replaces the table of a whole unit of the address space.
-	 * Consequence: a neighbour in the same unit would share its entries
-	 * with strangers.
-	 * Decision: a mapping owns whole units, and is never split
-	 * (VM_DONTEXPAND also keeps it from being merged or grown).
-	 */
-	if ((vma->vm_start | vma->vm_end) & (MSHARE_UNIT - 1) ||
-	    vma->vm_pgoff & (unit_pages - 1))
-		return -EINVAL;
-	if (vma->vm_pgoff + vma_pages(vma) > MSHARE_MAX_BYTES >> PAGE_SHIFT)
-		return -EOVERFLOW;
-
-	mshare_vm_flags_mod(vma, VM_DONTEXPAND,
-			    vma->vm_flags & VM_WRITE ? VM_MAYEXEC : VM_MAYEXEC | VM_MAYWRITE);
-	file_accessed(file);
-	return mshare_attach(vma);
-}
-
-unsigned long mshare_get_unmapped_area(struct file *file, unsigned long addr, unsigned long len,
-				       unsigned long pgoff, unsigned long flags)
-{
-	bool fixed = flags & MAP_FIXED;
-	unsigned long found;
-
-	if ((len | pgoff << PAGE_SHIFT | (fixed ? addr : 0)) & (MSHARE_UNIT - 1))
-		return -EINVAL;
-	if (addr || fixed) {
-		found = mm_get_unmapped_area(current->mm, file, ALIGN(addr, MSHARE_UNIT),
-					     len, pgoff, flags);
-		if (fixed || IS_ERR_VALUE(found) || !(found & (MSHARE_UNIT - 1)))
-			return found;
-	}
-	if (len > TASK_SIZE - MSHARE_UNIT)
-		return -ENOMEM;
-	found = mm_get_unmapped_area(current->mm, file, 0, len + MSHARE_UNIT, pgoff, flags);
-	return IS_ERR_VALUE(found) ? found : ALIGN(found, MSHARE_UNIT);
-}
 
 ssize_t mshare_read_iter(struct kiocb *iocb, struct iov_iter *to)
 {
@@ -79,6 +25,10 @@ ssize_t mshare_read_iter(struct kiocb *iocb, struct iov_iter *to)
 		if (mshare_page_prot(MSHARE_I(inode), index) == MSHARE_PROT_NONE)
 			return done ?: -EACCES;
 		page = find_get_page(inode->i_mapping, index);
+		if (page && PageHWPoison(page)) {
+			put_page(page);
+			return done ?: -EIO;
+		}
 		if (page) {
 			got = copy_page_to_iter(page, offset, want, to);
 			put_page(page);
@@ -94,8 +44,8 @@ ssize_t mshare_read_iter(struct kiocb *iocb, struct iov_iter *to)
 }
 
 /*
- * Give up the bytes of [@start, @end]; with @shrink the file ends at @start.
- * Under the inode lock.
+ * Give up the bytes of [@start, @end], and tables that nobody needs; with
+ * @shrink the file ends at @start.  Under the inode lock.
  */
 static int mshare_discard(struct inode *inode, loff_t start, loff_t end, bool shrink)
 {
@@ -115,6 +65,7 @@ static int mshare_discard(struct inode *inode, loff_t start, loff_t end, bool sh
 	if (first < beyond)
 		mshare_restrict(mi, first, beyond - 1, MSHARE_PROT_NONE);
 	mshare_drop_range(inode, start, end);
+	mshare_sweep(mi, start >> PAGE_SHIFT, min(end, MSHARE_MAX_BYTES - 1) >> PAGE_SHIFT);
 	atomic64_inc(&mi->generation);
 unlock_mapping:
 	filemap_invalidate_unlock(mapping);
@@ -125,6 +76,23 @@ unlock_mapping:
 static void mshare_drop_past_end(struct inode *inode)
 {
 	mshare_discard(inode, round_up(i_size_read(inode), PAGE_SIZE), MSHARE_TO_END, false);
+}
+
+/* The page, and its leaves written.  The invalidate lock keeps its tables. */
+static struct page *mshare_have_page(struct inode *inode, pgoff_t index, gfp_t gfp, s64 *prepaid)
+{
+	struct page *page;
+	int err = 0;
+
+	filemap_invalidate_lock_shared(inode->i_mapping);
+	page = mshare_get_page(inode, index, gfp, prepaid);
+	if (!IS_ERR(page))
+		err = mshare_fill_page(MSHARE_I(inode), index, page);
+	filemap_invalidate_unlock_shared(inode->i_mapping);
+	if (!err)
+		return page;
+	put_page(page);
+	return ERR_PTR(err);
 }
 
 static ssize_t mshare_write_pages(struct kiocb *iocb, struct iov_iter *from)
@@ -141,22 +109,24 @@ static ssize_t mshare_write_pages(struct kiocb *iocb, struct iov_iter *from)
 		struct page *page;
 		size_t got;
 
-		if (mshare_page_prot(mi, index) != MSHARE_PROT_READWRITE)
-			return done ?: -EACCES;
-		page = mshare_get_page(inode, index, mapping_gfp_mask(inode->i_mapping), NULL);
-		if (IS_ERR(page))
-			return done ?: PTR_ERR(page);
-		got = copy_page_from_iter(page, offset, want, from);
-		if (got)
-			mshare_fill_page(mi, index, page);	/* or the first touch does */
+		if (mshare_page_prot(mi, index) != MSHARE_PROT_READWRITE) {
+			err = -EACCES;
+			break;
+		}
+		page = mshare_have_page(inode, index, mapping_gfp_mask(inode->i_mapping), NULL);
+		if (IS_ERR(page)) {
+			err = PTR_ERR(page);
+			break;
+		}
+		got = PageHWPoison(page) ? 0 : copy_page_from_iter(page, offset, want, from);
+		err = PageHWPoison(page) ? -EIO : got < want ? -EFAULT : mshare_pause();
 		put_page(page);
 		iocb->ki_pos += got;
 		done += got;
 		if (got && iocb->ki_pos > i_size_read(inode))
 			mshare_set_size(inode, iocb->ki_pos);
-		err = got < want ? -EFAULT : mshare_pause();
 	}
-	if (err == -EFAULT)
+	if (err)
 		mshare_drop_past_end(inode);
 	return done ?: err;
 }
@@ -167,32 +137,18 @@ static ssize_t mshare_write_iter(struct kiocb *iocb, struct iov_iter *from)
 	ssize_t done;
 
 	inode_lock(inode);
-	done = MSHARE_I(inode)->sealed ? -EPERM : generic_write_checks(iocb, from);
+	done = mshare_sealed(MSHARE_I(inode)) ? -EPERM : generic_write_checks(iocb, from);
 	if (done > 0)
 		done = file_modified(iocb->ki_filp) ?: mshare_write_pages(iocb, from);
 	inode_unlock(inode);
 	return done;
 }
 
-/* Pages of [first, last] that the region has.  Under the inode lock. */
-static s64 mshare_count_pages(struct address_space *mapping, pgoff_t first, pgoff_t last)
-{
-	struct folio_batch batch;
-	s64 count = 0;
-
-	folio_batch_init(&batch);
-	while (filemap_get_folios(mapping, &first, last, &batch)) {
-		count += folio_batch_count(&batch);
-		folio_batch_release(&batch);
-		cond_resched();
-	}
-	return count;
-}
-
 /* Have every page of the range now, or fail with nothing reserved past the end. */
 static int mshare_reserve(struct inode *inode, loff_t offset, loff_t len)
 {
 	struct address_space *mapping = inode->i_mapping;
+	struct mshare_inode *mi = MSHARE_I(inode);
 	pgoff_t first = offset >> PAGE_SHIFT;
 	pgoff_t last = (offset + len - 1) >> PAGE_SHIFT;
 	/* Running out must be an error to this caller, not an OOM kill. */
@@ -205,20 +161,22 @@ static int mshare_reserve(struct inode *inode, loff_t offset, loff_t len)
 	err = inode_newsize_ok(inode, offset + len);
 	if (err)
 		return err;
-	prepaid = last - first + 1 - mshare_count_pages(mapping, first, last);
-	err = mshare_charge_pages(inode->i_sb, prepaid);
+	filemap_invalidate_lock_shared(mapping);
+	prepaid = mshare_count_missing(mi, first, last);
+	err = mshare_charge(mi, prepaid, NULL);
+	filemap_invalidate_unlock_shared(mapping);
 	if (err)
 		return err;
 	for (index = first; index <= last && !err; index++) {
-		page = mshare_get_page(inode, index, gfp, &prepaid);
+		page = mshare_have_page(inode, index, gfp, &prepaid);
 		if (IS_ERR(page)) {
 			err = PTR_ERR(page);
 			break;
 		}
-		err = mshare_fill_page(MSHARE_I(inode), index, page) ?: mshare_pause();
 		put_page(page);
+		err = mshare_pause();
 	}
-	mshare_uncharge_pages(inode->i_sb, prepaid);
+	mshare_uncharge(mi, prepaid);
 	if (err)
 		mshare_drop_past_end(inode);
 	else if (offset + len > i_size_read(inode))
@@ -234,7 +192,7 @@ static long mshare_fallocate(struct file *file, int mode, loff_t offset, loff_t 
 	if (mode && mode != (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
 		return -EOPNOTSUPP;
 	inode_lock(inode);
-	err = MSHARE_I(inode)->sealed ? -EPERM : file_modified(file);
+	err = mshare_sealed(MSHARE_I(inode)) ? -EPERM : file_modified(file);
 	if (!err)
 		err = mode ? mshare_discard(inode, offset, offset + len - 1, false) :
 			     mshare_reserve(inode, offset, len);
@@ -249,13 +207,15 @@ static int mshare_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct
 	int err;
 
 	err = setattr_prepare(idmap, dentry, attr);
-	if (!err && attr->ia_valid & ATTR_SIZE && MSHARE_I(inode)->sealed)
+	if (!err && attr->ia_valid & ATTR_SIZE && mshare_sealed(MSHARE_I(inode)))
 		err = -EPERM;
-	if (!err && attr->ia_valid & ATTR_SIZE) {
+	if (!err && attr->ia_valid & ATTR_SIZE && size != i_size_read(inode)) {
 		if (size < i_size_read(inode))
 			err = mshare_discard(inode, size, MSHARE_TO_END, true);
 		else
 			mshare_set_size(inode, size);
+		if (!err)
+			mshare_touch(inode);
 	}
 	if (!err)
 		setattr_copy(idmap, inode, attr);

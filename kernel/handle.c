@@ -79,18 +79,21 @@ long mshare_make_handle(struct file *file, u32 flags)
 		return -EINVAL;
 	if (!(file->f_mode & FMODE_READ) || (write && !(file->f_mode & FMODE_WRITE)))
 		return -EBADF;
-	if (write && READ_ONCE(MSHARE_I(region)->sealed))
+	if (write && mshare_sealed(MSHARE_I(region)))
 		return -EPERM;
 	fd = get_unused_fd_flags(O_CLOEXEC);
 	if (fd < 0)
 		return fd;
-	inode = mshare_new_inode(region->i_sb, NULL, region->i_mode);
+	/* Not charged to nr_inodes=: who may read a region could take them all. */
+	inode = mshare_new_inode(region->i_sb, region->i_mode);
 	if (IS_ERR(inode)) {
 		put_unused_fd(fd);
 		return PTR_ERR(inode);
 	}
 	ihold(region);
 	inode->i_private = region;
+	/* For FIONREAD, which looks here: the size of this moment. */
+	i_size_write(inode, i_size_read(region));
 	inode->i_ino = region->i_ino;
 	inode->i_uid = region->i_uid;
 	inode->i_gid = region->i_gid;

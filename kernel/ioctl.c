@@ -14,8 +14,8 @@ static long mshare_ioctl_info(struct file *file, void __user *arg)
 	struct mshare_inode *mi = MSHARE_I(inode);
 	struct mshare_info info = {
 		.abi		= MSHARE_ABI,
-		.flags		= (READ_ONCE(mi->protected) ? MSHARE_INFO_PROTECTED : 0) |
-				  (READ_ONCE(mi->sealed) ? MSHARE_INFO_SEALED : 0) |
+		.flags		= (mtree_empty(&mi->prot) ? 0 : MSHARE_INFO_PROTECTED) |
+				  (mshare_sealed(mi) ? MSHARE_INFO_SEALED : 0) |
 				  (mshare_is_handle(file) ? MSHARE_INFO_MAP_ONLY : 0),
 		.size		= i_size_read(inode),
 		.base		= READ_ONCE(mi->base),
@@ -24,16 +24,18 @@ static long mshare_ioctl_info(struct file *file, void __user *arg)
 		.table_bytes	= atomic_long_read(&mi->table_pages) * PAGE_SIZE,
 		.generation	= atomic64_read(&mi->generation),
 		.filled		= atomic64_read(&mi->filled),
+		.attachments	= READ_ONCE(mi->attachments),
+		.processes	= READ_ONCE(mi->processes),
+		.charged_bytes	= atomic64_read(&mi->charged) * PAGE_SIZE,
 	};
 
-	mshare_count_maps(mi, &info.attachments, &info.processes, NULL, 0);
 	return copy_to_user(arg, &info, sizeof(info)) ? -EFAULT : 0;
 }
 
 static long mshare_ioctl_pids(struct inode *inode, void __user *arg)
 {
 	struct mshare_pids request;
-	u32 attachments, copied;
+	u32 copied;
 	s32 *pids = NULL;
 	long err = 0;
 
@@ -46,7 +48,7 @@ static long mshare_ioctl_pids(struct inode *inode, void __user *arg)
 		if (!pids)
 			return -ENOMEM;
 	}
-	mshare_count_maps(MSHARE_I(inode), &attachments, &request.count, pids, request.capacity);
+	request.count = mshare_collect_pids(MSHARE_I(inode), pids, request.capacity);
 	copied = min(request.count, request.capacity);
 	if ((copied && copy_to_user(u64_to_user_ptr(request.pids), pids, copied * sizeof(*pids))) ||
 	    copy_to_user(arg, &request, sizeof(request)))
@@ -55,21 +57,33 @@ static long mshare_ioctl_pids(struct inode *inode, void __user *arg)
 	return err;
 }
 
-/* May this caller change what holds for all?  Writable descriptor, owner, and not sealed. */
+/*
+ * May this caller change what holds for all?  Writable descriptor, owner, and
+ * not sealed; that must be asked again under the locks.
+ */
 static int mshare_may_control(struct file *file)
 {
 	if (!(file->f_mode & FMODE_WRITE))
 		return -EBADF;
 	if (!inode_owner_or_capable(file_mnt_idmap(file), file_inode(file)) ||
-	    READ_ONCE(MSHARE_I(file_inode(file))->sealed))
+	    mshare_sealed(MSHARE_I(file_inode(file))))
 		return -EPERM;
 	return 0;
+}
+
+/* What came back need not be faulted in again; failing that, it is. */
+static void mshare_refill(struct inode *inode, pgoff_t first, pgoff_t last)
+{
+	filemap_invalidate_lock_shared(inode->i_mapping);
+	mshare_fill_range(MSHARE_I(inode), first, last);
+	filemap_invalidate_unlock_shared(inode->i_mapping);
 }
 
 static long mshare_ioctl_protect(struct file *file, void __user *arg)
 {
 	struct inode *inode = file_inode(file);
 	struct mshare_protect request;
+	pgoff_t first, last;
 	u64 end;
 	long err;
 
@@ -86,14 +100,19 @@ static long mshare_ioctl_protect(struct file *file, void __user *arg)
 	    request.prot != MSHARE_PROT_READWRITE)
 		return -EINVAL;
 
+	first = request.offset >> PAGE_SHIFT;
+	last = (end >> PAGE_SHIFT) - 1;
+
 	inode_lock(inode);
 	err = -EINVAL;
-	if (end <= round_up(i_size_read(inode), PAGE_SIZE)) {
-		filemap_invalidate_lock(inode->i_mapping);
-		err = mshare_protect_pages(MSHARE_I(inode), request.offset >> PAGE_SHIFT,
-					   (end >> PAGE_SHIFT) - 1, request.prot);
-		filemap_invalidate_unlock(inode->i_mapping);
-	}
+	if (end > round_up(i_size_read(inode), PAGE_SIZE))
+		goto unlock_inode;
+	filemap_invalidate_lock(inode->i_mapping);
+	err = mshare_protect_pages(MSHARE_I(inode), first, last, request.prot);
+	filemap_invalidate_unlock(inode->i_mapping);
+	if (!err)
+		mshare_refill(inode, first, last);
+unlock_inode:
 	inode_unlock(inode);
 	return err;
 }
@@ -112,6 +131,9 @@ static long mshare_ioctl_set_base(struct file *file, void __user *arg)
 		return -EFAULT;
 
 	inode_lock(inode);
+	err = -EPERM;
+	if (mshare_sealed(mi))
+		goto unlock_inode;
 	err = -EINVAL;
 	if (!base || base & (MSHARE_UNIT - 1) ||
 	    check_add_overflow(base, round_up((u64)i_size_read(inode), MSHARE_UNIT), &end) ||
@@ -134,11 +156,12 @@ static long mshare_ioctl_seal(struct file *file)
 	long err = mshare_may_control(file);
 
 	if (err)
-		return READ_ONCE(MSHARE_I(inode)->sealed) ? 0 : err;
+		return mshare_sealed(MSHARE_I(inode)) ? 0 : err;
 	inode_lock(inode);
 	filemap_invalidate_lock(inode->i_mapping);
 	err = mshare_seal_pages(MSHARE_I(inode));
 	filemap_invalidate_unlock(inode->i_mapping);
+	mshare_refill(inode, 0, (MSHARE_MAX_BYTES >> PAGE_SHIFT) - 1);
 	inode_unlock(inode);
 	return err;
 }

@@ -7,23 +7,24 @@ static int __init mshare_init(void)
 {
 	int err;
 
-	err = mshare_pagetable_init();
+	err = mshare_tree_init();
 	if (err)
 		return err;
+	mshare_vma_init();
 	err = mshare_super_init();
 	if (err)
-		goto exit_pagetable;
+		goto exit_tree;
 	return 0;
 
-exit_pagetable:
-	mshare_pagetable_exit();
+exit_tree:
+	mshare_tree_exit();
 	return err;
 }
 
 static void __exit mshare_exit(void)
 {
 	mshare_super_exit();
-	mshare_pagetable_exit();
+	mshare_tree_exit();
 }
 
 module_init(mshare_init);

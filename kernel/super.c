@@ -11,21 +11,6 @@
 
 #define MSHARE_MAX_INODES	65536
 
-int mshare_charge_pages(struct super_block *sb, s64 pages)
-{
-	struct mshare_sb_info *sbi = MSHARE_SB(sb);
-
-	if (atomic64_add_return(pages, &sbi->used_pages) <= READ_ONCE(sbi->max_pages))
-		return 0;
-	atomic64_sub(pages, &sbi->used_pages);
-	return -ENOSPC;
-}
-
-void mshare_uncharge_pages(struct super_block *sb, s64 pages)
-{
-	atomic64_sub(pages, &MSHARE_SB(sb)->used_pages);
-}
-
 static struct inode *mshare_alloc_inode(struct super_block *sb)
 {
 	struct mshare_inode *mi = kzalloc(sizeof(*mi), GFP_KERNEL_ACCOUNT);
@@ -34,7 +19,7 @@ static struct inode *mshare_alloc_inode(struct super_block *sb)
 		return NULL;
 	inode_init_once(&mi->vfs_inode);
 	INIT_LIST_HEAD(&mi->base_node);
-	mshare_tables_init(mi);
+	mshare_trees_init(mi);
 	return &mi->vfs_inode;
 }
 
@@ -48,15 +33,19 @@ static void mshare_evict_inode(struct inode *inode)
 	struct mshare_inode *mi = MSHARE_I(inode);
 
 	/* No mapping is left, so nothing links to these tables any more. */
-	mshare_tables_free(mi);
+	mshare_trees_free(mi);
 	mshare_drop_range(inode, 0, -1);
 	truncate_inode_pages_final(inode->i_mapping);
+	mshare_uncharge(mi, atomic64_read(&mi->charged));
 	mshare_set_base(mi, 0);
 	clear_inode(inode);
-	iput(inode->i_private);		/* a handle's region */
-	atomic64_dec(&MSHARE_SB(inode->i_sb)->used_inodes);
+	if (inode->i_private)
+		iput(inode->i_private);	/* a handle's region */
+	else
+		atomic64_dec(&MSHARE_SB(inode->i_sb)->used_inodes);
 }
 
+/* Pages and page tables together: what is free can be less than a region needs with its tables. */
 static int mshare_statfs(struct dentry *dentry, struct kstatfs *buf)
 {
 	struct mshare_sb_info *sbi = MSHARE_SB(dentry->d_sb);
@@ -66,8 +55,9 @@ static int mshare_statfs(struct dentry *dentry, struct kstatfs *buf)
 	buf->f_blocks = max;
 	buf->f_bfree = max_t(s64, 0, max - atomic64_read(&sbi->used_pages));
 	buf->f_bavail = buf->f_bfree;
-	buf->f_files = sbi->max_inodes;
-	buf->f_ffree = max_t(s64, 0, sbi->max_inodes - atomic64_read(&sbi->used_inodes));
+	max = READ_ONCE(sbi->max_inodes);
+	buf->f_files = max;
+	buf->f_ffree = max_t(s64, 0, max - atomic64_read(&sbi->used_inodes));
 	return 0;
 }
 
@@ -77,6 +67,8 @@ static int mshare_show_options(struct seq_file *m, struct dentry *root)
 
 	seq_printf(m, ",size=%lldk,mode=%03ho",
 		   READ_ONCE(sbi->max_pages) << (PAGE_SHIFT - 10), sbi->mode);
+	if (READ_ONCE(sbi->max_inodes) != MSHARE_MAX_INODES)
+		seq_printf(m, ",nr_inodes=%lld", READ_ONCE(sbi->max_inodes));
 	if (!uid_eq(sbi->uid, GLOBAL_ROOT_UID))
 		seq_printf(m, ",uid=%u", from_kuid_munged(&init_user_ns, sbi->uid));
 	if (!gid_eq(sbi->gid, GLOBAL_ROOT_GID))
@@ -87,7 +79,7 @@ static int mshare_show_options(struct seq_file *m, struct dentry *root)
 static const struct super_operations mshare_super_ops = {
 	.alloc_inode	= mshare_alloc_inode,
 	.free_inode	= mshare_free_inode,
-	.drop_inode	= generic_delete_inode,
+	.drop_inode	= inode_just_drop,
 	.evict_inode	= mshare_evict_inode,
 	.statfs		= mshare_statfs,
 	.show_options	= mshare_show_options,
@@ -136,11 +128,14 @@ static int mshare_parse_param(struct fs_context *fc, struct fs_parameter *param)
 		return mshare_parse_size(fc, param->string, &sbi->max_pages);
 	case OPT_MODE:
 		sbi->mode = result.uint_32 & 07777;
+		sbi->has_mode = true;
 		return 0;
 	case OPT_UID:
+		sbi->has_uid = true;
 		sbi->uid = make_kuid(current_user_ns(), result.uint_32);
 		return uid_valid(sbi->uid) ? 0 : invalfc(fc, "bad uid");
 	case OPT_GID:
+		sbi->has_gid = true;
 		sbi->gid = make_kgid(current_user_ns(), result.uint_32);
 		return gid_valid(sbi->gid) ? 0 : invalfc(fc, "bad gid");
 	case OPT_NR_INODES:
@@ -156,6 +151,7 @@ static int mshare_fill_super(struct super_block *sb, struct fs_context *fc)
 {
 	struct mshare_sb_info *sbi = MSHARE_SB(sb);	/* sget_fc() moved it here */
 	struct inode *root;
+	int err;
 
 	sb->s_maxbytes = MSHARE_MAX_BYTES;
 	sb->s_blocksize = PAGE_SIZE;
@@ -166,9 +162,14 @@ static int mshare_fill_super(struct super_block *sb, struct fs_context *fc)
 	/* Leaves are never executable; this refuses PROT_EXEC in do_mmap(). */
 	sb->s_iflags |= SB_I_NOEXEC | SB_I_NODEV;
 
-	root = mshare_new_inode(sb, NULL, S_IFDIR | sbi->mode);
-	if (IS_ERR(root))
+	err = mshare_charge_inode(sb);
+	if (err)
+		return err;
+	root = mshare_new_inode(sb, S_IFDIR | sbi->mode);
+	if (IS_ERR(root)) {
+		atomic64_dec(&sbi->used_inodes);
 		return PTR_ERR(root);
+	}
 	root->i_uid = sbi->uid;
 	root->i_gid = sbi->gid;
 	sb->s_root = d_make_root(root);
@@ -182,17 +183,24 @@ static int mshare_get_tree(struct fs_context *fc)
 	return get_tree_nodev(fc, mshare_fill_super);
 }
 
-/* remount: the only thing that can change is size=, and not below what is used. */
+/* remount: the limits can change, not below what is used; the directory is changed by chmod and chown. */
 static int mshare_reconfigure(struct fs_context *fc)
 {
 	struct mshare_sb_info *new = fc->s_fs_info;
 	struct mshare_sb_info *sbi = MSHARE_SB(fc->root->d_sb);
 
-	if (!new->max_pages)
-		return 0;
-	if (new->max_pages < atomic64_read(&sbi->used_pages))
+	if ((new->has_mode && new->mode != sbi->mode) ||
+	    (new->has_uid && !uid_eq(new->uid, sbi->uid)) ||
+	    (new->has_gid && !gid_eq(new->gid, sbi->gid)))
+		return invalfc(fc, "mode, uid and gid cannot be changed by remount");
+	if (new->max_pages && new->max_pages < atomic64_read(&sbi->used_pages))
 		return invalfc(fc, "size below what is in use");
-	WRITE_ONCE(sbi->max_pages, new->max_pages);
+	if (new->max_inodes && new->max_inodes < atomic64_read(&sbi->used_inodes))
+		return invalfc(fc, "nr_inodes below what is in use");
+	if (new->max_pages)
+		WRITE_ONCE(sbi->max_pages, new->max_pages);
+	if (new->max_inodes)
+		WRITE_ONCE(sbi->max_inodes, new->max_inodes);
 	return 0;
 }
 
@@ -215,11 +223,16 @@ static int mshare_init_fs_context(struct fs_context *fc)
 	sbi = kzalloc(sizeof(*sbi), GFP_KERNEL);
 	if (!sbi)
 		return -ENOMEM;
-	/* As tmpfs: half the memory, a sticky directory that all may use. */
-	if (fc->purpose != FS_CONTEXT_FOR_RECONFIGURE)
+	/*
+	 * The memory of regions cannot be swapped or reclaimed, and is in no
+	 * process's RSS for the OOM killer to see.  So nobody but root makes
+	 * any unless the administrator says who (mode=, uid=, gid=).
+	 */
+	if (fc->purpose != FS_CONTEXT_FOR_RECONFIGURE) {
 		sbi->max_pages = totalram_pages() / 2;
-	sbi->max_inodes = MSHARE_MAX_INODES;
-	sbi->mode = 01777;
+		sbi->max_inodes = MSHARE_MAX_INODES;
+	}
+	sbi->mode = 0755;
 	sbi->uid = GLOBAL_ROOT_UID;
 	sbi->gid = GLOBAL_ROOT_GID;
 	mutex_init(&sbi->bases_lock);
@@ -233,7 +246,7 @@ static void mshare_kill_sb(struct super_block *sb)
 {
 	struct mshare_sb_info *sbi = MSHARE_SB(sb);
 
-	kill_litter_super(sb);
+	mshare_kill_super(sb);
 	if (!sbi)
 		return;
 	WARN_ON_ONCE(atomic64_read(&sbi->used_pages));
@@ -266,6 +279,4 @@ void mshare_super_exit(void)
 {
 	unregister_filesystem(&mshare_fs_type);
 	sysfs_remove_mount_point(fs_kobj, "mshare");
-	/* Inodes are freed by RCU. */
-	rcu_barrier();
 }

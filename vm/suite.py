@@ -88,7 +88,7 @@ gone() {{
 	! [ -e /sys/module/{MODULE} ]
 }}
 step insmod insmod {shlex.quote(str(module))} || exit $first
-if step mount mount -t {FILE_SYSTEM} {FILE_SYSTEM} {MOUNT_POINT}; then
+if step mount mount -t {FILE_SYSTEM} -o mode=1777 {FILE_SYSTEM} {MOUNT_POINT}; then
 	step {name} inner
 	step umount umount {MOUNT_POINT}
 fi
@@ -103,7 +103,8 @@ def shell_script(module: Path | None, cwd: Path, environment: dict[str, str]) ->
     lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(environment.items())]
     lines.append(f"cd {shlex.quote(str(cwd))}")
     if module is not None:
-        lines.append(f"/sbin/insmod {shlex.quote(str(module))} && mount -t {FILE_SYSTEM} {FILE_SYSTEM} {MOUNT_POINT}")
+        insert = f"/sbin/insmod {shlex.quote(str(module))}"
+        lines.append(f"{insert} && mount -t {FILE_SYSTEM} -o mode=1777 {FILE_SYSTEM} {MOUNT_POINT}")
     # No start-up files: programs they run take seconds each here.
     lines += ['echo "$(uname -r): exit or C-d ends the machine, C-a x kills it"', "exec /bin/bash --norc -i"]
     return ("\n".join(lines) + "\n").encode()

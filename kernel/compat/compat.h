@@ -9,7 +9,12 @@
 
 #include <linux/fs.h>
 #include <linux/mm.h>
+#include <linux/pagemap.h>
 #include <linux/sched/mm.h>
+#include <linux/version.h>
+#include <linux/workqueue.h>
+#include <asm/invpcid.h>
+#include <asm/mmu_context.h>
 #include <asm/pgalloc.h>
 
 #ifndef MSHARE_HAVE_BASELINE
@@ -20,14 +25,27 @@
 #endif
 
 /*
+ * The one place where versions are compared: no probe can tell whether the
+ * kernel's walkers of page tables are those that docs/audit.md speaks of.
+ * dkms.conf has the same list.
+ */
+#define MSHARE_SERIES(version, patchlevel) \
+	(LINUX_VERSION_CODE >> 8 == KERNEL_VERSION(version, patchlevel, 0) >> 8)
+#if !MSHARE_SERIES(6, 1) && !MSHARE_SERIES(6, 12) && !MSHARE_SERIES(7, 2) && \
+	!MSHARE_SERIES(7, 3) && !defined(MSHARE_UNAUDITED)
+#error "nobody has audited this kernel series for mshare, see docs/audit.md; MSHARE_UNAUDITED=1 builds all the same"
+#endif
+
+/*
  * Facts: since 6.7 asynchronous userfaultfd write protection takes any kind of
  * mapping, and puts markers into its tables (change_pmd_prepare()).  Stable
- * kernels later refused VM_SPECIAL mappings, which ours are.
+ * kernels later refused VM_SPECIAL mappings, which ours are; in 7.2 and later
+ * that check is in mm/userfaultfd.c.
  * Consequence: without that check any client could write into shared tables.
  * Decision: do not build there.
  */
 #if defined(MSHARE_HAVE_UFFD_WP_ASYNC) && !defined(MSHARE_HAVE_UFFD_SPECIAL_CHECK) && \
-	defined(CONFIG_USERFAULTFD)
+	defined(CONFIG_USERFAULTFD) && LINUX_VERSION_CODE < KERNEL_VERSION(7, 2, 0)
 #error "this kernel lets userfaultfd write-protect any mapping: update to a later stable release"
 #endif
 
@@ -47,6 +65,24 @@ static inline void mshare_vm_flags_mod(struct vm_area_struct *vma,
 #define mshare_vm_flags_mod vm_flags_mod
 #endif
 
+#ifdef MSHARE_HAVE_VMA_START_WRITE		/* 6.4 */
+#define mshare_vma_start_write(vma) vma_start_write(vma)
+#else
+#define mshare_vma_start_write(vma) do { } while (0)
+#endif
+
+#ifdef MSHARE_HAVE_PMD_CTOR_MM			/* 6.16 */
+/*
+ * Only compared with &init_mm, which is not exported.  An object of our own is
+ * known to be another one, so that the compiler needs no symbol; NULL is not,
+ * with the kernel's flags.
+ */
+static const char mshare_other_mm;
+#define MSHARE_NO_MM ((struct mm_struct *)&mshare_other_mm)
+#else
+#define MSHARE_NO_MM NULL
+#endif
+
 /* pmd_alloc_one() would do, but refers to init_mm, which is not exported. */
 static inline pmd_t *mshare_pmd_alloc(void)
 {
@@ -55,8 +91,12 @@ static inline pmd_t *mshare_pmd_alloc(void)
 
 	if (!ptdesc)
 		return NULL;
+#ifdef MSHARE_HAVE_PMD_CTOR_MM
+	if (!pagetable_pmd_ctor(MSHARE_NO_MM, ptdesc)) {
+#else
 	if (!pagetable_pmd_ctor(ptdesc)) {
-		pagetable_free(ptdesc);
+#endif
+		__free_page(ptdesc_page(ptdesc));
 		return NULL;
 	}
 	return ptdesc_address(ptdesc);
@@ -73,9 +113,72 @@ static inline pmd_t *mshare_pmd_alloc(void)
 #endif
 }
 
-#ifndef MSHARE_HAVE_MM_GET_UNMAPPED_AREA	/* before 6.10 */
-#define mm_get_unmapped_area(mm, file, addr, len, pgoff, flags) \
-	((mm)->get_unmapped_area(file, addr, len, pgoff, flags))
+#define mshare_pte_alloc() __pte_alloc_one(MSHARE_NO_MM, GFP_PGTABLE_USER)
+
+#ifdef MSHARE_HAVE_PAGETABLE_DTOR		/* 6.14 */
+#define mshare_pte_dtor(page) pagetable_dtor(page_ptdesc(page))
+#define mshare_pmd_dtor(page) pagetable_dtor(page_ptdesc(page))
+#elif defined(MSHARE_HAVE_PTDESC)		/* 6.6 */
+#define mshare_pte_dtor(page) pagetable_pte_dtor(page_ptdesc(page))
+#define mshare_pmd_dtor(page) pagetable_pmd_dtor(page_ptdesc(page))
+#else
+#define mshare_pte_dtor(page) pgtable_pte_page_dtor(page)
+#define mshare_pmd_dtor(page) pgtable_pmd_page_dtor(page)
+#endif
+
+/*
+ * Drop all translations of this CPU, of all PCIDs and global ones.  Interrupts
+ * are off.  It is what __flush_tlb_all() does, which from 6.19 on is exported
+ * to KVM alone.
+ */
+static inline void mshare_flush_tlb(void)
+{
+	unsigned long cr4;
+
+	if (cpu_feature_enabled(X86_FEATURE_INVPCID)) {
+		invpcid_flush_all();
+		return;
+	}
+	asm volatile("mov %%cr4, %0" : "=r" (cr4) : : "memory");
+	asm volatile("mov %0, %%cr4" : : "r" (cr4 ^ X86_CR4_PGE) : "memory");
+	asm volatile("mov %0, %%cr4" : : "r" (cr4) : "memory");
+}
+
+#ifdef MSHARE_HAVE_GLOBAL_ASID			/* 6.15 */
+#define mshare_has_global_asid(mm) (READ_ONCE((mm)->context.global_asid) != 0)
+#else
+#define mshare_has_global_asid(mm) false
+#endif
+
+#ifndef MSHARE_HAVE_SYSTEM_DFL_WQ		/* before 6.17 */
+#define system_dfl_wq system_unbound_wq
+#endif
+
+#ifdef MSHARE_HAVE_UNMAPPED_AREA_FILE		/* 6.19 */
+#define mshare_unmapped_area mm_get_unmapped_area
+#elif defined(MSHARE_HAVE_MM_GET_UNMAPPED_AREA)	/* 6.10 */
+#define mshare_unmapped_area(file, addr, len, pgoff, flags) \
+	mm_get_unmapped_area(current->mm, file, addr, len, pgoff, flags)
+#else
+#define mshare_unmapped_area(file, addr, len, pgoff, flags) \
+	(current->mm->get_unmapped_area(file, addr, len, pgoff, flags))
+#endif
+
+#ifdef MSHARE_HAVE_ALLOC_FOLIO_POLICY		/* 6.19 */
+#define mshare_alloc_folio(gfp) filemap_alloc_folio(gfp, 0, NULL)
+#else
+#define mshare_alloc_folio(gfp) filemap_alloc_folio(gfp, 0)
+#endif
+
+#ifndef MSHARE_HAVE_FOLIO_BATCH_RELEASE		/* before 6.4 */
+#define __folio_batch_release(batch) __pagevec_release((struct pagevec *)(batch))
+#endif
+
+#ifdef MSHARE_HAVE_ERROR_REMOVE_FOLIO		/* 6.8 */
+#define MSHARE_ERROR_REMOVE_ARGS struct address_space *mapping, struct folio *folio
+#else
+#define error_remove_folio error_remove_page
+#define MSHARE_ERROR_REMOVE_ARGS struct address_space *mapping, struct page *folio
 #endif
 
 #ifndef MSHARE_HAVE_COPY_SPLICE_READ		/* before 6.5 */
@@ -87,11 +190,38 @@ static inline void simple_inode_init_ts(struct inode *inode)
 {
 	inode->i_atime = inode->i_mtime = inode->i_ctime = current_time(inode);
 }
-#define mshare_touch_dir(dir) \
-	((dir)->i_mtime = (dir)->i_ctime = current_time(dir))
+#define mshare_touch(inode) \
+	((inode)->i_mtime = (inode)->i_ctime = current_time(inode))
 #else
-#define mshare_touch_dir(dir) \
-	inode_set_mtime_to_ts(dir, inode_set_ctime_current(dir))
+#define mshare_touch(inode) \
+	inode_set_mtime_to_ts(inode, inode_set_ctime_current(inode))
+#endif
+
+#ifdef MSHARE_HAVE_CREATE_EXCL			/* before 7.3 */
+#define MSHARE_CREATE_ARGS struct mnt_idmap *idmap, struct inode *dir, \
+	struct dentry *dentry, umode_t mode, bool excl
+#else
+#define MSHARE_CREATE_ARGS struct mnt_idmap *idmap, struct inode *dir, \
+	struct dentry *dentry, umode_t mode
+#endif
+
+#ifdef MSHARE_HAVE_PERSISTENT_DENTRIES		/* 6.19 */
+#define mshare_kill_super kill_anon_super
+#else
+#define mshare_kill_super kill_litter_super
+
+static inline void d_make_persistent(struct dentry *dentry, struct inode *inode)
+{
+	if (d_unhashed(dentry))
+		d_add(dentry, inode);
+	else
+		d_instantiate(dentry, inode);
+	dget(dentry);
+}
+#endif
+
+#ifndef MSHARE_HAVE_INODE_JUST_DROP		/* before 6.18 */
+#define inode_just_drop generic_delete_inode
 #endif
 
 #ifdef MSHARE_HAVE_POLICY_ILX			/* 6.7 */

@@ -14,6 +14,7 @@ import sys
 import traceback
 
 PAGE = 4096
+FIRST = 5  # pages of size= that the tables of the first page of a region are charged
 UNIT = 1 << 30
 ROOT = "/sys/fs/mshare"
 

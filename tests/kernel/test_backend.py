@@ -33,7 +33,7 @@ def msharefs_world(world: Path) -> Iterator[Path]:
     """`world`, with an msharefs of its own in it; its end proves that nothing is attached any more."""
     mount_point = world / "msharefs"
     mount_point.mkdir()
-    subprocess.run(["mount", "-t", "msharefs", "none", str(mount_point)], check=True)
+    subprocess.run(["mount", "-t", "msharefs", "-o", "mode=1777", "none", str(mount_point)], check=True)
     yield world
     subprocess.run(["umount", str(mount_point)], check=True)
 

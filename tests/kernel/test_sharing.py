@@ -21,7 +21,8 @@ def warm(mounted):
     pages = mfs.UNIT // mfs.PAGE
     if mfs.meminfo("MemAvailable") << 10 < mfs.UNIT + (300 << 20):
         pages = PAGES
-    subprocess.run(["mount", "-o", f"remount,size={max(before.f_blocks, pages + 1000) * 4}k", mounted], check=True)
+    size = max(before.f_blocks, pages + pages // 128 + 1000) * 4
+    subprocess.run(["mount", "-o", f"remount,size={size}k", mounted], check=True)
     path = f"{mounted}/warm"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     mfs.fallocate(fd, 0, 0, pages * mfs.PAGE)

@@ -77,19 +77,3 @@ def test_owner_controls_own_region(mounted):
         mfs.poke(addr, 1)
 
     assert as_nobody(owner) == 0
-
-
-def test_attachments_of_one_process_are_limited(mounted):
-    def many():
-        fd = os.open(f"{mounted}/many", os.O_RDWR | os.O_CREAT, 0o600)
-        os.ftruncate(fd, 1)
-        try:
-            for _ in range(1500):
-                mfs.mmap(fd, mfs.UNIT)
-        except OSError as error:
-            assert error.errno == errno.ENOMEM
-            assert mfs.info(fd)["attachments"] == 1024
-            return
-        raise AssertionError("no limit")
-
-    assert as_nobody(many) == 0

@@ -13,9 +13,17 @@
  *	length may reach beyond the end of the file; access there is SIGBUS.
  *	Without PROT_WRITE the attachment is read-only and stays so.
  *	EINVAL: not MAP_SHARED, PROT_NONE, or not in whole units.
- *	EPERM:  PROT_EXEC.  EACCES: PROT_WRITE on an O_RDONLY descriptor.
+ *	EPERM:  PROT_EXEC, or PROT_WRITE on a sealed region.
+ *	EACCES: PROT_WRITE on an O_RDONLY descriptor.
+ *	EBUSY:  the process has a device with shared virtual addresses.
  *	An attachment is removed as a whole: munmap of a part is EINVAL, and
  *	so is mmap(MAP_FIXED) over a part.  mprotect is EACCES.
+ *
+ * size= (a mount option)
+ *	All pages and page tables of all regions together take at most that
+ *	much.  A page pays for its tables when it is made: 2 pages for the first
+ *	in an aligned 2 MiB, 3 for the first in an aligned 1 GiB.  So memory that
+ *	fallocate has reserved includes its tables.
  *
  * The structures have the same layout for 32 and 64 bit programs.
  */
@@ -57,12 +65,15 @@
  * @pages: Pages of memory the region holds now (4096 bytes each).
  * @table_bytes: Bytes of page-table pages that belong to the region and are
  *	shared by all attachments.  What each process pays for itself (one PUD
- *	page for 512 GiB) is not in here.
+ *	page for 512 GiB) is not in here.  Tables exist for units that have
+ *	pages, or had some while they were attached.
  * @generation: Grows with each protection change, hole punch, truncation and
  *	change of @base.
  * @filled: Leaf entries written since the region was made, in both trees.
  * @attachments: Mappings of the region, in all processes.
  * @processes: Address spaces with at least one attachment.
+ * @charged_bytes: What the region holds of size=: its pages, their page tables
+ *	whether made already or not, and one page for 64 protected ranges.
  * @reserved: 0.
  */
 struct mshare_info {
@@ -77,10 +88,11 @@ struct mshare_info {
 	__u64 filled;
 	__u32 attachments;
 	__u32 processes;
-	__u64 reserved[4];
+	__u64 charged_bytes;
+	__u64 reserved[3];
 };
 
-/* A page of the region is, or once was, protected by MSHARE_IOC_PROTECT. */
+/* A page of the region has fewer rights than others, by MSHARE_IOC_PROTECT. */
 #define MSHARE_INFO_PROTECTED	(1U << 0)
 /* The region is sealed: MSHARE_IOC_SEAL. */
 #define MSHARE_INFO_SEALED	(1U << 1)
@@ -112,8 +124,11 @@ struct mshare_pids {
  * When the call returns, no process can use what was taken away: not through
  * an attachment, not by read(2) or write(2).  What is refused to a load or
  * store is SIGSEGV, to a system call EFAULT or EACCES.  Read-only attachments
- * stay read-only whatever @prot says.  A page that a device or a system call
- * holds pinned at that moment can still be written through that pin.
+ * stay read-only whatever @prot says.  Who holds a reference to a page at that
+ * moment (a device, O_DIRECT, a pipe after vmsplice(2), a read(2) under way)
+ * can go on reading or writing through it.
+ * From the first call on, a region refuses long-term pins for writing (RDMA,
+ * io_uring's fixed buffers) on kernels 6.5 and later.
  */
 struct mshare_protect {
 	__u64 offset;
@@ -143,8 +158,8 @@ struct mshare_protect {
 /*
  * MSHARE_IOC_PROTECT - change the protection of a range of pages.
  * Needs a descriptor open for writing (EBADF) and the owner of the file or
- * CAP_FOWNER (EPERM).  EINVAL: range, prot or flags; EFAULT; ENOMEM: nothing
- * has changed.
+ * CAP_FOWNER (EPERM; also on a sealed region).  EINVAL: range, prot or flags;
+ * EFAULT; ENOMEM, ENOSPC (size=): nothing has changed.
  */
 #define MSHARE_IOC_PROTECT	_IOW(MSHARE_IOC_MAGIC, 2, struct mshare_protect)
 
@@ -162,25 +177,28 @@ struct mshare_protect {
 #define MSHARE_IOC_SET_BASE	_IOW(MSHARE_IOC_MAGIC, 3, __u64)
 
 /*
- * MSHARE_IOC_SEAL - make the region read-only for everybody, for ever.
- * When the call returns, nobody can write to it by any road, in whatever way it
- * is attached or open, nor change its size; stores are SIGSEGV.  Needs what
- * MSHARE_IOC_PROTECT needs.  EBUSY: a device or a system call holds pages
- * pinned, and nothing has changed (on kernels before 6.3, O_DIRECT is not
- * seen).  On a sealed region it does nothing; PROTECT, SET_BASE, write(2),
- * ftruncate, fallocate and mapping with PROT_WRITE are EPERM there.
+ * MSHARE_IOC_SEAL - make the region read-only for everybody, forever.
+ * When the call returns, nobody can write to it in any way, however it is
+ * attached or open, nor change its size; stores are SIGSEGV.  Needs what
+ * MSHARE_IOC_PROTECT needs.  EBUSY: somebody holds a reference to a page of the
+ * region (a device, O_DIRECT, a pipe after vmsplice(2)) and kept it for about
+ * 150 ms; nothing has changed.  References of readers count as well, so whoever
+ * may read the region can make this fail, as with a memfd's F_SEAL_WRITE.
+ * On a sealed region the call does nothing and returns 0; PROTECT, SET_BASE,
+ * write(2), ftruncate, fallocate and mapping with PROT_WRITE are EPERM there.
  */
 #define MSHARE_IOC_SEAL		_IO(MSHARE_IOC_MAGIC, 4)
 
 /*
- * MSHARE_IOC_HANDLE - return a new descriptor, close-on-exec, that can map and
- * read the region and ask MSHARE_IOC_INFO and MSHARE_IOC_PIDS, and nothing
- * more, for root neither: it cannot be opened again, and has no way to resize,
- * punch, protect, seal, write(2), or change the mode.  It keeps the region.
+ * MSHARE_IOC_HANDLE - return a map-only handle: a new descriptor, close-on-exec,
+ * that can map and read the region and ask MSHARE_IOC_INFO and MSHARE_IOC_PIDS.
+ * It can do nothing more, not even for root: it cannot be opened again, and has
+ * no way to resize, punch, protect, seal, write(2), or change the mode.  It
+ * keeps the region.  FIONREAD on it tells the size of when it was made.
  * The argument points to a __u32: 0 for one that maps read-only, or
  * MSHARE_HANDLE_WRITE.  Needs a descriptor open for reading, and for writing
  * with that flag (EBADF); EINVAL: another flag; EPERM: writing, but the region
- * is sealed; EMFILE; ENOSPC: it counts as an inode of the mount; EFAULT.
+ * is sealed; EMFILE; EFAULT.  It does not count as an inode of the mount.
  */
 #define MSHARE_IOC_HANDLE	_IOW(MSHARE_IOC_MAGIC, 5, __u32)
 #define MSHARE_HANDLE_WRITE	(1U << 0)
