@@ -26,6 +26,14 @@ def test_the_checks_are_asked_for(check: str) -> None:
     assert f"CONFIG_{check}=y" in debug.options(CONFIG.read_text())
 
 
+@pytest.mark.parametrize(
+    "feature",
+    ["FAILSLAB", "FAIL_PAGE_ALLOC", "FAULT_INJECTION_DEBUG_FS", "HWPOISON_INJECT", "NUMA_EMU", "KPROBES", "MEMCG"],
+)
+def test_what_tests_use_in_the_guest_is_asked_for(feature: str) -> None:
+    assert f"CONFIG_{feature}=y" in debug.options(CONFIG.read_text())
+
+
 def test_no_option_is_asked_for_twice() -> None:
     names = [option.partition("=")[0] for option in debug.options(CONFIG.read_text())]
     assert sorted(set(names)) == sorted(names)
