@@ -7,7 +7,9 @@ General layout, dependencies running downwards:
     machine      one boot: QEMU, its channels, its time limits
     initramfs    what the guest starts from      store        kernels in the cache, through apt
     verdict      what a boot proved (pure)       dmesg        complaints in a kernel log (pure)
+    toolchain    compilers of other suites       apt          package tools, also for other suites
     versions     kernels in apt's output (pure)  junit        skips and failures in a report (pure)
+    sources      apt's source files (pure)
     errors       what can go wrong on the host
     guest/       two shell scripts that run inside
 

@@ -14,9 +14,9 @@ import subprocess
 from importlib import resources
 from pathlib import Path
 
-from . import store
+from . import apt
+from .apt import Progress
 from .errors import BuildError, HostToolMissing
-from .store import Progress
 
 SOURCE = "linux-source-6.12"
 RELEASE_ENDING = "-mshare-debug"  # CONFIG_LOCALVERSION
@@ -73,10 +73,11 @@ def _build(root: Path, wanted: str, progress: Progress) -> None:
         if shutil.which(program) is None:
             raise HostToolMissing(program, PACKAGES)
     progress(f"downloading and unpacking {SOURCE}")
-    store.update_lists(progress)
-    store.run(["apt-get", "download", "-qq", SOURCE], cwd=root)
+    machine = apt.Apt()
+    machine.update(progress)
+    machine.download([SOURCE], root)
     (package,) = root.glob("*.deb")
-    store.run(["dpkg-deb", "-x", str(package), str(root)])
+    apt.run(["dpkg-deb", "-x", str(package), str(root)])
     package.unlink()
     (archive,) = root.glob(f"usr/src/{SOURCE}.tar.*")
     source = root / "linux"

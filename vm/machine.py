@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from . import initramfs, verdict
+from .apt import Progress
 from .errors import HostToolMissing
-from .store import Kernel, Progress
+from .store import Kernel
 
 # Always present: a warning or an oops ends the machine at once, and -no-reboot turns that into QEMU's exit.
 # log_buf_len keeps the whole log for the scan; loglevel=5 lets warnings reach the console, the witness of a panic.

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import machine
+from .apt import Progress
 from .debug import RELEASE_ENDING
 from .errors import BuildError
-from .store import Kernel, Progress
+from .store import Kernel
 from .verdict import Outcome
 
 

@@ -3,6 +3,8 @@
 Unpacking rather than installing: the host's /boot, initramfs hooks and boot loader stay as they are, 200 MB of
 packages need no initramfs build, two kernels of one ABI cannot clash, and a cached kernel needs neither apt nor
 the network. The price: two absolute paths inside the headers must be rewritten (`_relocate`).
+A kernel that this machine's suites do not have comes from other suites of the same mirror, with the compiler and the
+tools of those suites (`apt`, `toolchain`).
 """
 
 from __future__ import annotations
@@ -11,16 +13,14 @@ import fcntl
 import os
 import re
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from . import versions
-from .errors import FetchError, HostToolMissing, KernelNotFound
+from . import apt, toolchain, versions
+from .apt import Progress
+from .errors import KernelNotFound
 
-Progress = Callable[[str], None]
 BUSYBOX_PACKAGE = "busybox-static"
 
 
@@ -82,7 +82,8 @@ def find_cached(cache: Path, wanted: str) -> Kernel | None:
 def ensure(cache: Path, wanted: str, progress: Progress, *, refresh: bool = False) -> Kernel:
     """The cached kernel of that series, fetched first if there is none; `refresh` asks apt for a newer one.
 
-    The first call downloads about 125 MB per kernel. Raises KernelNotFound, FetchError, HostToolMissing.
+    The first call downloads about 125 MB per kernel, 200 MB where the compiler comes along.
+    Raises KernelNotFound, FetchError, HostToolMissing.
     """
     if not refresh and (have := find_cached(cache, wanted)) is not None:
         return have
@@ -110,30 +111,44 @@ def from_directory(root: Path, cache: Path) -> Kernel:
 
 def _fetch(cache: Path, wanted: str, progress: Progress) -> Kernel:
     progress("asking apt for kernels")
-    update_lists(progress)
-    found = versions.newest(run(["apt-cache", "search", "--names-only", "^linux-image-[0-9].*-amd64$"]), wanted)
+    machine = apt.Apt()
+    machine.update(progress)
+    try:
+        chosen, found = machine, versions.newest(machine.kernels(), wanted)
+    except KernelNotFound:
+        progress(f"this machine's suites have no {wanted}; asking for {', '.join(apt.SUITES)}")
+        chosen = apt.other_suites(cache / "apt")
+        chosen.update(progress)
+        found = versions.newest(chosen.kernels(), wanted)
     kernel = Kernel(found.release, cache / found.release)
     if (kernel.root / "complete").exists():
         return kernel
-    headers = f"linux-headers-{found.release}"
-    packages = [
-        f"linux-image-{found.release}",
-        headers,
-        f"linux-headers-{found.common}-common",
-        versions.kbuild_package(run(["apt-cache", "depends", headers])),
-        BUSYBOX_PACKAGE,
-    ]
+    image, headers = f"linux-image-{found.release}", f"linux-headers-{found.release}"
+    packages = [image, *versions.image_parts(chosen.depends(image), found.release)]
     work = Path(tempfile.mkdtemp(prefix=".fetch-", dir=cache))
     try:
         progress(f"downloading {found.release}")
-        run(["apt-get", "download", "-qq", *packages], cwd=work)
+        if chosen.private:
+            chosen.download(packages, work)
+            chosen.download_all(headers, work)
+        else:
+            packages += [headers, f"linux-headers-{found.common}-common"]
+            packages.append(versions.kbuild_package(chosen.depends(headers)))
+            chosen.download(packages, work)
+        machine.download([BUSYBOX_PACKAGE], work)
         unpacked = work / "root"
-        for package in sorted(work.glob("*.deb")):
-            progress(f"unpacking {package.name}")
-            run(["dpkg-deb", "-x", str(package), str(unpacked)])
+        archives = sorted(work.glob("*.deb"))
+        progress(f"unpacking {len(archives)} packages")
+        for package in archives:
+            apt.run(["dpkg-deb", "-x", str(package), str(unpacked)])
             package.unlink()
-        run(["depmod", "-b", str(unpacked), found.release])
+        _settle(unpacked, kernel)
+        apt.run(["depmod", "-b", str(unpacked), found.release])
         _relocate(unpacked, kernel)
+        if chosen.private:
+            toolchain.install(unpacked, kernel.root)
+            variables = unpacked / "usr" / "src" / headers / ".kernelvariables"
+            variables.write_text(toolchain.kernel_variables(variables.read_text(), kernel.root))
         (unpacked / "complete").write_text("\n".join(packages) + "\n")
         shutil.rmtree(kernel.root, ignore_errors=True)
         unpacked.rename(kernel.root)
@@ -142,12 +157,17 @@ def _fetch(cache: Path, wanted: str, progress: Progress) -> Kernel:
     return kernel
 
 
-def update_lists(progress: Progress) -> None:
-    """Have apt's lists brought up to date: those of a fresh machine are missing or too old to download from."""
-    if os.geteuid() == 0:
-        run(["apt-get", "update", "-qq"])
-    else:
-        progress("not root: package lists stay as old as they are")
+def _settle(unpacked: Path, kernel: Kernel) -> None:
+    """Where newer packages keep everything below /usr, make the older places lead there."""
+    for name in ("lib", "bin"):
+        if not (unpacked / name).exists():
+            (unpacked / name).symlink_to(f"usr/{name}")
+    if not (unpacked / "bin" / "busybox").exists():
+        (unpacked / "bin" / "busybox").symlink_to("../usr/bin/busybox")
+    image = unpacked / "boot" / kernel.image.name
+    if not image.exists():
+        image.parent.mkdir(exist_ok=True)
+        image.symlink_to(f"../usr/lib/modules/{kernel.release}/vmlinuz")
 
 
 def _relocate(unpacked: Path, kernel: Kernel) -> None:
@@ -162,21 +182,3 @@ def _relocate(unpacked: Path, kernel: Kernel) -> None:
         link = unpacked / "lib" / "modules" / kernel.release / name
         link.unlink(missing_ok=True)
         link.symlink_to(target)
-
-
-_PACKAGE_OF = {"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg", "depmod": "kmod"}
-
-
-def run(command: list[str], cwd: Path | None = None) -> bytes:
-    """What a package tool prints. Raises HostToolMissing, FetchError with its last lines."""
-    program = shutil.which(command[0], path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    if program is None:
-        raise HostToolMissing(command[0], _PACKAGE_OF[command[0]])
-    done = subprocess.run([program, *command[1:]], cwd=cwd, capture_output=True, check=False)
-    if done.returncode != 0:
-        detail = done.stderr.decode(errors="replace").strip().splitlines()[-3:]
-        raise FetchError(
-            f"{' '.join(command[:3])} failed with status {done.returncode}: {' / '.join(detail)};"
-            " apt needs a reachable mirror, and root for apt-get update"
-        )
-    return done.stdout

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import junit, verdict
+from .apt import Progress
 from .errors import BuildError, HostToolMissing
-from .store import Kernel, Progress
+from .store import Kernel
 
 MODULE = "mshare"
 FILE_SYSTEM = "msharefs"

@@ -66,6 +66,12 @@ def newest(search_output: bytes, wanted: str) -> Candidate:
     return fitting[-1]
 
 
+def image_parts(depends_output: bytes, release: str) -> list[str]:
+    """Further packages the image is split into, from the output of `apt-cache depends`: none before 7.0."""
+    pattern = rb"^\s*Depends: (linux-[a-z]+-" + re.escape(release.encode()) + rb")$"
+    return [name.decode("ascii") for name in re.findall(pattern, depends_output, re.MULTILINE)]
+
+
 def kbuild_package(depends_output: bytes) -> str:
     """The `linux-kbuild-*` package a headers package needs, from the output of `apt-cache depends`.
 

@@ -44,6 +44,26 @@ linux-headers-6.12.117+deb12-amd64
   Depends: gcc-12
 """
 
+# apt-cache depends linux-image-7.3.4+deb13-amd64, shortened.
+DEPENDS_IMAGE = b"""\
+linux-image-7.3.4+deb13-amd64
+  PreDepends: linux-base
+ |Depends: dracut
+  Depends: <linux-initramfs-tool>
+    dracut
+  Depends: linux-base-7.3.4+deb13-amd64
+  Depends: linux-binary-7.3.4+deb13-amd64
+  Depends: linux-modules-7.3.4+deb13-amd64
+  Breaks: linux-other-7.3.4+deb13-amd64
+"""
+
+
+def test_parts_of_a_split_image() -> None:
+    release = "7.3.4+deb13-amd64"
+    parts = [f"linux-{part}-{release}" for part in ("base", "binary", "modules")]
+    assert versions.image_parts(DEPENDS_IMAGE, release) == parts
+    assert versions.image_parts(b"linux-image-x\n  Depends: kmod\n  Depends: linux-base\n", "x") == []
+
 
 def test_only_plain_releases_oldest_first() -> None:
     assert [item.release for item in versions.candidates(SEARCH)] == [

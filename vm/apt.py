@@ -1,0 +1,103 @@
+"""apt, in two ways: as the machine is set up, and with directories of its own for other suites of the same mirror.
+
+The second way leaves the machine alone: no file in /etc/apt, no package list and no package of the machine is touched
+or looked at. It also works without root.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from . import sources
+from .errors import FetchError, HostToolMissing
+
+Progress = Callable[[str], None]
+# Where newer kernels come from. trixie is there for what backports builds on: sid drops old compilers.
+SUITES = ("trixie", "trixie-backports", "sid")
+_PACKAGE_OF = {"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg", "depmod": "kmod"}
+
+
+def run(command: list[str], cwd: Path | None = None) -> bytes:
+    """What a package tool prints. Raises HostToolMissing, FetchError with its last lines."""
+    program = shutil.which(command[0], path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if program is None:
+        raise HostToolMissing(command[0], _PACKAGE_OF[command[0]])
+    done = subprocess.run([program, *command[1:]], cwd=cwd, capture_output=True, check=False)
+    if done.returncode != 0:
+        detail = done.stderr.decode(errors="replace").strip().splitlines()[-3:]
+        said = " ".join(word for word in command if not word.startswith("-o"))[:200]
+        raise FetchError(
+            f"{said} failed with status {done.returncode}: {' / '.join(detail)};"
+            " apt needs a reachable mirror, and root for apt-get update"
+        )
+    return done.stdout
+
+
+class Apt(NamedTuple):
+    """apt with these options. `private`: its lists and cache are ours, so that root is not needed to update them."""
+
+    options: tuple[str, ...] = ()
+    private: bool = False
+
+    def update(self, progress: Progress) -> None:
+        """Have the package lists brought up to date: those of a fresh machine are missing or too old."""
+        if self.private or os.geteuid() == 0:
+            run(["apt-get", *self.options, "update", "-qq"])
+        else:
+            progress("not root: package lists stay as old as they are")
+
+    def kernels(self) -> bytes:
+        """The names of all kernel image packages, one a line, each followed by its description."""
+        return run(["apt-cache", *self.options, "search", "--names-only", "^linux-image-[0-9].*-amd64$"])
+
+    def depends(self, package: str) -> bytes:
+        return run(["apt-cache", *self.options, "depends", package])
+
+    def download(self, packages: Iterable[str], directory: Path) -> None:
+        """These packages alone, into `directory`."""
+        run(["apt-get", *self.options, "download", "-qq", *packages], cwd=directory)
+
+    def download_all(self, package: str, directory: Path) -> None:
+        """A package with all that it needs, down to the C library, into `directory`; nothing is installed."""
+        (directory / "partial").mkdir()
+        command = ["apt-get", *self.options, "-o", f"Dir::Cache::archives={directory}", "-qq", "--yes"]
+        run([*command, "--no-install-recommends", "--download-only", "install", package])
+
+
+def other_suites(directory: Path, etc: Path = Path("/etc/apt")) -> Apt:
+    """apt for SUITES, with its files under `directory`. Raises FetchError where apt's sources name no Debian mirror."""
+    found: list[sources.Source] = []
+    for path in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]:
+        if path.suffix in (".list", ".sources") and path.is_file():
+            found += sources.parse(path.name, path.read_text(errors="replace"))
+    for name in ("sources", "state/lists/partial", "cache/archives/partial"):
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    text = sources.stanza(sources.mirror(found, _codename()), SUITES)
+    (directory / "sources" / "debian.sources").write_text(text)
+    # A machine on which nothing is installed: what a package needs is downloaded whether or not this one has it.
+    (directory / "state" / "status").write_text("")
+    settings = {
+        "Dir::Etc::sourcelist": "/dev/null",
+        "Dir::Etc::sourceparts": directory / "sources",
+        "Dir::Etc::preferences": "/dev/null",
+        "Dir::Etc::preferencesparts": "/dev/null",
+        "Dir::State": directory / "state",
+        "Dir::State::status": directory / "state" / "status",
+        "Dir::Cache": directory / "cache",
+        "Acquire::Languages": "none",
+        "APT::Sandbox::User": "root",  # apt's own user cannot write below a home directory
+    }
+    return Apt(tuple(word for name, value in settings.items() for word in ("-o", f"{name}={value}")), private=True)
+
+
+def _codename() -> str:
+    for line in Path("/etc/os-release").read_text().splitlines():
+        name, _, value = line.partition("=")
+        if name == "VERSION_CODENAME":
+            return value.strip('"')
+    return "stable"
