@@ -165,7 +165,7 @@ def _kernel(wanted: str) -> Kernel:
 def _machine(options: argparse.Namespace, kernel: Kernel, limit: int) -> machine.Machine:
     writable = (Path.cwd(), *(path.absolute() for path in options.rw))
     return machine.Machine(
-        kernel, options.memory, options.cpus, limit, options.append, writable, options.cpu, options.accel
+        kernel, options.memory, options.cpus, limit, options.append, writable, options.cpu, options.accel, options.numa
     )
 
 
@@ -195,8 +195,11 @@ def _parser() -> argparse.ArgumentParser:
     kernels.set_defaults(action=_kernels)
 
     guest = argparse.ArgumentParser(add_help=False)
-    guest.add_argument("--memory", default="2G", help="the guest's memory, as QEMU writes it (default %(default)s)")
+    guest.add_argument("--memory", type=_memory, default="2G", help="the guest's memory (default %(default)s)")
     guest.add_argument("--cpus", type=_positive, default=2, help="virtual CPUs (default %(default)s)")
+    guest.add_argument(
+        "--numa", type=_positive, default=1, metavar="NODES", help="NUMA nodes that share memory and CPUs (default 1)"
+    )
     guest.add_argument("--append", default="", metavar="ARGS", help="further kernel arguments")
     guest.add_argument("--rw", type=Path, action="append", default=[], metavar="DIR", help="also writable in the guest")
     guest.add_argument(
@@ -243,6 +246,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(action=_selftest)
     return parser
+
+
+def _memory(text: str) -> str:
+    try:
+        machine.mebibytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def _positive(text: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import compileall
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -44,7 +45,10 @@ Output = Callable[[int, bytes], None]
 
 
 class Machine(NamedTuple):
-    """What to boot and how. `command_limit_seconds` counts in the guest, from the command's start."""
+    """What to boot and how. `command_limit_seconds` counts in the guest, from the command's start.
+
+    `nodes`: NUMA nodes that share memory and CPUs evenly; 1 is a machine without NUMA.
+    """
 
     kernel: Kernel
     memory: str = "2G"
@@ -54,6 +58,7 @@ class Machine(NamedTuple):
     writable: tuple[Path, ...] = ()
     cpu: str = CPU
     accel: str = ACCEL
+    nodes: int = 1
 
 
 class Boot(NamedTuple):
@@ -98,6 +103,7 @@ def qemu_command(machine: Machine, initrd: Path, channels: dict[str, str], *, in
         *((setpriv, "--pdeathsig", "TERM", "--") if setpriv else ()),
         *(program, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35"),
         *("-accel", machine.accel, "-cpu", machine.cpu, "-smp", str(machine.cpus), "-m", machine.memory),
+        *numa_arguments(machine.nodes, machine.memory, machine.cpus),
         *("-kernel", str(machine.kernel.image), "-initrd", str(initrd)),
         *("-append", f"{BOOT_ARGUMENTS} {machine.append}".strip()),
         *("-device", "virtio-rng-pci", "-device", "virtio-serial-pci"),
@@ -116,6 +122,32 @@ def qemu_command(machine: Machine, initrd: Path, channels: dict[str, str], *, in
         port = ["-device", f"virtserialport,chardev={name},name=vm.{name}"]
         command += ["-serial", f"chardev:{name}"] if name == "console" else port
     return command
+
+
+def mebibytes(memory: str) -> int:
+    """QEMU's `-m` in MiB: a number, its unit MiB or given by K, M, G or T. Raises ValueError."""
+    match = re.fullmatch(r"([0-9]+)([KMGT]?)B?", memory.upper())
+    if match is None:
+        raise ValueError(f"invalid size '{memory}': use a number with an optional unit, such as 512M or 2G")
+    shift = {"K": -10, "": 0, "M": 0, "G": 10, "T": 20}[match[2]]
+    return int(match[1]) << shift if shift >= 0 else int(match[1]) >> -shift
+
+
+def numa_arguments(nodes: int, memory: str, cpus: int) -> list[str]:
+    """QEMU's arguments for so many NUMA nodes: neighbouring CPUs together, the last node with what memory is left.
+
+    With fewer CPUs than nodes, some nodes have memory alone. Raises ValueError.
+    """
+    if nodes == 1:
+        return []
+    size = mebibytes(memory)
+    arguments: list[str] = []
+    for node in range(nodes):
+        share = size // nodes if node < nodes - 1 else size - size // nodes * (nodes - 1)
+        arguments += ["-object", f"memory-backend-ram,id=node{node},size={share}M"]
+        own = [f",cpus={cpu}" for cpu in range(cpus) if cpu * nodes // cpus == node]
+        arguments += ["-numa", f"node,nodeid={node},memdev=node{node}{''.join(own)}"]
+    return arguments
 
 
 SOURCES = ("src", "tests", "benchmarks")

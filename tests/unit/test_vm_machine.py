@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -49,6 +51,49 @@ def test_every_boot_stops_at_the_first_complaint(kernel: store.Kernel, monkeypat
     assert [word for word in command if "path=/," in word and "readonly=on" in word]
     assert [word for word in command if "path=/a,,b," in word]
     assert "file,id=console,path=/c,,d" in command
+
+
+def _numa(kernel: store.Kernel, **settings: Any) -> list[str]:
+    command = machine.qemu_command(machine.Machine(kernel, **settings), Path("/initrd"), {}, interactive=False)
+    pairs = itertools.pairwise(command)
+    return [f"{option} {value}" for option, value in pairs if option in ("-object", "-numa")]
+
+
+def test_nodes_share_memory_and_cpus(kernel: store.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert _numa(kernel) == []
+    assert _numa(kernel, nodes=2, memory="3G", cpus=4) == [
+        "-object memory-backend-ram,id=node0,size=1536M",
+        "-numa node,nodeid=0,memdev=node0,cpus=0,cpus=1",
+        "-object memory-backend-ram,id=node1,size=1536M",
+        "-numa node,nodeid=1,memdev=node1,cpus=2,cpus=3",
+    ]
+    assert _numa(kernel, nodes=2, memory="1001", cpus=1) == [
+        "-object memory-backend-ram,id=node0,size=500M",
+        "-numa node,nodeid=0,memdev=node0,cpus=0",
+        "-object memory-backend-ram,id=node1,size=501M",
+        "-numa node,nodeid=1,memdev=node1",
+    ]
+
+
+@given(st.integers(2, 8), st.integers(1, 2**20), st.integers(1, 64))
+def test_every_cpu_and_mebibyte_is_on_one_node(nodes: int, memory: int, cpus: int) -> None:
+    arguments = machine.numa_arguments(nodes, f"{memory}M", cpus)
+    assert sum(int(word.rpartition("=")[2][:-1]) for word in arguments if word.startswith("memory-")) == memory
+    assert [int(part[5:]) for word in arguments for part in word.split(",") if part.startswith("cpus=")] == [
+        *range(cpus)
+    ]
+
+
+@pytest.mark.parametrize(("text", "size"), [("512", 512), ("2G", 2048), ("1t", 1 << 20), ("2048K", 2)])
+def test_sizes_as_qemu_writes_them(text: str, size: int) -> None:
+    assert machine.mebibytes(text) == size
+
+
+def test_a_size_qemu_would_refuse_is_refused_before(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["run", "--memory", "much", "--", "true"])
+    assert "invalid size 'much'" in capsys.readouterr().err
 
 
 def test_what_is_only_read_in_the_repository_is_read_through_the_cache(tmp_path: Path) -> None:
