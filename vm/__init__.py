@@ -9,7 +9,7 @@ General layout, dependencies running downwards:
     verdict      what a boot proved (pure)       dmesg        complaints in a kernel log (pure)
     toolchain    compilers of other suites       apt          package tools, also for other suites
     versions     kernels in apt's output (pure)  junit        skips and failures in a report (pure)
-    sources      apt's source files (pure)
+    sources      apt's source files (pure)       page         the last result of each kernel
     errors       what can go wrong on the host
     guest/       two shell scripts that run inside
 

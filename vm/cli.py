@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
+import platform
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
-from . import debug, machine, report, selftest, store, suite, verdict
+from . import debug, machine, page, report, selftest, store, suite, verdict
 from .errors import HostToolMissing, VmError
 from .store import Kernel
 
@@ -28,7 +33,7 @@ examples:
   python3 -m vm run -- uname -a                      a program and its arguments, exactly as given
   python3 -m vm run --kernel 6.1 -- 'ls /sys | wc'   one word: a shell command line
   python3 -m vm run --module -- python3 demo.py      with mshare.ko built, inserted and mounted around it
-  python3 -m vm test --kernel 6.12 --kernel 6.1 -- -k fork
+  python3 -m vm test --kernel 6.12 --kernel 7.3 -- -k fork
   python3 -m vm shell --kernel 6.12
 
 exit status:
@@ -132,10 +137,29 @@ def _test(options: argparse.Namespace) -> int:
         for line in report.as_lines(kernel.release, boot, found.report):
             progress(line)
         objects.append(report.as_object(kernel.release, boot, found.report))
+        if options.page:
+            page.save(options.page, objects[-1], _facts(cwd))
         exit_code = exit_code or boot.verdict.exit_code
     if options.json:
         print(json.dumps(objects, indent=2))
     return exit_code
+
+
+def _facts(repository: Path) -> dict[str, str]:
+    """What a kept result must say besides the result: which source, when, on which machine."""
+    told = {
+        "commit": ["git", "-C", str(repository), "describe", "--always", "--dirty", "--exclude=*"],
+        "qemu": ["qemu-system-x86_64", "--version"],
+    }
+    said = {}
+    for name, command in told.items():
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        said[name] = done.stdout.partition("\n")[0].strip() or "unknown"
+    models = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    host = f"{models[0] if models else platform.machine()}, {os.cpu_count()} CPUs"
+    version = re.search(r"[0-9]+\.[0-9.]*[0-9]", said["qemu"])
+    day = datetime.now(UTC).strftime("%Y-%m-%d")
+    return {"commit": said["commit"], "date": day, "host": host, "qemu": f"QEMU {version[0] if version else 'unknown'}"}
 
 
 def _shell(options: argparse.Namespace) -> int:
@@ -226,6 +250,7 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout", type=_positive, default=1800, metavar="SECONDS", help="per kernel (default %(default)s)"
     )
     test.add_argument("--json", action="store_true", help="results on standard output, all else on standard error")
+    test.add_argument("--page", type=Path, metavar="PREFIX", help="keep the results in PREFIX.json and PREFIX.md")
     test.add_argument("words", nargs="*", metavar="PYTEST_ARG", help="after --: further arguments for pytest")
     test.set_defaults(action=_test)
 
