@@ -10,10 +10,11 @@ VM_COMMIT ?= $(shell git rev-parse HEAD 2> /dev/null)
 VM_OTHERS := 6.1 7.2 7.3
 VM_OTHER ?= $(word $(shell echo $$(( 0x0$$(echo $(VM_COMMIT) | cut -c 1-7) % 3 + 1 ))),$(VM_OTHERS))
 VM_KERNELS = 6.12 $(if $(filter true,$(CI)),$(VM_OTHER))
-VM_PACKAGES := qemu-system-x86 kmod make gcc-12 gcc libc6-dev libelf1 pahole
+LINT_PACKAGES := sparse perl xz-utils kmod make gcc-12 gcc libc6-dev libelf1 pahole
+VM_PACKAGES := qemu-system-x86 $(LINT_PACKAGES)
 TEST_PACKAGES := postgresql-15 chromium prometheus
 
-.PHONY: venv demo test test-host lint stress bench bench-scan bench-top bench-postgres compare prove clean vm-deps test-deps test-vm test-kernels test-debug-kernel demo-vm vm-shell
+.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-postgres compare prove clean vm-deps test-deps test-vm test-kernels test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/bin/mshare:
@@ -30,15 +31,22 @@ demo: .venv/bin/mshare
 
 # The packages first: who lacks them and is not root hears it at once. `make test-host` installs none, and skips what
 # needs one that is missing.
-test: vm-deps test-deps test-host test-vm
+test: vm-deps test-deps lint-kernel test-host test-vm
 
-test-host: venv lint
+test-host: venv lint-python
 	$(BIN)/python -m pytest
 
-lint: venv
+lint: lint-python lint-kernel
+
+lint-python: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+
+# checkpatch --strict and sparse (vm/lint.py). The first run fetches a kernel's headers and checkpatch.
+lint-kernel: venv lint-deps
+	$(VM) lint
 
 stress: venv
 	$(BIN)/python -m pytest -m stress tests/stress
@@ -65,6 +73,9 @@ bench-postgres: venv
 
 vm-deps:
 	$(call install,$(VM_PACKAGES))
+
+lint-deps:
+	$(call install,$(LINT_PACKAGES))
 
 test-deps:
 	$(call install,$(TEST_PACKAGES))

@@ -4,6 +4,7 @@ General layout, dependencies running downwards:
 
     cli          the command line                selftest     proves the verdicts
     suite        builds, loads and tests the module in a guest
+    lint         checkpatch and sparse
     machine      one boot: QEMU, its channels, its time limits
     initramfs    what the guest starts from      store        kernels in the cache, through apt
     verdict      what a boot proved (pure)       dmesg        complaints in a kernel log (pure)

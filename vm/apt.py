@@ -19,7 +19,7 @@ from .errors import FetchError, HostToolMissing
 Progress = Callable[[str], None]
 # Where newer kernels come from. trixie is there for what backports builds on: sid drops old compilers.
 SUITES = ("trixie", "trixie-backports", "sid")
-_PACKAGE_OF = {"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg", "depmod": "kmod"}
+_PACKAGE_OF = {"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg", "depmod": "kmod", "tar": "tar"}
 
 
 def run(command: list[str], cwd: Path | None = None) -> bytes:

@@ -1,4 +1,4 @@
-"""The command line: `python3 -m vm kernels | run | test | shell | selftest`."""
+"""The command line: `python3 -m vm kernels | run | test | shell | lint | selftest`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from . import debug, machine, page, report, selftest, store, suite, verdict
+from . import debug, lint, machine, page, report, selftest, store, suite, verdict
 from .errors import HostToolMissing, VmError
 from .store import Kernel
 
@@ -106,6 +107,7 @@ def _test(options: argparse.Namespace) -> int:
     if not (cwd / "tests" / "kernel").is_dir():
         raise VmError(f"there are no tests in {cwd / 'tests' / 'kernel'}; run from the repository's root")
     exit_code, objects = 0, []
+    facts = {**_facts(cwd), "arguments": shlex.join(options.words)} if options.page else {}
     # Everything is fetched and built before the first boot, so a slow run does not end in a compiler's message.
     chosen = [_kernel(name) for name in options.kernel or SERIES[:1]]
     modules = [suite.build_module(cwd, kernel, progress) for kernel in chosen]
@@ -138,7 +140,7 @@ def _test(options: argparse.Namespace) -> int:
             progress(line)
         objects.append(report.as_object(kernel.release, boot, found.report))
         if options.page:
-            page.save(options.page, objects[-1], _facts(cwd))
+            page.save(options.page, objects[-1], facts)
         exit_code = exit_code or boot.verdict.exit_code
     if options.json:
         print(json.dumps(objects, indent=2))
@@ -160,6 +162,16 @@ def _facts(repository: Path) -> dict[str, str]:
     version = re.search(r"[0-9]+\.[0-9.]*[0-9]", said["qemu"])
     day = datetime.now(UTC).strftime("%Y-%m-%d")
     return {"commit": said["commit"], "date": day, "host": host, "qemu": f"QEMU {version[0] if version else 'unknown'}"}
+
+
+def _lint(options: argparse.Namespace) -> int:
+    cwd = Path.cwd()
+    said = lint.checkpatch(lint.checkpatch_script(store.cache_directory(), progress), cwd)
+    said += lint.sparse(cwd, _kernel(options.kernel))
+    for line in said:
+        print(line)
+    progress(f"checkpatch and sparse: {len(lint.sources(cwd))} files, {len(said)} messages")
+    return 1 if said else 0
 
 
 def _shell(options: argparse.Namespace) -> int:
@@ -259,6 +271,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     shell.add_argument("--kernel", default=SERIES[0], help=which)
     shell.set_defaults(action=_shell)
+
+    checkers = commands.add_parser(
+        "lint", help="run checkpatch and sparse on kernel/; exit status 1 if either says anything"
+    )
+    checkers.add_argument("--kernel", default=SERIES[0], help=f"what sparse compiles for: {which}")
+    checkers.set_defaults(action=_lint)
 
     check = commands.add_parser("selftest", help="prove that each verdict is given when it must be")
     check.add_argument("--kernel", default=SERIES[0], help=which)

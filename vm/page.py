@@ -61,6 +61,8 @@ def as_markdown(document: Document) -> str:
         if row["outcome"] != "passed":
             notes.append(f"- {row['kernel']}: {row['reason']}")
         notes += [f"- {row['kernel']}: {name}" for name in bad]
+        if row["arguments"]:
+            notes.append(f"- {row['kernel']}: not the usual run, but one with `{row['arguments']}`.")
         if row["attempts"] > 1:
             notes.append(f"- {row['kernel']}: the first machine was lost before its first process (an emulator race).")
     machines = dict.fromkeys(f"{row['host']}, {row['qemu']}" for row in document.values())

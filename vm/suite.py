@@ -7,6 +7,8 @@ import os
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +35,28 @@ def build_module(repository: Path, kernel: Kernel, progress: Progress) -> Path:
     A copy, because guests that run at the moment see `kernel/` itself, and each kernel needs objects of its own.
     Raises BuildError with the compiler's last lines, HostToolMissing.
     """
+    progress(f"building {MODULE}.ko for {kernel.release}")
+    with _copy(repository, kernel, "kernel") as work:
+        _make(work, kernel)
+        built = work / f"{MODULE}.ko"
+        if not built.is_file():
+            raise BuildError(f"make succeeded but left no {built}; check kernel/Kbuild")
+        target = build_directory(repository, kernel) / built.name
+        shutil.copy2(built, target)
+    return target
+
+
+def build_with(repository: Path, kernel: Kernel, name: str, arguments: list[str]) -> str:
+    """Compile another copy, under `name`, with further arguments for make. Return the output of make.
+
+    Paths of our files are relative to `kernel/` in it. Raises BuildError, HostToolMissing.
+    """
+    with _copy(repository, kernel, name) as work:
+        return _make(work, kernel, *arguments).replace(f"{work}/", "")
+
+
+@contextmanager
+def _copy(repository: Path, kernel: Kernel, name: str) -> Iterator[Path]:
     source = repository / "kernel"
     if not (source / "Makefile").is_file():
         raise BuildError(f"there is no module source in {source}; run from the repository's root")
@@ -43,28 +67,24 @@ def build_module(repository: Path, kernel: Kernel, progress: Progress) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     with (target / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        progress(f"building {MODULE}.ko for {kernel.release}")
-        work = target / "kernel"
+        work = target / name
         shutil.rmtree(work, ignore_errors=True)
         shutil.copytree(source, work, ignore=shutil.ignore_patterns(*BUILT))
-        _make(work, kernel)
-        built = work / f"{MODULE}.ko"
-        if not built.is_file():
-            raise BuildError(f"make succeeded but left no {built}; check kernel/Kbuild")
-        shutil.copy2(built, target / built.name)
-    return target / built.name
+        yield work
 
 
-def _make(source: Path, kernel: Kernel) -> None:
+def _make(source: Path, kernel: Kernel, *arguments: str) -> str:
     # A `make` above us must not hand its flags and job server to the kernel's build.
     environment = {
         name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
     }
-    command = ["make", "-C", str(source), f"KDIR={kernel.build}", f"-j{os.cpu_count() or 1}"]
+    command = ["make", "-C", str(source), f"KDIR={kernel.build}", f"-j{os.cpu_count() or 1}", *arguments]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    output = done.stdout.decode(errors="replace")
     if done.returncode != 0:
-        tail = "\n".join(done.stdout.decode(errors="replace").splitlines()[-40:])
+        tail = "\n".join(output.splitlines()[-40:])
         raise BuildError(f"{shlex.join(command)} failed with status {done.returncode}; fix the source:\n{tail}")
+    return output
 
 
 def with_module(module: Path, inner: bytes, *, name: str = "command") -> bytes:

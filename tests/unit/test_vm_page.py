@@ -11,7 +11,7 @@ import pytest
 
 from vm import page
 
-FACTS = {"commit": "a387638", "date": "2026-11-27", "host": "EPYC, 2 CPUs", "qemu": "QEMU 7.2.22"}
+FACTS = {"commit": "a387638", "date": "2026-11-27", "host": "EPYC, 2 CPUs", "qemu": "QEMU 7.2.22", "arguments": ""}
 
 
 def _item(release: str, **changes: Any) -> dict[str, Any]:
@@ -70,6 +70,10 @@ def test_what_went_wrong_is_on_the_page() -> None:
     assert "| failed | 331 of 332 | clean |" in text
     assert "- 7.2.13+deb14-amd64: test_x: no\n" in text
     assert "- 7.2.13+deb14-amd64: the first machine was lost" in text
+    assert "not the usual run" not in text
+    assert "- 7.3.4+deb13-amd64: not the usual run, but one with `-k x`.\n" in page.as_markdown(
+        page.merged({}, bad, FACTS | {"arguments": "-k x"})
+    )
     assert "| kernel complained | 332 of 332 | 1 complaints, the first: `BUG: a / b` | - |" in text
 
 
