@@ -14,13 +14,13 @@ from pathlib import Path
 
 from . import apt, suite
 from .apt import Progress
-from .errors import HostToolMissing
+from .errors import BuildError, HostToolMissing
 from .store import Kernel
 
 SOURCE = "linux-source-6.12"
 PACKAGES = "sparse perl xz-utils"
 _SCRIPTS = ("checkpatch.pl", "spelling.txt", "const_structs.checkpatch")
-# A message of sparse about one of our files. The kernel's headers have absolute paths.
+# A message of sparse, or of the compiler, about one of our files. The kernel's headers have absolute paths.
 _SPARSE = re.compile(r"^[^/\s][^\s:]*\.[ch]:\d+:\d+: (?:warning|error): ")
 
 
@@ -83,12 +83,16 @@ def checkpatch(script: Path, repository: Path) -> list[str]:
 
 
 def sparse(repository: Path, kernel: Kernel) -> list[str]:
-    """What sparse says about our files as they are compiled for this kernel. Raises BuildError, HostToolMissing."""
+    """What sparse and the compiler say about our files as they are compiled for this kernel. Raises BuildError, HostToolMissing."""
     if shutil.which("sparse") is None:
         raise HostToolMissing("sparse", PACKAGES)
-    return ours(suite.build_with(repository, kernel, "sparse", ["C=2", "CHECK=sparse"]))
+    output = suite.build_with(repository, kernel, "sparse", ["C=2", "CHECK=sparse"])
+    if re.search(r"^  CHECK   \S", output, re.MULTILINE) is None:
+        # Debian's headers of 7.2 and 7.3 lack scripts/checker-valid.sh. Kbuild then leaves sparse out and goes on.
+        raise BuildError(f"sparse does not run with the headers of {kernel.release}; choose --kernel 6.12")
+    return ours(output)
 
 
 def ours(output: str) -> list[str]:
-    """The lines of a build's output in which sparse speaks of our files, each once."""
+    """The lines of a build's output in which a checker speaks of our files, each once."""
     return list(dict.fromkeys(f"kernel/{line}" for line in output.splitlines() if _SPARSE.match(line)))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vm import lint
+from vm import lint, store
+from vm.errors import BuildError
 
 OUTPUT = """\
   CC [M]  tree.o
@@ -27,6 +28,16 @@ def test_sparse_is_heard_about_our_files_only() -> None:
         "kernel/compat/compat.h:12:1: error: incompatible types",
     ]
     assert lint.ours("") == []
+
+
+def test_a_build_that_left_sparse_out_is_no_clean_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = store.Kernel("7.3.4+deb13-amd64", tmp_path)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("vm.suite.build_with", lambda *_: "  CC [M]  main.o\n")
+    with pytest.raises(BuildError, match="sparse does not run"):
+        lint.sparse(tmp_path, kernel)
+    monkeypatch.setattr("vm.suite.build_with", lambda *_: "  CC [M]  main.o\n  CHECK   main.c\n")
+    assert lint.sparse(tmp_path, kernel) == []
 
 
 def _repository(path: Path) -> Path:
