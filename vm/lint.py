@@ -83,7 +83,7 @@ def checkpatch(script: Path, repository: Path) -> list[str]:
 
 
 def sparse(repository: Path, kernel: Kernel) -> list[str]:
-    """What sparse and the compiler say about our files, compiled for this kernel. Raises BuildError, HostToolMissing."""
+    """What sparse and the compiler say about our files for this kernel. Raises BuildError, HostToolMissing."""
     if shutil.which("sparse") is None:
         raise HostToolMissing("sparse", PACKAGES)
     output = suite.build_with(repository, kernel, "sparse", ["C=2", "CHECK=sparse"])
