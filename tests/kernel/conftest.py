@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -125,11 +126,10 @@ def attached(region):
     mfs.munmap(addr, mfs.UNIT)
 
 
-@pytest.fixture(scope="session")
-def client(tmp_path_factory):
-    """Run client.c with arguments; returns its output."""
-    program = tmp_path_factory.mktemp("client") / "client"
-    subprocess.run(["gcc", "-O1", "-Wall", "-Wno-unused-result", "-o", program, HERE / "client.c"], check=True)
+def compiled(tmp_path_factory, name):
+    """Compile name.c; returns a function that runs it with arguments and returns its output."""
+    program = tmp_path_factory.mktemp(name) / name
+    subprocess.run(["gcc", "-O1", "-Wall", "-Wno-unused-result", "-o", program, HERE / f"{name}.c"], check=True)
 
     def run(*args, timeout=300):
         # Without randomised addresses two runs need the same private page tables.
@@ -140,3 +140,51 @@ def client(tmp_path_factory):
 
     run.program = str(program)
     return run
+
+
+@pytest.fixture(scope="session")
+def client(tmp_path_factory):
+    """Run client.c with arguments; returns its output."""
+    return compiled(tmp_path_factory, "client")
+
+
+@pytest.fixture(scope="session")
+def attack(tmp_path_factory):
+    """Run attack.c with arguments; returns its output."""
+    return compiled(tmp_path_factory, "attack")
+
+
+@pytest.fixture
+def mount():
+    """Make a mount for everybody: mount("size=1m") -> its directory.  It must be possible to unmount it at the end."""
+    made = []
+
+    def make(options):
+        place = pathlib.Path(tempfile.mkdtemp())  # not in tmp_path, which only root may enter
+        subprocess.run(["mount", "-t", "msharefs", "-o", f"mode=1777,{options}", "m", place], check=True)
+        made.append(place)
+        return place
+
+    yield make
+    for place in made:
+        subprocess.run(["umount", place], check=True)
+        place.rmdir()
+
+
+@pytest.fixture
+def control_group():
+    """Make a cgroup: control_group("memory") -> its directory, removed at the end, when the last member is gone."""
+    made = []
+
+    def make(controller=None):
+        path = f"/sys/fs/cgroup/mshare-test{len(made)}"
+        os.mkdir(path)
+        made.append(path)
+        if controller:
+            with open("/sys/fs/cgroup/cgroup.subtree_control", "w") as f:
+                f.write(f"+{controller}")
+        return path
+
+    yield make
+    for path in made:
+        mfs.eventually(lambda path=path: mfs.removed(path), "the cgroup is still in use")

@@ -11,6 +11,7 @@ import resource
 import signal
 import struct
 import sys
+import time
 import traceback
 
 PAGE = 4096
@@ -98,6 +99,7 @@ def info(fd):
         "filled",
         "attachments",
         "processes",
+        "charged_bytes",
     ]
     return dict(zip(names, INFO.unpack(raw), strict=False))
 
@@ -137,6 +139,24 @@ def meminfo(field):
         f.read()
     with open("/proc/meminfo") as f:
         return int(re.search(rf"^{field}:\s+(\d+)", f.read(), re.M).group(1))
+
+
+def eventually(condition, complaint, seconds=60):
+    """Wait until condition() is true, or fail with the complaint."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, complaint
+        os.sched_yield()
+
+
+def removed(directory):
+    """Remove a directory, unless it is in use; whether it is gone."""
+    try:
+        os.rmdir(directory)
+    except OSError as error:
+        assert error.errno == errno.EBUSY
+        return False
+    return True
 
 
 class Child:

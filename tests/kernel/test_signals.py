@@ -1,0 +1,103 @@
+"""A process that attaches and forks while signals come all the time.
+
+The process has 20,000 mappings, so that registering it with the kernel takes longer than the time between two signals.
+"""
+
+import contextlib
+import os
+import pathlib
+import select
+import signal
+import subprocess
+import time
+
+import mfs
+import pytest
+
+VMAS = 20_000
+DEADLINE = 60  # seconds for what takes a second or two, under emulation
+
+
+class Flooded:
+    """The program, line by line."""
+
+    def __init__(self, command):
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+        self.rest = b""
+
+    def lines(self, wanted, seconds=DEADLINE):
+        """Read until the line `wanted` comes."""
+        limit = time.monotonic() + seconds
+        while True:
+            *complete, self.rest = self.rest.split(b"\n")
+            assert not any(line.startswith(b"FAIL") for line in complete), complete
+            if wanted in complete:
+                return
+            ready, _, _ = select.select([self.process.stdout], [], [], max(0, limit - time.monotonic()))
+            assert ready, f"no {wanted} within {seconds} s"
+            more = os.read(self.process.stdout.fileno(), 4096)
+            assert more, "the program ended"
+            self.rest += more
+
+    def end(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(DEADLINE)
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def flooded(region, attack):
+    """Start the program: flooded(group="-")."""
+    fd = region(16)
+    os.pwrite(fd, b"x", 0)
+    made = []
+
+    def start(group="-"):
+        made.append(Flooded([attack.program, "flood", region.path, str(VMAS), group]))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.end()
+    mfs.eventually(lambda: not mfs.info(fd)["attachments"], "somebody is still attached")
+
+
+@pytest.mark.timeout(300)
+def test_attaching_and_forking_get_done(flooded):
+    """Seen before, on 6.12: BEFORE_DONE"""
+    program = flooded()
+    program.lines(b"ready")
+    for _ in range(3):
+        program.lines(b"attached")
+        program.lines(b"forked")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("moment", [b"ready", b"attached", b"forked"])
+def test_sigkill_ends_it(flooded, moment):
+    """Within 20 s.  Seen before, on 6.12: BEFORE_KILL"""
+    program = flooded()
+    program.lines(moment)
+    program.process.kill()
+    assert program.process.wait(20) == -signal.SIGKILL
+
+
+@pytest.mark.timeout(300)
+def test_it_can_be_frozen(control_group, flooded):
+    """A cgroup freezes, and when it thaws the data is there.
+
+    Seen before, on 6.12: BEFORE_FREEZE
+    """
+    group = pathlib.Path(control_group())
+    program = flooded(str(group))
+    program.lines(b"ready")
+    for turn in range(5):
+        (group / "cgroup.freeze").write_text("1")
+        mfs.eventually(
+            lambda: "frozen 1" in (group / "cgroup.events").read_text().splitlines(),
+            f"not frozen in turn {turn}: {(group / 'cgroup.events').read_text()}",
+            DEADLINE,
+        )
+        (group / "cgroup.freeze").write_text("0")
+        program.lines(b"forked")
