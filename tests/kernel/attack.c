@@ -16,8 +16,8 @@
  *   attack faults FILE WHAT BY	count the faults after a change of one page by the
  *				process itself or by another
  *   attack flood FILE VMAS GROUP
- *				attach and fork while a signal comes every half
- *				millisecond, in GROUP unless that is "-"
+ *				attach and fork while a signal comes every tenth of
+ *				a millisecond, in GROUP unless that is "-"
  *
  * A line that begins with FAIL tells what went wrong.
  */
@@ -230,9 +230,12 @@ static void have_fail_nth(void)
 static void inject(int n)
 {
 	char text[16];
-	int len = snprintf(text, sizeof(text), "%d", n);
+	int len = snprintf(text, sizeof(text), "%d", n), written;
 
-	CHECK(pwrite(fail_nth, text, len, 0) == len);
+	do	/* copying the text can be what fails, once */
+		written = pwrite(fail_nth, text, len, 0);
+	while (written < 0 && errno == EFAULT);
+	CHECK(written == len);
 }
 
 /* Whether an allocation has been made to fail since inject().  errno stays. */
@@ -241,7 +244,7 @@ static int injected(int n)
 	int saved = errno, hit;
 	char text[16] = "";
 
-	/* Copying the answer can be what fails. */
+	/* Copying the answer can be what fails, and then nothing else did. */
 	hit = pread(fail_nth, text, sizeof(text) - 1, 0) > 0 && !atoi(text);
 	inject(0);
 	errno = saved;
@@ -296,7 +299,7 @@ static void forked(int n, int fd)
 /* One step, its n-th allocation failing; 0: none.  Returns whether one failed. */
 static int trial(const char *path, const char *step, int n)
 {
-	int fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600), hit, got, status, other, spare;
+	int fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600), hit, got, status, mem, other, spare;
 	struct mshare_protect request = { .offset = 0, .length = PAGE, .prot = MSHARE_PROT_NONE };
 	struct mshare_info before, after;
 	struct statvfs had, has;
@@ -313,6 +316,8 @@ static int trial(const char *path, const char *step, int n)
 	kb = page_tables_kb();
 	before = info(fd);
 	had = space(fd);
+	mem = open("/proc/self/mem", O_RDONLY);
+	CHECK(mem >= 0);
 
 	inject(n);
 	if (!strcmp(step, "attach")) {
@@ -373,14 +378,9 @@ static int trial(const char *path, const char *step, int n)
 			hit = injected(n);
 			CHECK(got == 1 || (hit && got == -SIGBUS));
 		} else {
-			inject(0);
-			other = open("/proc/self/mem", O_RDONLY);
-			CHECK(other >= 0);
-			inject(n);
-			got = pread(other, buffer, 1, (uintptr_t)HOME + 2 * UNIT);
+			got = pread(mem, buffer, 1, (uintptr_t)HOME + 2 * UNIT);
 			hit = injected(n);
 			CHECK(got == 1 || (hit && got < 0));
-			close(other);
 		}
 		CHECK_SAME(page_tables_kb(), kb);
 		CHECK(store(HOME + 2 * UNIT, 'q') == 'q' && load(HOME + 2 * UNIT) == 'q');
@@ -473,6 +473,7 @@ static int trial(const char *path, const char *step, int n)
 	}
 	CHECK(!munmap(HOME, LEN));
 	CHECK_SAME(info(fd).attachments, 0);
+	close(mem);
 	close(fd);
 	CHECK(!unlink(path));
 	return hit;
@@ -746,9 +747,19 @@ static void on_flood(int sig)
 {
 }
 
+/* One CPU for the signals, another for whoever gets them. */
+static void have_cpu(int cpu)
+{
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(cpu, &cpus);
+	CHECK(!sched_setaffinity(0, sizeof(cpus), &cpus));
+}
+
 static void send_flood(pid_t target)
 {
-	struct timespec pace = { .tv_nsec = 500000 };
+	struct timespec pace = { .tv_nsec = 100000 };
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	while (!kill(target, SIGRTMIN))
@@ -776,8 +787,11 @@ static int flood(const char *path, size_t vmas, const char *group)
 	sigaction(SIGRTMIN, &act, NULL);
 	sender = fork();
 	CHECK(sender >= 0);
-	if (!sender)
+	if (!sender) {
+		have_cpu(sysconf(_SC_NPROCESSORS_ONLN) - 1);
 		send_flood(me);
+	}
+	have_cpu(0);
 	if (strcmp(group, "-"))
 		join_group(group);
 	printf("ready\n");

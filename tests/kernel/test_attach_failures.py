@@ -27,7 +27,9 @@ def mremap(addr, length, to):
 def test_mremap_without_memory(region, attack, control_group, limit, then):
     """The attachment stays whole, in the old place or in the new one, and has no private tables there.
 
-    Seen before, on 6.12: BEFORE_STARVE
+    Seen before, on 6.12: the move succeeded and every later touch was SIGBUS (moved=1 kb=3052
+    touched=-7 for 3M: kb is the growth of VmPTE, private tables left behind).  With "move" instead of "touch" the
+    second mremap ended the guest: WARNING at mm/mremap.c:336 move_page_tables.
     """
     units = 601
     fd = region(1)
@@ -44,7 +46,7 @@ def test_mremap_without_memory(region, attack, control_group, limit, then):
 def test_mremap_of_one_of_very_many_attachments(region):
     """More attachments than the 1,024 that were once allowed.
 
-    Seen before, on 6.12: BEFORE_MANY
+    Seen before, on 6.12: ENOMEM for attachment 1,025.
     """
     fd = region(1)
     os.pwrite(fd, b"x", 0)
@@ -125,5 +127,5 @@ if FAIL_NTH.exists():  # the debug kernel; others have the test above
         before = mfs.meminfo("PageTables")
         text = attack("nth", f"{mounted}/nth", step, timeout=800)
         print(text)
-        assert int(re.search(r"failures=(\d+)", text).group(1)) >= (1 if failing == "all" else 0)
+        assert int(re.search(r"failures=(\d+)", text).group(1)) >= (failing == "all" and step != "seal")
         assert mfs.meminfo("PageTables") - before < 400, "kB"

@@ -1,6 +1,6 @@
 """A process that attaches and forks while signals come all the time.
 
-The process has 20,000 mappings, so that registering it with the kernel takes longer than the time between two signals.
+The process has 50,000 mappings, so that registering it with the kernel takes longer than the time between two signals.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import time
 import mfs
 import pytest
 
-VMAS = 20_000
+VMAS = 50_000
 DEADLINE = 60  # seconds for what takes a second or two, under emulation
 
 
