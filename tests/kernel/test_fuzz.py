@@ -1,0 +1,124 @@
+"""Random system calls by many processes, compared with a model where a process owns what it changes: fuzz/main.c.
+
+MSHARE_FUZZ_SECONDS, MSHARE_FUZZ_SEED and MSHARE_FUZZ_WORKERS set how long, which sequence, and how many workers.
+MSHARE_FUZZ_REPLAY=WORKER.INCARNATION runs one worker alone.
+"""
+
+import contextlib
+import errno
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import time
+
+import pytest
+
+SECONDS = int(os.environ.get("MSHARE_FUZZ_SECONDS", "60"))
+SEED = os.environ.get("MSHARE_FUZZ_SEED", "1")
+WORKERS = os.environ.get("MSHARE_FUZZ_WORKERS", "8")
+REPLAY = os.environ.get("MSHARE_FUZZ_REPLAY")
+SOURCE = pathlib.Path(__file__).parent / "fuzz"
+GROUP = pathlib.Path("/sys/fs/cgroup/mshare-fuzz")
+TRACING = pathlib.Path("/sys/kernel/tracing")
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    path = tmp_path_factory.mktemp("fuzz") / "fuzz"
+    command = ["gcc", "-O1", "-Wall", "-Wno-unused-result", "-pthread", "-o", path, *sorted(SOURCE.glob("*.c"))]
+    subprocess.run(command, check=True)
+    return path
+
+
+@pytest.fixture
+def place():
+    """A directory that every user can reach."""
+    path = pathlib.Path("/run/mshare-fuzz")
+    path.mkdir(mode=0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def mount(mounted, place):
+    """A small mount of its own, which runs out of pages and inodes."""
+    path = place / "mount"
+    path.mkdir()
+    options = "size=32m,nr_inodes=200,mode=1777"
+    subprocess.run(["mount", "-t", "msharefs", "-o", options, "msharefs", path], check=True)
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+@pytest.fixture
+def disk(place):
+    """An ext4 on a loop device, for O_DIRECT."""
+    path = place / "disk"
+    path.mkdir()
+    image = place / "image"
+    with image.open("wb") as f:
+        f.truncate(32 << 20)
+    subprocess.run(["modprobe", "loop"], check=False)
+    subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, path], check=True)
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+@pytest.fixture
+def group():
+    """A memory cgroup that is too small for what its members do."""
+    GROUP.mkdir()
+    pathlib.Path("/sys/fs/cgroup/cgroup.subtree_control").write_text("+memory")
+    (GROUP / "memory.max").write_text("40M")
+    yield GROUP
+    limit = time.monotonic() + 60
+    while True:  # somebody who was killed is not quite gone
+        try:
+            GROUP.rmdir()
+        except OSError as error:
+            assert error.errno == errno.EBUSY
+            assert time.monotonic() < limit, (GROUP / "cgroup.procs").read_text()
+            os.sched_yield()
+        else:
+            return
+
+
+@pytest.fixture
+def trace():
+    """What the workers write to the trace buffer is printed when the kernel panics."""
+    old = {}
+    settings = {
+        TRACING / "buffer_size_kb": "16",
+        TRACING / "tracing_on": "1",
+        pathlib.Path("/proc/sys/kernel/ftrace_dump_on_oops"): "1",
+    }
+    for path, value in settings.items():
+        with contextlib.suppress(OSError):
+            old[path] = path.read_text().split()[0]
+            path.write_text(value)
+    yield
+    for path, value in old.items():
+        with contextlib.suppress(OSError):
+            path.write_text(value)
+
+
+@pytest.mark.timeout(SECONDS + 600)
+def test_random_calls(program, mount, disk, group, trace):
+    words = [program, "--dir", mount, "--scratch", disk, "--cgroup", group, "--seed", SEED]
+    words += ["--seconds", str(SECONDS), "--workers", WORKERS]
+    if REPLAY:
+        words += ["--replay", REPLAY]
+    # Not into a pipe: what it has said is to be seen even if the kernel does not live on.
+    print(flush=True)
+    log = mount.parent / "log"
+    with log.open("w") as out:
+        done = subprocess.run(words, stdout=out, stderr=subprocess.STDOUT, check=False, timeout=SECONDS + 500)
+    text = log.read_text()
+    print(text)
+    assert done.returncode == 0, text
+    never = re.findall(r"^(\w+) +0 +0 ", text, re.MULTILINE)
+    if SECONDS >= 30 and not REPLAY:
+        assert not never, f"operations that never ran: {never}"
