@@ -523,8 +523,16 @@ int op_fork_tree(void)
 	pid = child();
 	if (!pid) {
 		char *to = (char *)0x330000000000;
+		bool leave = chance(2);
 		pid_t grandchild = child();
 
+		if (!grandchild && leave) {	/* dies soon, and must not compare: the worker goes on */
+			for (;;) {
+				load_page(a->addr, words);
+				mremap(a->addr, length(a), length(a), MREMAP_MAYMOVE | MREMAP_FIXED, to);
+				mremap(to, length(a), length(a), MREMAP_MAYMOVE | MREMAP_FIXED, a->addr);
+			}
+		}
 		if (!grandchild) {
 			verify_all();
 			if (MAY(mremap(a->addr, length(a), length(a), MREMAP_MAYMOVE | MREMAP_FIXED, to), ENOMEM))
@@ -532,8 +540,8 @@ int op_fork_tree(void)
 			verify_all();
 			_exit(0);
 		}
-		if (chance(2))
-			_exit(0);	/* the grandchild dies soon after */
+		if (leave)
+			_exit(0);
 		MUST(!munmap(a->addr, length(a)));
 		a->r = NULL;
 		verify_all();

@@ -185,6 +185,8 @@ void make_region(struct region *r);
 void drop_region(struct region *r);
 void sweep(void);			/* give back pages that lie between the slots */
 
+double seconds(void);
+
 /* A child that runs what follows; it dies with its parent. */
 pid_t child(void);
 void reap(pid_t pid, bool may_be_killed);

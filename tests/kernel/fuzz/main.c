@@ -47,7 +47,8 @@ int scratch_fd;
 
 static const char *cgroup;
 static int trace = -1, running = -1;
-static unsigned int versions;
+static unsigned int versions, incarnation;
+static pid_t parent;	/* of a child of a worker */
 
 /* ---- random numbers ---- */
 
@@ -118,6 +119,9 @@ void die(const char *format, ...)
 {
 	va_list args;
 
+	/* The worker was killed: its pages are another's by now, and the signal for this child is on its way. */
+	if (parent && (getppid() != parent || me->incarnation != incarnation))
+		_exit(0);
 	printf("FAIL worker %u.%u (uid %d%s%s) operation %lu: ", my_index, me->incarnation, geteuid(),
 	       my_limit ? ", limited" : "", am_reader ? ", reader" : "", me->number);
 	va_start(args, format);
@@ -234,11 +238,15 @@ bool is_ours(uint64_t word, unsigned int position, int worker)
 
 pid_t child(void)
 {
-	pid_t pid = fork();
+	pid_t self = getpid(), pid = fork();
 
 	MUST(pid >= 0 || (my_limit && errno == ENOMEM));
-	if (!pid)
+	if (!pid) {
+		parent = self;
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(0);
+	}
 	return pid;
 }
 
@@ -265,6 +273,7 @@ static void settings(unsigned int index)
 
 	my_index = index;
 	me = &world->worker[index];
+	incarnation = me->incarnation;
 	am_reader = index % 4 == 3;
 	my_limit = cgroup && (index % 8 == 2 || index % 8 == 5 || index % 8 == 7);
 	if (my_limit) {
@@ -321,7 +330,7 @@ static void work(unsigned int index, unsigned long most)
 		me->number = n;
 		running = i;
 		__atomic_fetch_add(&world->called[i], 1, __ATOMIC_RELAXED);
-		note("...");
+		note("%s", "");
 		done = ops[i].run();
 		__atomic_fetch_add(&world->succeeded[i], !!done, __ATOMIC_RELAXED);
 	}
@@ -333,7 +342,7 @@ static void work(unsigned int index, unsigned long most)
 
 /* ---- the parent ---- */
 
-static double seconds(void)
+double seconds(void)
 {
 	struct timespec now;
 
@@ -494,7 +503,7 @@ int main(int argc, char **argv)
 		{ "dir", 1, NULL, 'd' }, { "scratch", 1, NULL, 'f' }, { "seed", 1, NULL, 's' },
 		{ "seconds", 1, NULL, 't' }, { "workers", 1, NULL, 'w' }, { "cgroup", 1, NULL, 'c' },
 		{ "replay", 1, NULL, 'r' }, { "ops", 1, NULL, 'o' }, { NULL, 0, NULL, 0 } };
-	unsigned int duration = 10, only = 0, incarnation = 0, kills = 0, ooms = 0;
+	unsigned int duration = 10, only = 0, first = 0, kills = 0, ooms = 0;
 	unsigned long most = ~0UL, seen[MAX_WORKERS] = { 0 };
 	double begin, moved[MAX_WORKERS];
 	bool replay = false, killed[MAX_WORKERS] = { false };
@@ -517,7 +526,7 @@ int main(int argc, char **argv)
 		case 't': duration = atoi(optarg); break;
 		case 'w': world->workers = atoi(optarg); break;
 		case 'c': cgroup = optarg; break;
-		case 'r': replay = sscanf(optarg, "%u.%u", &only, &incarnation) == 2; break;
+		case 'r': replay = sscanf(optarg, "%u.%u", &only, &first) == 2; break;
 		case 'o': most = strtoul(optarg, NULL, 0); break;
 		default: return 2;
 		}
@@ -537,7 +546,7 @@ int main(int argc, char **argv)
 	for (i = 0; i < world->workers; i++) {
 		moved[i] = begin;
 		if (!replay || i == (int)only)
-			start(i, incarnation, most);
+			start(i, first, most);
 	}
 	while (!bad && seconds() - begin < duration) {
 		struct pollfd wait = { kmsg, POLLIN, 0 };

@@ -279,7 +279,8 @@ void blur(void)
 
 void check_info(struct region *r)
 {
-	int tries, want = attached(r), present = 0, maybe = 0;
+	int want = attached(r), present = 0, maybe = 0;
+	double limit = seconds() + 60;
 	struct mshare_info info;
 	unsigned int s;
 
@@ -288,12 +289,12 @@ void check_info(struct region *r)
 		maybe += r->page[s].have == MAYBE;
 	}
 	/* Somebody who looks at a process that has ended keeps its attachments for a moment. */
-	for (tries = 0;; tries++) {
+	for (;;) {
 		MUST(!ioctl(r->fd, MSHARE_IOC_INFO, &info));
 		if (!r->exclusive || (info.attachments == (unsigned int)want &&
 				      info.processes == (unsigned int)!!want))
 			break;
-		if (tries > 20000)
+		if (seconds() > limit)
 			die("attachments %u, should be %d; processes %u", info.attachments, want, info.processes);
 		sched_yield();
 	}

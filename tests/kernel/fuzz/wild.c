@@ -12,10 +12,8 @@
 #define WINDOWS 4
 #define WINDOW (2 * UNIT)
 #define ARENA ((char *)0x380000000000)
-#define MAPS 8
 
 static int files[FILES] = { -1, -1, -1, -1 };
-static struct { char *addr; size_t len; } maps[MAPS];	/* those outside the arena */
 static char buffer[PAGE];
 static uint64_t words[WORDS];
 
@@ -41,11 +39,8 @@ static int *pick_file(void)
 
 static char *pick_addr(void)
 {
-	unsigned int i = below(MAPS);
 	char *addr = ARENA + below(WINDOWS) * WINDOW;
 
-	if (chance(4) && maps[i].addr)
-		addr = maps[i].addr;
 	if (chance(3))
 		addr += below(2) * UNIT;
 	return chance(3) ? addr + below(32) * PAGE : addr;
@@ -65,16 +60,11 @@ static size_t pick_len(void)
 	return lengths[below(12)];
 }
 
-static void remember(char *addr, size_t len)
+/* Where the kernel put it by itself it is in nobody's way for long. */
+static void keep_in_arena(char *addr, size_t len)
 {
-	unsigned int i = below(MAPS);
-
-	if (addr >= ARENA && addr < ARENA + 64 * UNIT)
-		return;
-	if (maps[i].addr)
-		munmap(maps[i].addr, maps[i].len);
-	maps[i].addr = addr;
-	maps[i].len = len;
+	if (addr < ARENA || addr >= ARENA + 64 * UNIT)
+		MUST(!munmap(addr, len));
 }
 
 int op_wild_mmap(void)
@@ -96,7 +86,7 @@ int op_wild_mmap(void)
 	if (!MAY(got, EINVAL, EPERM, EACCES, ENOMEM, EOVERFLOW, EEXIST, EAGAIN, EOPNOTSUPP, EBUSY))
 		return 0;
 	MUST(!((uintptr_t)got % UNIT) && !(len % UNIT) && !(prot & PROT_EXEC) && prot & RW);
-	remember(got, len);
+	keep_in_arena(got, len);
 	return 1;
 }
 
@@ -125,7 +115,7 @@ int op_wild_mremap(void)
 	got = mremap(from, len, new_len, flags, to);
 	if (!MAY(got, EINVAL, EFAULT, ENOMEM, EAGAIN, EACCES))
 		return 0;
-	remember(got, new_len);
+	keep_in_arena(got, new_len);
 	return 1;
 }
 
@@ -265,7 +255,7 @@ int op_wild_file(void)
 	case 6:
 		return MAY(fallocate(*fd, 0, pos, (1 + below(64)) * PAGE), EPERM, EBADF, ENOSPC, ENOMEM, EFBIG);
 	case 7:
-		return MAY(ftruncate(*fd, chance(3) ? size : 2 * UNIT), EACCES, EPERM, EINVAL, EBADF);
+		return MAY(ftruncate(*fd, chance(3) ? size : (off_t)(2 * UNIT)), EACCES, EPERM, EINVAL, EBADF);
 	case 8: {
 		int *to = pick_file();
 		off_t from = pos;
