@@ -20,7 +20,7 @@ SEED = os.environ.get("MSHARE_FUZZ_SEED", "1")
 WORKERS = os.environ.get("MSHARE_FUZZ_WORKERS", "8")
 REPLAY = os.environ.get("MSHARE_FUZZ_REPLAY")
 SOURCE = pathlib.Path(__file__).parent / "fuzz"
-GROUP = pathlib.Path("/sys/fs/cgroup/mshare-fuzz")
+CGROUPS = pathlib.Path("/sys/fs/cgroup")
 TRACING = pathlib.Path("/sys/kernel/tracing")
 
 
@@ -67,23 +67,31 @@ def disk(place):
     subprocess.run(["umount", path], check=True)
 
 
-@pytest.fixture
-def group():
-    """A memory cgroup that is too small for what its members do."""
-    GROUP.mkdir()
-    pathlib.Path("/sys/fs/cgroup/cgroup.subtree_control").write_text("+memory")
-    (GROUP / "memory.max").write_text("40M")
-    yield GROUP
+def remove(group):
+    """Remove a cgroup.  A process that was killed may need a moment to leave it."""
     limit = time.monotonic() + 60
-    while True:  # somebody who was killed is not quite gone
+    while True:
         try:
-            GROUP.rmdir()
+            group.rmdir()
         except OSError as error:
             assert error.errno == errno.EBUSY
-            assert time.monotonic() < limit, (GROUP / "cgroup.procs").read_text()
+            assert time.monotonic() < limit, (group / "cgroup.procs").read_text()
             os.sched_yield()
         else:
             return
+
+
+@pytest.fixture
+def groups():
+    """Two memory cgroups: one is too small for what its members do, the fuzzer sets the limit of the other."""
+    small, tight = CGROUPS / "mshare-fuzz", CGROUPS / "mshare-fuzz-tight"
+    small.mkdir()
+    tight.mkdir()
+    (CGROUPS / "cgroup.subtree_control").write_text("+memory")
+    (small / "memory.max").write_text("40M")
+    yield small, tight
+    remove(small)
+    remove(tight)
 
 
 @pytest.fixture
@@ -106,8 +114,9 @@ def trace():
 
 
 @pytest.mark.timeout(SECONDS + 600)
-def test_random_calls(program, mount, disk, group, trace):
-    words = [program, "--dir", mount, "--scratch", disk, "--cgroup", group, "--seed", SEED]
+def test_random_calls(program, mount, disk, groups, trace):
+    words = [program, "--dir", mount, "--scratch", disk, "--cgroup", groups[0], "--tight", groups[1]]
+    words += ["--seed", SEED]
     words += ["--seconds", str(SECONDS), "--workers", WORKERS]
     if REPLAY:
         words += ["--replay", REPLAY]

@@ -590,7 +590,10 @@ int op_clone_vm(void)
 		return 0;
 	fresh(words);
 	pid = clone(clone_body, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, NULL);
-	MUST(pid > 0);
+	if (pid < 0) {
+		MUST(my_limit && errno == ENOMEM);
+		return 0;
+	}
 	reap(pid, false);
 	touch = load_page(clone_target.at, seen);
 	MUST(touch == OK && !memcmp(seen, words, sizeof(words)));
@@ -620,7 +623,10 @@ int op_threads(void)
 	if (!pick_mapped(&t))
 		return 0;
 	stop_threads = false;
-	MUST(!pthread_create(&thread, NULL, reader_thread, t.at));
+	if (pthread_create(&thread, NULL, reader_thread, t.at)) {
+		MUST(my_limit);
+		return 0;
+	}
 	for (i = 0; i < 8; i++) {
 		char *to = free_window(t.a);
 

@@ -75,6 +75,7 @@ struct world {
 extern struct world *world;
 extern const char *root;	/* the directory of the mount */
 extern const char *scratch;	/* a directory for O_DIRECT files */
+extern const char *tight;	/* a memory cgroup that has next to no memory, or NULL */
 extern struct worker *me;
 extern unsigned int my_index;
 extern bool my_limit, am_reader;	/* in a small memory cgroup; only reads */

@@ -69,7 +69,8 @@ static void keep_in_arena(char *addr, size_t len)
 
 int op_wild_mmap(void)
 {
-	static const int extra[] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, MAP_POPULATE, MAP_LOCKED, MAP_GROWSDOWN, MAP_NORESERVE, MAP_STACK,
+	static const int extra[] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+		MAP_POPULATE | MAP_NONBLOCK, MAP_LOCKED | MAP_NONBLOCK, MAP_GROWSDOWN, MAP_NORESERVE, MAP_STACK,
 		MAP_SYNC, MAP_NONBLOCK, MAP_32BIT };
 	static const off_t offsets[] = { 0, 0, 0, 0, 0, UNIT, UNIT, 2 * UNIT, PAGE, 1L << 44, (1L << 44) - UNIT };
 	int prot = chance(8) ? (int)below(16) : chance(2) ? RW : PROT_READ, flags = chance(6) ? 1 + (int)below(3) : MAP_SHARED;
@@ -191,6 +192,81 @@ int op_wild_policy(void)
 		   EACCES, ENODEV);
 }
 
+/* More attachments than a process may have, or than one looks at; some are moved. */
+int op_wild_many(void)
+{
+	char *first = (char *)0x3a0000000000;
+	int *fd = pick_file(), i, n, moves = below(8);
+
+	if (!fd || !chance(4))
+		return 0;
+	for (n = 0; n < 1100; n++)
+		if (mmap(first + n * UNIT, UNIT, PROT_READ, MAP_SHARED | MAP_FIXED, *fd, below(2) * UNIT) == MAP_FAILED)
+			break;
+	note("%d attachments, %d moves", n, moves);
+	MUST(n == 1100 || errno == ENOMEM);
+	for (i = 0; i < moves && n > 8; i++) {
+		char *from = first + below(n) * UNIT, *to = first + (n + i) * UNIT;
+
+		if (MAY(mremap(from, UNIT, UNIT, MREMAP_MAYMOVE | MREMAP_FIXED, to), ENOMEM, EFAULT)) {
+			load_page(to, words);
+			if (chance(2))
+				munmap(first + below(n) * UNIT, UNIT);
+			MAY(mremap(to, UNIT, UNIT, MREMAP_MAYMOVE | MREMAP_FIXED, from), ENOMEM, EFAULT);
+			load_page(from, words);
+		}
+	}
+	MUST(!munmap(first, 1200 * UNIT));
+	return n > 0;
+}
+
+static int tight_fd;
+
+/* Shares the address space; the kernel kills nobody for lack of memory here, but lets calls fail. */
+static int tight_body(void *unused)
+{
+	char *addr = ARENA + below(WINDOWS) * WINDOW, *to = ARENA + below(WINDOWS) * WINDOW;
+
+	if (write(tight_fd, "0", 1) == 1) {
+		mremap(addr, WINDOW, WINDOW, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+		mremap(addr, UNIT, UNIT, MREMAP_MAYMOVE | MREMAP_FIXED, to + UNIT);
+		if (files[0] >= 0)
+			mmap(addr, WINDOW, PROT_READ, MAP_SHARED | MAP_FIXED, files[0], 0);
+	}
+	syscall(__NR_exit, 0);
+	return 0;
+}
+
+/* Attaching fails at some point in the middle; afterwards the mappings are used as ever. */
+int op_wild_tight(void)
+{
+	static char stack[65536] __attribute__((aligned(16)));
+	char path[160], limit[16];
+	unsigned int i, kib = 4 * below(32);
+	pid_t pid;
+	int fd;
+
+	if (!tight || geteuid() || my_limit)
+		return 0;
+	note("%u KiB", kib);
+	snprintf(path, sizeof(path), "%s/memory.max", tight);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	MUST(fd >= 0 && write(fd, limit, snprintf(limit, sizeof(limit), "%uK", kib)) > 0);
+	close(fd);
+	snprintf(path, sizeof(path), "%s/cgroup.procs", tight);
+	tight_fd = open(path, O_WRONLY | O_CLOEXEC);
+	MUST(tight_fd >= 0);
+	pid = clone(tight_body, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, NULL);
+	MUST(pid > 0);
+	reap(pid, true);
+	close(tight_fd);
+	for (i = 0; i < 2 * WINDOWS; i++)
+		load_page(ARENA + i * UNIT + below(32) * PAGE, words);
+	for (i = 0; i < 3; i++)
+		op_wild_mremap();
+	return 1;
+}
+
 static void check_words(const uint64_t *words, const char *how)
 {
 	unsigned int k;
@@ -251,7 +327,9 @@ int op_wild_file(void)
 		return MAY(pwrite(*fd, (char *)((uintptr_t)pick_addr() & -PAGE), PAGE, pos), EACCES, EPERM, ENOSPC,
 			   ENOMEM, EBADF, EIO, EFBIG, EFAULT);
 	case 5:
-		return MAY(fallocate(*fd, PUNCH, pos & ~7, size), EACCES, EPERM, EBADF, EINVAL);
+		if (chance(3))	/* what a populating call has filled */
+			MAY(fallocate(*fd, PUNCH, 64 * PAGE, 4 * UNIT), EACCES, EPERM, EBADF);
+		return MAY(fallocate(*fd, PUNCH, pos, size), EACCES, EPERM, EBADF, EINVAL);
 	case 6:
 		return MAY(fallocate(*fd, 0, pos, (1 + below(64)) * PAGE), EPERM, EBADF, ENOSPC, ENOMEM, EFBIG);
 	case 7:
