@@ -11,8 +11,8 @@
 #include <linux/mutex.h>
 #include <linux/pagemap.h>
 #include <linux/rbtree.h>
-#include <linux/rwsem.h>
 #include <linux/sched/signal.h>
+#include <linux/semaphore.h>
 #include <linux/spinlock.h>
 #include <linux/xarray.h>
 #include "uapi/linux/msharefs.h"
@@ -28,8 +28,8 @@
  *   folio lock				held by the kernel when it tells of a
  *					memory error
  *   table_lock of the region		which trees and PTE pages there are
- *   walk_lock of the region		shared: the kernel walks the attachments
- *					on our behalf; exclusive: a link is cut
+ *   walk_lock of the region		the kernel walks the attachments on our
+ *					behalf, or a link is cut
  *   mshare_map.lock			the links of one attachment
  *   mm->page_table_lock		one PUD entry
  *   maps_lock of the region		its set of attachments
@@ -47,14 +47,14 @@
  */
 enum mshare_tree { MSHARE_TREE_RW, MSHARE_TREE_RO, MSHARE_NR_TREES };
 
-#define MSHARE_MAX_BYTES	(1LL << 44)	/* of one file: 16 TiB */
+#define MSHARE_MAX_BYTES	((s64)BIT_ULL(44))	/* of one file: 16 TiB */
 #define MSHARE_TO_END		(2 * MSHARE_MAX_BYTES - 1)	/* past any page */
 
 /* A unit is what one PUD entry maps (1 GiB), a block what one PMD entry maps (2 MiB). */
 #define UNIT_PAGE_SHIFT		(PUD_SHIFT - PAGE_SHIFT)
-#define UNIT_PAGES		(1UL << UNIT_PAGE_SHIFT)
+#define UNIT_PAGES		BIT(UNIT_PAGE_SHIFT)
 #define BLOCK_PAGE_SHIFT	(PMD_SHIFT - PAGE_SHIFT)
-#define BLOCK_PAGES		(1UL << BLOCK_PAGE_SHIFT)
+#define BLOCK_PAGES		BIT(BLOCK_PAGE_SHIFT)
 #define UNIT_BLOCKS		(UNIT_PAGES / BLOCK_PAGES)
 
 struct mshare_sb_info {
@@ -66,7 +66,7 @@ struct mshare_sb_info {
 	kuid_t uid;
 	kgid_t gid;
 	bool has_mode, has_uid, has_gid;	/* the options were given */
-	struct mutex bases_lock;
+	struct mutex bases_lock;	/* the bases of all regions */
 	struct list_head bases;		/* reserved: mshare_inode.base_node by base */
 };
 
@@ -93,7 +93,7 @@ struct mshare_unit {
 
 struct mshare_inode {
 	struct inode vfs_inode;
-	struct mutex table_lock;
+	struct mutex table_lock;	/* the trees and PTE pages of all units */
 	struct xarray units;		/* struct mshare_unit, by number */
 	atomic_t stale_units;
 	struct maple_tree prot;		/* MSHARE_PROT_* of pages with less than all */
@@ -104,7 +104,7 @@ struct mshare_inode {
 	struct rb_root maps_by_mm;
 	struct rb_root_cached maps_by_page;
 	u32 attachments, processes;	/* read anywhere */
-	struct rw_semaphore walk_lock;
+	struct semaphore walk_lock;	/* see mshare_cut_links() */
 	atomic64_t charged;		/* pages of used_pages that are this region's */
 	atomic_long_t table_pages;
 	atomic64_t generation;
@@ -218,10 +218,9 @@ void mshare_set_vm_ops(struct mshare_inode *mi, const struct vm_operations_struc
 u32 mshare_collect_pids(struct mshare_inode *mi, s32 *pids, u32 capacity);
 
 /* vma.c */
-extern struct vm_operations_struct mshare_vm_ops;
+extern const struct vm_operations_struct mshare_vm_ops;
 extern const struct vm_operations_struct mshare_strict_vm_ops;
 
-void mshare_vma_init(void);
 int mshare_mmap(struct file *file, struct vm_area_struct *vma);
 unsigned long mshare_get_unmapped_area(struct file *file, unsigned long addr, unsigned long len,
 				       unsigned long pgoff, unsigned long flags);

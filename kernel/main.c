@@ -10,7 +10,6 @@ static int __init mshare_init(void)
 	err = mshare_tree_init();
 	if (err)
 		return err;
-	mshare_vma_init();
 	err = mshare_super_init();
 	if (err)
 		goto exit_tree;

@@ -45,7 +45,7 @@ static void mshare_evict_inode(struct inode *inode)
 		atomic64_dec(&MSHARE_SB(inode->i_sb)->used_inodes);
 }
 
-/* Pages and page tables together: what is free can be less than a region needs with its tables. */
+/* Pages and page tables together: a region needs a little more than its size. */
 static int mshare_statfs(struct dentry *dentry, struct kstatfs *buf)
 {
 	struct mshare_sb_info *sbi = MSHARE_SB(dentry->d_sb);
@@ -183,7 +183,7 @@ static int mshare_get_tree(struct fs_context *fc)
 	return get_tree_nodev(fc, mshare_fill_super);
 }
 
-/* remount: the limits can change, not below what is used; the directory is changed by chmod and chown. */
+/* remount: the limits can change, not below what is used; chmod and chown change the directory. */
 static int mshare_reconfigure(struct fs_context *fc)
 {
 	struct mshare_sb_info *new = fc->s_fs_info;

@@ -93,7 +93,7 @@ static void mshare_free_pmd_page(pmd_t *table)
 
 static int mshare_make_ptes(struct mshare_inode *mi, pmd_t *pmd)
 {
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* of the table page */
 	pgtable_t table;
 
 	table = mshare_pte_alloc();
@@ -124,7 +124,7 @@ static int mshare_fill_leaf(struct mshare_inode *mi, pmd_t *table, pgoff_t index
 			    struct page *page, pte_t leaf)
 {
 	pmd_t *pmd = mshare_leaf_pmd(table, index);
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* of the table page */
 	pte_t *pte;
 	int err;
 
@@ -194,6 +194,7 @@ static int mshare_make_tree(struct mshare_inode *mi, struct mshare_unit *unit, p
 	pmd_t *table;
 	int err = 0;
 
+	/* Pairs with the release below: the tree is seen with its leaves. */
 	if (smp_load_acquire(&unit->filled[tree]))
 		return 0;
 	/* A tree that is being filled would cost its users the faults: wait. */
@@ -214,8 +215,10 @@ static int mshare_make_tree(struct mshare_inode *mi, struct mshare_unit *unit, p
 	/* Leaves that are missing for lack of memory can still be faulted in. */
 	if (err == -ENOMEM)
 		err = 0;
-	if (!err)
+	if (!err) {
+		/* The leaves are written before the tree counts as filled. */
 		smp_store_release(&unit->filled[tree], true);
+	}
 unlock_tables:
 	mutex_unlock(&mi->table_lock);
 	return err;
@@ -256,7 +259,7 @@ static bool mshare_restrict_table(pmd_t *table, pgoff_t index, pgoff_t last, uns
 	while (index <= last) {
 		pmd_t *pmd = mshare_leaf_pmd(table, index);
 		pgoff_t stop = min(last, index | (PTRS_PER_PTE - 1));
-		spinlock_t *ptl;
+		spinlock_t *ptl;	/* of the table page */
 		pte_t *ptes;
 
 		if (pmd_none(READ_ONCE(*pmd))) {
@@ -509,7 +512,7 @@ void mshare_uncharge_page(struct mshare_inode *mi, pgoff_t index)
 	mshare_uncharge(mi, 1);
 }
 
-/* What the tables of all pages of a range cost that are not paid yet.  Under the invalidate lock. */
+/* What the tables of a range's pages cost that are not paid yet.  Under the invalidate lock. */
 s64 mshare_count_tables(struct mshare_inode *mi, pgoff_t first, pgoff_t last)
 {
 	unsigned long block = first >> BLOCK_PAGE_SHIFT, end = (last >> BLOCK_PAGE_SHIFT) + 1;
@@ -630,14 +633,7 @@ void mshare_trees_init(struct mshare_inode *mi)
 	spin_lock_init(&mi->maps_lock);
 	mi->maps_by_mm = RB_ROOT;
 	mi->maps_by_page = RB_ROOT_CACHED;
-	init_rwsem(&mi->walk_lock);
-	/*
-	 * Lockdep would see a cycle: who cuts a link comes from inside
-	 * invalidate_range_start and takes walk_lock; who walks holds walk_lock
-	 * and calls invalidate_range_start.  But the walk's own event never
-	 * cuts a link, so nobody waits in a circle.
-	 */
-	lockdep_set_novalidate_class(&mi->walk_lock);
+	sema_init(&mi->walk_lock, 1);
 }
 
 /* A PMD page that nothing reaches any more, and all below it; how many pages were below. */

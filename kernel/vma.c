@@ -163,13 +163,16 @@ const struct vm_operations_struct mshare_strict_vm_ops = {
 };
 
 /* The same without page_mkwrite; see mshare_set_state(). */
-struct vm_operations_struct mshare_vm_ops __ro_after_init;
-
-void __init mshare_vma_init(void)
-{
-	mshare_vm_ops = mshare_strict_vm_ops;
-	mshare_vm_ops.page_mkwrite = NULL;
-}
+const struct vm_operations_struct mshare_vm_ops = {
+	.open		= mshare_vm_open,
+	.close		= mshare_detach,
+	.may_split	= mshare_vm_may_split,
+	.mprotect	= mshare_vm_mprotect,
+	.fault		= mshare_vm_fault,
+#ifdef CONFIG_NUMA
+	.get_policy	= mshare_vm_get_policy,
+#endif
+};
 
 /*
  * Facts: from 6.6 on a device with shared virtual addresses hears only of what

@@ -11,7 +11,6 @@
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/sched/mm.h>
-#include <linux/version.h>
 #include <linux/workqueue.h>
 #include <asm/invpcid.h>
 #include <asm/mmu_context.h>
@@ -24,28 +23,19 @@
 #error "mshare knows the page tables of x86-64 only"
 #endif
 
-/*
- * The one place where versions are compared: no probe can tell whether the
- * kernel's walkers of page tables are those that docs/audit.md speaks of.
- * dkms.conf has the same list.
- */
-#define MSHARE_SERIES(version, patchlevel) \
-	(LINUX_VERSION_CODE >> 8 == KERNEL_VERSION(version, patchlevel, 0) >> 8)
-#if !MSHARE_SERIES(6, 1) && !MSHARE_SERIES(6, 12) && !MSHARE_SERIES(7, 2) && \
-	!MSHARE_SERIES(7, 3) && !defined(MSHARE_UNAUDITED)
-#error "nobody has audited this kernel series for mshare, see docs/audit.md; MSHARE_UNAUDITED=1 builds all the same"
+#if defined(MSHARE_OTHER_SERIES) && !defined(MSHARE_UNAUDITED)
+#error "mshare was not audited for this kernel: docs/audit.md; MSHARE_UNAUDITED=1 builds it"
 #endif
 
 /*
  * Facts: since 6.7 asynchronous userfaultfd write protection takes any kind of
  * mapping, and puts markers into its tables (change_pmd_prepare()).  Stable
- * kernels later refused VM_SPECIAL mappings, which ours are; in 7.2 and later
- * that check is in mm/userfaultfd.c.
+ * kernels later refused VM_SPECIAL mappings, which ours are.
  * Consequence: without that check any client could write into shared tables.
  * Decision: do not build there.
  */
 #if defined(MSHARE_HAVE_UFFD_WP_ASYNC) && !defined(MSHARE_HAVE_UFFD_SPECIAL_CHECK) && \
-	defined(CONFIG_USERFAULTFD) && LINUX_VERSION_CODE < KERNEL_VERSION(7, 2, 0)
+	defined(CONFIG_USERFAULTFD)
 #error "this kernel lets userfaultfd write-protect any mapping: update to a later stable release"
 #endif
 
@@ -65,11 +55,12 @@ static inline void mshare_vm_flags_mod(struct vm_area_struct *vma,
 #define mshare_vm_flags_mod vm_flags_mod
 #endif
 
+static inline void mshare_vma_start_write(struct vm_area_struct *vma)
+{
 #ifdef MSHARE_HAVE_VMA_START_WRITE		/* 6.4 */
-#define mshare_vma_start_write(vma) vma_start_write(vma)
-#else
-#define mshare_vma_start_write(vma) do { } while (0)
+	vma_start_write(vma);
 #endif
+}
 
 #ifdef MSHARE_HAVE_PMD_CTOR_MM			/* 6.16 */
 /*
@@ -144,11 +135,14 @@ static inline void mshare_flush_tlb(void)
 	asm volatile("mov %0, %%cr4" : : "r" (cr4) : "memory");
 }
 
+static inline bool mshare_has_global_asid(struct mm_struct *mm)
+{
 #ifdef MSHARE_HAVE_GLOBAL_ASID			/* 6.15 */
-#define mshare_has_global_asid(mm) (READ_ONCE((mm)->context.global_asid) != 0)
+	return READ_ONCE(mm->context.global_asid);
 #else
-#define mshare_has_global_asid(mm) false
+	return false;
 #endif
+}
 
 #ifndef MSHARE_HAVE_SYSTEM_DFL_WQ		/* before 6.17 */
 #define system_dfl_wq system_unbound_wq
@@ -188,14 +182,22 @@ static inline void mshare_flush_tlb(void)
 #ifndef MSHARE_HAVE_INODE_INIT_TS		/* before 6.6 */
 static inline void simple_inode_init_ts(struct inode *inode)
 {
-	inode->i_atime = inode->i_mtime = inode->i_ctime = current_time(inode);
+	inode->i_atime = current_time(inode);
+	inode->i_mtime = inode->i_atime;
+	inode->i_ctime = inode->i_atime;
 }
-#define mshare_touch(inode) \
-	((inode)->i_mtime = (inode)->i_ctime = current_time(inode))
-#else
-#define mshare_touch(inode) \
-	inode_set_mtime_to_ts(inode, inode_set_ctime_current(inode))
 #endif
+
+/* The contents have changed. */
+static inline void mshare_touch(struct inode *inode)
+{
+#ifndef MSHARE_HAVE_INODE_INIT_TS
+	inode->i_ctime = current_time(inode);
+	inode->i_mtime = inode->i_ctime;
+#else
+	inode_set_mtime_to_ts(inode, inode_set_ctime_current(inode));
+#endif
+}
 
 #ifdef MSHARE_HAVE_CREATE_EXCL			/* before 7.3 */
 #define MSHARE_CREATE_ARGS struct mnt_idmap *idmap, struct inode *dir, \

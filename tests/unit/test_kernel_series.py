@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-COMPAT = (ROOT / "kernel" / "compat" / "compat.h").read_text()
+KBUILD = (ROOT / "kernel" / "Kbuild").read_text()
 DKMS = (ROOT / "kernel" / "dkms.conf").read_text()
 
 
 def audited() -> set[str]:
-    """The series that compat.h lets pass."""
-    return {f"{major}.{minor}" for major, minor in re.findall(r"!MSHARE_SERIES\((\d+), (\d+)\)", COMPAT)}
+    """The series that Kbuild lets pass."""
+    (series,) = re.findall(r"^MSHARE_SERIES := (.*)$", KBUILD, re.M)
+    return set(series.split())
 
 
 def test_dkms_builds_for_the_audited_series_only() -> None:

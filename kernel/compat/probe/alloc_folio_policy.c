@@ -1,4 +1,7 @@
-/* SPDX-License-Identifier: GPL-2.0 */
+// SPDX-License-Identifier: GPL-2.0
 #include <linux/pagemap.h>
 struct folio *probe(void);
-struct folio *probe(void) { return filemap_alloc_folio(GFP_KERNEL, 0, NULL); }
+struct folio *probe(void)
+{
+	return filemap_alloc_folio(GFP_KERNEL, 0, NULL);
+}

@@ -1,4 +1,7 @@
-/* SPDX-License-Identifier: GPL-2.0 */
+// SPDX-License-Identifier: GPL-2.0
 #include <linux/folio_batch.h>
 void probe(struct folio_batch *batch);
-void probe(struct folio_batch *batch) { __folio_batch_release(batch); }
+void probe(struct folio_batch *batch)
+{
+	__folio_batch_release(batch);
+}

@@ -1,4 +1,7 @@
-/* SPDX-License-Identifier: GPL-2.0 */
+// SPDX-License-Identifier: GPL-2.0
 #include <linux/fs.h>
 void *probe(void);
-void *probe(void) { return inode_just_drop; }
+void *probe(void)
+{
+	return inode_just_drop;
+}

@@ -1,4 +1,7 @@
-/* SPDX-License-Identifier: GPL-2.0 */
+// SPDX-License-Identifier: GPL-2.0
 #include <linux/mm.h>
 void probe(struct ptdesc *ptdesc);
-void probe(struct ptdesc *ptdesc) { pagetable_dtor(ptdesc); }
+void probe(struct ptdesc *ptdesc)
+{
+	pagetable_dtor(ptdesc);
+}

@@ -1,4 +1,7 @@
-/* SPDX-License-Identifier: GPL-2.0 */
+// SPDX-License-Identifier: GPL-2.0
 #include <linux/dcache.h>
 void probe(struct dentry *dentry, struct inode *inode);
-void probe(struct dentry *dentry, struct inode *inode) { d_make_persistent(dentry, inode); }
+void probe(struct dentry *dentry, struct inode *inode)
+{
+	d_make_persistent(dentry, inode);
+}

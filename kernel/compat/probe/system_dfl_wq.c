@@ -1,4 +1,7 @@
-/* SPDX-License-Identifier: GPL-2.0 */
+// SPDX-License-Identifier: GPL-2.0
 #include <linux/workqueue.h>
 void *probe(void);
-void *probe(void) { return system_dfl_wq; }
+void *probe(void)
+{
+	return system_dfl_wq;
+}

@@ -1,4 +1,7 @@
-/* SPDX-License-Identifier: GPL-2.0 */
+// SPDX-License-Identifier: GPL-2.0
 #include <linux/sched/mm.h>
 unsigned long probe(struct file *file);
-unsigned long probe(struct file *file) { return mm_get_unmapped_area(file, 0, 0, 0, 0); }
+unsigned long probe(struct file *file)
+{
+	return mm_get_unmapped_area(file, 0, 0, 0, 0);
+}
