@@ -254,8 +254,7 @@ static int injected(int n)
 #define UNITS 3
 #define LEN (UNITS * UNIT)
 
-struct normal { long child_kb; };	/* VmPTE of a child that is not disturbed */
-static struct normal *normal;
+static struct { long first, attached, detached; } *normal;	/* VmPTE of a child that is not disturbed */
 
 static void data_is_there(char *p)
 {
@@ -277,22 +276,28 @@ static void works(char *p)
 }
 
 /* The child of a fork that was disturbed. */
-static void forked(int n, int fd)
+static void forked(int n)
 {
-	long kb = page_tables_kb();
+	long first = page_tables_kb(), attached, detached;
 	int got;
 
-	if (!n)
-		normal->child_kb = kb;
-	CHECK_AT_MOST(kb, normal->child_kb);
 	have_fail_nth();
 	inject(n ? 1 : 0);
-	got = load(HOME);
+	got = load(HOME);	/* the first touch is disturbed, too */
 	injected(n);
 	CHECK(got == 'x' || got == -SIGBUS);
-	CHECK_AT_MOST(page_tables_kb(), normal->child_kb);
 	works(HOME);
+	attached = page_tables_kb();
 	CHECK(!munmap(HOME, LEN));
+	detached = page_tables_kb();
+	if (!n) {
+		normal->first = first;
+		normal->attached = attached;
+		normal->detached = detached;
+	}
+	CHECK_AT_MOST(first, normal->first);
+	CHECK_AT_MOST(attached, normal->attached);
+	CHECK_AT_MOST(detached, normal->detached);
 	_exit(0);
 }
 
@@ -346,7 +351,7 @@ static int trial(const char *path, const char *step, int n)
 	} else if (!strcmp(step, "fork")) {
 		pid = fork();
 		if (!pid)
-			forked(n, fd);
+			forked(n);
 		hit = injected(n);
 		if (pid < 0)
 			CHECK(hit && errno == ENOMEM);

@@ -44,6 +44,15 @@ class Flooded:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(DEADLINE)
         self.process.stdout.close()
+        # The sender and a child, who have the region open, are reaped by init.
+        mfs.eventually(self.group_is_gone, "a process of the program is still there")
+
+    def group_is_gone(self):
+        try:
+            os.killpg(self.process.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
 
 
 @pytest.fixture
@@ -65,7 +74,10 @@ def flooded(region, attack):
 
 @pytest.mark.timeout(300)
 def test_attaching_and_forking_get_done(flooded):
-    """Seen before, on 6.12: BEFORE_DONE"""
+    """Seen before, on 6.12: no "attached" within 60 s, that is, mmap did not return.
+
+    The registration gave up at each signal and began again.  With 20,000 mappings, on a busy host, it passed.
+    """
     program = flooded()
     program.lines(b"ready")
     for _ in range(3):
@@ -76,7 +88,7 @@ def test_attaching_and_forking_get_done(flooded):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("moment", [b"ready", b"attached", b"forked"])
 def test_sigkill_ends_it(flooded, moment):
-    """Within 20 s.  Seen before, on 6.12: BEFORE_KILL"""
+    """Within 20 s.  It passed before, with 20,000 mappings: a dying process takes no more signals."""
     program = flooded()
     program.lines(moment)
     program.process.kill()
@@ -87,7 +99,7 @@ def test_sigkill_ends_it(flooded, moment):
 def test_it_can_be_frozen(control_group, flooded):
     """A cgroup freezes, and when it thaws the data is there.
 
-    Seen before, on 6.12: BEFORE_FREEZE
+    Seen before, on 6.12: frozen once, then no "forked" within 60 s.
     """
     group = pathlib.Path(control_group())
     program = flooded(str(group))
