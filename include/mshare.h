@@ -51,7 +51,7 @@ struct mshare_header_info {
 	__u32 abi, flags;
 	__u64 size, base, unit_bytes, pages, table_bytes, generation, filled;
 	__u32 attachments, processes;
-	__u64 reserved[4];
+	__u64 charged_bytes, reserved[3];
 };
 #define MSHARE_HEADER_IOC_INFO		_IOR(0xBC, 0, struct mshare_header_info)
 #define MSHARE_HEADER_IOC_SET_BASE	_IOW(0xBC, 3, __u64)

@@ -6,6 +6,7 @@ What it does with one is tested in a guest: tests/kernel/test_backend.py.
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,19 @@ MSHAREFS = backends.ALL[0]
 def test_the_ioctls_are_those_of_the_header() -> None:
     """Numbers as gcc makes them of kernel/uapi/linux/msharefs.h."""
     assert (ioctl._IOC_INFO, ioctl._IOC_SET_BASE) == (0x8068BC00, 0x4008BC03)
+
+
+def test_the_facts_are_the_fields_of_the_header_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(fd: int, request: int, raw: bytearray) -> int:
+        del fd, request
+        struct.pack_into("=2I7Q2I4Q", raw, 0, ioctl.ABI, *range(2, 16))
+        return 0
+
+    monkeypatch.setattr("fcntl.ioctl", answer)
+    facts = ioctl.region_facts(0)
+    assert facts is not None
+    assert facts == (ioctl.ABI, *range(2, 13))
+    assert (facts.pages, facts.table_bytes, facts.attachments, facts.charged_bytes) == (6, 7, 10, 12)
 
 
 def test_a_file_elsewhere_is_none_of_its(world: Path) -> None:

@@ -45,6 +45,8 @@ class RegionFacts(NamedTuple):
     filled: int
     attachments: int
     processes: int
+    charged_bytes: int
+    """Bytes of the mount's `size=` that the region holds: pages and page tables, made or promised."""
 
 
 def region_facts(fd: int) -> RegionFacts | None:
@@ -72,5 +74,5 @@ def seal(fd: int) -> None:
 
 def map_only(fd: int, *, writable: bool) -> Descriptor:
     """Return a new descriptor of the open file that can map and read it, and nothing more. Raises `OSError`: EBADF,
-    EPERM, EMFILE, ENOSPC."""
+    EPERM, EMFILE."""
     return Descriptor.made_by(fcntl.ioctl, fd, _IOC_HANDLE, bytearray(struct.pack("=I", int(writable))))
