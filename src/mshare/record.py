@@ -179,6 +179,16 @@ class RegionInfo:
     """False once the name has been removed: the memory goes with the last attachment."""
     path: str
     """The file that is the region, for programs that map it without this library; empty if it has no name."""
+    memory_bytes: int
+    """Bytes of memory that the region's pages hold now, its record included: `mshare_info.pages` on msharefs, else
+    `st_blocks` of stat(2), where tmpfs counts swapped pages as well. Once the name has been removed, the figure is the
+    one from when this process attached."""
+    shared_table_bytes: int | None
+    """Bytes of page tables that belong to the region and are paid once for all processes (`mshare_info.table_bytes`,
+    msharefs only). None where every process has its own, or this process may not ask."""
+    charged_bytes: int | None
+    """Bytes of the mount's `size=` that the region holds (`mshare_info.charged_bytes`, msharefs only): its pages and
+    their page tables, made or promised. None as for `shared_table_bytes`."""
 
     @property
     def page_table_bytes(self) -> int:

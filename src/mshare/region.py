@@ -24,11 +24,10 @@ from .errors import (
     RegionBusyError,
     RegionClosedError,
     RegionExistsError,
-    RegionNotFoundError,
     ViewsAliveError,
 )
 from .handle import Handle
-from .linux import locks, proc
+from .linux import ioctl, locks, proc
 from .linux.descriptors import Descriptor
 from .record import ATTACHED_BYTE, Record, RegionInfo
 from .units import format_size
@@ -141,14 +140,18 @@ class Region(mapping.Owner):
         assert self.area is not None
         file = self.area.file
         pids = proc.processes_mapping({file})[file]
-        status, linked = self._status, False
+        status, linked, facts = self._status, False, None
+        if self._handle is not None:
+            status, facts = os.fstat(self._handle.fileno()), ioctl.region_facts(self._handle.fileno())
         try:
             with registry.find(self.name) as entry:
                 if entry.file == file:
                     status, linked = entry.status, True
-        except (RegionNotFoundError, OSError):
+                    with entry.open(writable=False) as fd:
+                        facts = ioctl.region_facts(fd)
+        except OSError:  # the name is gone, or the file is not ours to read any more
             pass
-        info = registry.describe(self.name, self._root, status, self._record, locked=True, pids=pids)
+        info = registry.describe(self.name, self._root, status, self._record, facts, locked=True, pids=pids)
         return replace(info, linked=linked)
 
     def close(self) -> None:

@@ -34,6 +34,7 @@ from .errors import (
 )
 from .linux import locks, proc
 from .linux.descriptors import Descriptor
+from .linux.ioctl import RegionFacts, region_facts
 from .procfs import FileId
 from .record import ATTACHED_BYTE, RECORD_SIZE, NoRecordError, Record, RecordError, RegionInfo
 
@@ -384,9 +385,16 @@ def withdraw(fd: int, root: Path, name: str) -> None:
 
 
 def describe(
-    name: str, root: Path | None, status: os.stat_result, record: Record, *, locked: bool, pids: tuple[int, ...]
+    name: str,
+    root: Path | None,
+    status: os.stat_result,
+    record: Record,
+    facts: RegionFacts | None,
+    *,
+    locked: bool,
+    pids: tuple[int, ...],
 ) -> RegionInfo:
-    """Put together what `info()` and `regions()` show."""
+    """Put together what `info()` and `regions()` show. `facts`: what msharefs says of the file."""
     return RegionInfo(
         name=name,
         size=record.size_bytes,
@@ -403,6 +411,9 @@ def describe(
         frozen=record.frozen,
         linked=True,
         path=str(root / name) if root is not None else "",
+        memory_bytes=status.st_blocks * 512 if facts is None else facts.memory_bytes,
+        shared_table_bytes=None if facts is None else facts.table_bytes,
+        charged_bytes=None if facts is None else facts.charged_bytes,
     )
 
 
@@ -427,17 +438,28 @@ def _entry(root: _Root, name: str) -> Entry | None:
     return Entry(name, root.path, handle, FileId(status.st_dev, status.st_ino))
 
 
-def records() -> Iterator[tuple[Entry, Record, bool]]:
-    """Yield every region this process may read, its record, and whether anybody is attached. An entry is good until the
-    next one is asked for. Costs a few system calls per file in the roots, and nothing per attached process."""
+class Found(NamedTuple):
+    """A region under a root. The entry is good until the next one is asked for."""
+
+    entry: Entry
+    record: Record
+    locked: bool
+    """Somebody is attached."""
+    facts: RegionFacts | None
+    """What msharefs says of it."""
+
+
+def records() -> Iterator[Found]:
+    """Yield every region this process may read. Costs a few system calls per file in the roots, and nothing per
+    attached process."""
     for root, name in _names():
         entry = _entry(root, name)
         if entry is None:
             continue
         with entry.handle, suppress(AccessDeniedError, NotARegionError, RegionBusyError):
             with entry.open(writable=False) as fd:
-                record, locked = read_record(name, fd), is_attached(fd)
-            yield entry, record, locked
+                found = Found(entry, read_record(name, fd), is_attached(fd), region_facts(fd))
+            yield found
 
 
 def known_records() -> Iterator[Record]:
@@ -464,8 +486,8 @@ def regions() -> list[RegionInfo]:
 def listed() -> list[tuple[RegionInfo, FileId]]:
     """`regions()`, each with the file it is: a name may mean another one a moment later."""
     found = [
-        (describe(entry.name, entry.root, entry.status, record, locked=locked, pids=()), entry.file)
-        for entry, record, locked in records()
+        (describe(entry.name, entry.root, entry.status, record, facts, locked=locked, pids=()), entry.file)
+        for entry, record, locked, facts in records()
     ]
     mapped = proc.processes_mapping({file for _, file in found})
     return sorted(((with_pids(info, mapped[file]), file) for info, file in found), key=lambda pair: pair[0].name)
@@ -478,7 +500,7 @@ def region_info(name: str) -> RegionInfo:
     """
     with find(name) as entry, entry.open(writable=False) as fd:
         record, locked = read_record(name, fd), is_attached(fd)
-        info = describe(name, entry.root, entry.status, record, locked=locked, pids=())
+        info = describe(name, entry.root, entry.status, record, region_facts(fd), locked=locked, pids=())
         return with_pids(info, proc.processes_mapping({entry.file})[entry.file])
 
 

@@ -83,10 +83,21 @@ def region_fields(info: RegionInfo, now: float, owner: Callable[[int], str]) -> 
         ("why", printable(info.reason)),
         ("leaf", f"{format_size(info.leaf_size)} per last-level page-table entry"),
         ("page tables", f"{format_size(info.page_table_bytes)} per process that touches all of it (arithmetic)"),
+        ("memory", _memory(info)),
         ("attached", attached),
         ("created", f"{created} ({format_age(now - info.created)} ago)"),
         ("file", printable(info.path)),
     ]
+
+
+def _memory(info: RegionInfo) -> str:
+    """Return what the region takes now, in words."""
+    text = f"{format_size(info.memory_bytes)} in pages"
+    if info.shared_table_bytes is not None:
+        text += f", {format_size(info.shared_table_bytes)} in shared page tables"
+    if info.charged_bytes is not None:
+        text += f"; counts {format_size(info.charged_bytes)} of the mount's size="
+    return text
 
 
 def region_json(info: RegionInfo) -> dict[str, Any]:
@@ -107,4 +118,7 @@ def region_json(info: RegionInfo) -> dict[str, Any]:
         "frozen": info.frozen,
         "path": info.path,
         "page_table_bytes": info.page_table_bytes,
+        "memory_bytes": info.memory_bytes,
+        "shared_table_bytes": info.shared_table_bytes,
+        "charged_bytes": info.charged_bytes,
     }

@@ -8,6 +8,7 @@ import pytest
 
 import mshare
 from mshare import registry, removal
+from mshare.geometry import PAGE, PMD
 
 
 def test_one_region_can_be_looked_up_without_attaching(backend: str) -> None:
@@ -17,6 +18,29 @@ def test_one_region_can_be_looked_up_without_attaching(backend: str) -> None:
     mshare.unlink("seen")
     with pytest.raises(mshare.RegionNotFoundError):
         registry.region_info("seen")
+
+
+def test_the_memory_that_a_region_holds(backend: str) -> None:
+    """`st_blocks` is read here from the file, and by the library through its own descriptor."""
+    with mshare.create("seen", 5 * PMD + 5000, backend=backend) as region:
+        file_bytes = Path(region.info().path).stat().st_size
+        assert region.info().memory_bytes == file_bytes
+        assert (region.info().shared_table_bytes, region.info().charged_bytes) == (None, None)
+        mshare.unlink("seen")
+        assert region.info().memory_bytes == file_bytes
+
+
+def test_the_memory_of_a_sparse_region_grows(world: Path) -> None:
+    with (
+        mshare.create("seen", 64 * PMD, backend="shm", reserve=False) as named,
+        mshare.create_anonymous(64 * PMD, backend="shm", reserve=False) as nameless,
+    ):
+        for region in (named, nameless):
+            before = region.info().memory_bytes
+            assert before < PMD
+            region.buf[::PMD] = b"x" * 64
+            assert region.info().memory_bytes == before + 64 * PAGE
+        assert registry.region_info("seen").memory_bytes == named.info().memory_bytes
 
 
 def test_gc_spares_a_newer_region_of_the_same_name(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

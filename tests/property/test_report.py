@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +32,9 @@ def info(name: str, *, pids: tuple[int, ...] = (), orphan: bool = True) -> Regio
         frozen=False,
         linked=True,
         path=f"/x/{name}",
+        memory_bytes=12288,
+        shared_table_bytes=None,
+        charged_bytes=None,
     )
 
 
@@ -61,6 +65,21 @@ def test_json_has_the_name_itself(name: str) -> None:
     assert text.isprintable()
     assert json.loads(text)["name"] == name
     assert json.loads(text)["mode"] == "0640"
+
+
+def test_memory_in_pages_and_in_shared_tables() -> None:
+    private = info("a")
+    assert dict(region_fields(private, 1000.0, str))["memory"] == "12 KiB in pages"
+    assert [region_json(private)[key] for key in ("memory_bytes", "shared_table_bytes", "charged_bytes")] == [
+        12288,
+        None,
+        None,
+    ]
+    shared = replace(private, memory_bytes=64 << 20, shared_table_bytes=132 << 10, charged_bytes=67391488)
+    assert dict(region_fields(shared, 1000.0, str))["memory"] == (
+        "64 MiB in pages, 132 KiB in shared page tables; counts 64.2 MiB of the mount's size="
+    )
+    assert region_json(shared)["charged_bytes"] == 67391488
 
 
 def test_who_is_attached() -> None:

@@ -88,7 +88,24 @@ def test_addresses_in_whole_gib() -> None:
 def test_a_process_pays_what_leads_to_the_tables() -> None:
     def info(size: int) -> RegionInfo:
         return RegionInfo(
-            "r", size, 0o600, 0, "msharefs", PAGE, PUD, WINDOW[0], (), True, 0.0, "", False, True, "/sys/fs/mshare/r"
+            name="r",
+            size=size,
+            mode=0o600,
+            uid=0,
+            backend="msharefs",
+            leaf_size=PAGE,
+            unit=PUD,
+            addr=WINDOW[0],
+            pids=(),
+            orphan=True,
+            created=0.0,
+            reason="",
+            frozen=False,
+            linked=True,
+            path="/sys/fs/mshare/r",
+            memory_bytes=size,
+            shared_table_bytes=0,
+            charged_bytes=size,
         )
 
     assert info(1).page_table_bytes == info(512 * PUD).page_table_bytes == PAGE

@@ -53,7 +53,7 @@ def take(read: Path | None, *, exact: bool, pids: list[int] | None, user: str | 
 
 def region_names() -> dict[FileId, str]:
     """Return the names of mshare's own regions, by the file that each is."""
-    return {entry.file: entry.name for entry, _, _ in registry.records()}
+    return {found.entry.file: found.entry.name for found in registry.records()}
 
 
 def write(path: Path, content: bytes) -> None:

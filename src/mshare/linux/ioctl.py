@@ -48,6 +48,11 @@ class RegionFacts(NamedTuple):
     charged_bytes: int
     """Bytes of the mount's `size=` that the region holds: pages and page tables, made or promised."""
 
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of memory in the region's pages."""
+        return self.pages * 4096
+
 
 def region_facts(fd: int) -> RegionFacts | None:
     """Return what the kernel knows about the open file; None if it is no region of an msharefs we can talk to."""
