@@ -36,7 +36,7 @@ def build(shm_bytes: int, huge_bytes: int) -> None:
     with suppress(OSError):  # in a user namespace hugetlbfs cannot be mounted: the trial says what then fails
         mount("hugetlbfs", HUGE, f"pagesize=2M,size={huge_bytes}")
     if Path("/sys/module/mshare").exists():
-        mount("msharefs", MSHAREFS, f"size={shm_bytes}")
+        mount("msharefs", MSHAREFS, f"size={shm_bytes},mode=1777")
     needed = (Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve(), Path.cwd())
     if not any(path.is_relative_to(_TMP) for path in needed):
         mount("tmpfs", _TMP, "mode=1777")

@@ -1,5 +1,5 @@
 """Our kernel module: built from the source that comes with this package, loaded, mounted, and taken out again.
-May depend on: errors, units, backends.msharefs, linux.
+May depend on: errors, units, procfs, backends.msharefs, linux.
 
 A module that root loads is built by root, in a directory only root can write to (/var/cache/mshare): what another user
 has built is never loaded. Building needs the headers of the kernel it is for, make and a compiler.
@@ -12,19 +12,29 @@ import hashlib
 import os
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from .backends.msharefs import DEFAULT_ROOT, MODULE, NO_MODULES, is_mounted
-from .errors import AccessDeniedError, BackendUnavailableError, ModuleBuildError, RegionBusyError
+from .errors import (
+    AccessDeniedError,
+    BackendUnavailableError,
+    InvalidFlagsError,
+    InvalidSizeError,
+    ModuleBuildError,
+    RegionBusyError,
+)
 from .linux import module
 from .linux.mounts import mount, mounts, unmount
+from .procfs import Mount
 
 SOURCE = Path(__file__).parent / "kernel_source"
 FILE_SYSTEM = "msharefs"
 _INFO_FILE = "mshare_info"
+_ADMITS_ROOT, _ADMITS_GROUP = 0o755, 0o1775
 _PRODUCTS = ("*.o", "*.ko", "*.mod", "*.mod.c", ".*", "modules.order", "Module.symvers")
 _TOOLS = "sudo apt-get install make gcc (Fedora: sudo dnf install make gcc elfutils-libelf-devel)"
 _NO_KEY = (errno.EKEYREJECTED, errno.ENOKEY, errno.EBADMSG)
@@ -47,6 +57,11 @@ class Status:
     size_bytes: int | None
     """What all its regions together may take (`size=` of the mount)."""
     free_bytes: int | None
+    mode: int | None
+    """Permission bits of the directory: who may write to it makes regions."""
+    uid: int | None
+    gid: int | None
+    """Its owner and group."""
     headers: str | None
     """The kernel's headers, which building needs."""
     built: str | None
@@ -59,6 +74,7 @@ def status(cache: Path | None = None) -> Status:
     release = os.uname().release
     mounted = is_mounted()
     space = os.statvfs(DEFAULT_ROOT) if mounted else None
+    directory = os.stat(DEFAULT_ROOT) if mounted else None
     built = _built(release, cache or cache_directory())
     headers = headers_of(release)
     return Status(
@@ -70,6 +86,9 @@ def status(cache: Path | None = None) -> Status:
         regions=len(_names()) if mounted and os.access(DEFAULT_ROOT, os.R_OK) else None,
         size_bytes=None if space is None else space.f_blocks * space.f_frsize,
         free_bytes=None if space is None else space.f_bavail * space.f_frsize,
+        mode=None if directory is None else stat.S_IMODE(directory.st_mode),
+        uid=None if directory is None else directory.st_uid,
+        gid=None if directory is None else directory.st_gid,
         headers=str(headers) if headers.is_dir() else None,
         built=str(built) if built.is_file() else None,
         source=str(SOURCE),
@@ -171,13 +190,25 @@ def _need_root(action: str) -> None:
         raise AccessDeniedError(f"uid {os.geteuid()} may not {action} kernel modules", f"sudo mshare module {action}")
 
 
-def load(size: int | None = None, cache: Path | None = None) -> Status:
-    """Put the module into the running kernel, built before if need be, and mount msharefs on /sys/fs/mshare. What is
-    done already is left as it is.
+def load(size: int | None = None, mode: int | None = None, gid: int | None = None, cache: Path | None = None) -> Status:
+    """Put the module into the running kernel, built before if need be, and mount msharefs on /sys/fs/mshare. A module
+    that is loaded and a mount that is there stay; `mode` and `gid` change the directory of such a mount.
 
-    `size`: bytes that all regions together may take; None: half of the memory (the module's default, as tmpfs).
-    Raises `BackendUnavailableError`, `AccessDeniedError`, `ModuleBuildError`.
+    - `size`: bytes that all regions together may take, their page tables included, for a new mount. None: half of the
+      memory (the module's default, as tmpfs).
+    - `mode`: permission bits of the directory, at most 0o1777. Who may write to it makes regions. Default: 0o755 (only
+      root makes regions), with `gid` 0o1775 (that group does, too).
+    - `gid`: group of the directory. Default: root's.
+
+    The kernel never swaps the memory of regions and counts that memory in no process. A user who makes regions can fill
+    all of `size`, and the OOM killer then ends processes of others.
+
+    Raises `InvalidSizeError`, `InvalidFlagsError`, `BackendUnavailableError`, `AccessDeniedError`, `ModuleBuildError`.
     """
+    if size is not None and size < 1:
+        raise InvalidSizeError(f"no region fits into {size} bytes", "use a size such as 64G, or none")
+    if mode is not None and mode & ~0o1777:
+        raise InvalidFlagsError(f"mode {mode:#o} is not for this directory", "use 0755, 1775, 1777 or the like")
     loaded = module.is_loaded(MODULE)
     obstacle = module.obstacle()
     if not loaded and obstacle is not None:
@@ -190,9 +221,11 @@ def load(size: int | None = None, cache: Path | None = None) -> Status:
                 f"others may have changed {path}", "remove it, or give --cache a directory of root's"
             )
         _insert(path)
-    if not is_mounted():
+    if is_mounted():
+        _admit(mode, gid)
+    else:
         try:
-            mount(FILE_SYSTEM, DEFAULT_ROOT, "mode=1777" + (f",size={size}" if size else ""))
+            mount(FILE_SYSTEM, DEFAULT_ROOT, _options(size, mode, gid))
         except OSError as error:
             if not loaded:
                 module.remove(MODULE)
@@ -200,6 +233,33 @@ def load(size: int | None = None, cache: Path | None = None) -> Status:
                 f"msharefs could not be mounted on {DEFAULT_ROOT} ({error.strerror})", "see dmesg"
             ) from error
     return status(cache)
+
+
+def _options(size: int | None, mode: int | None, gid: int | None) -> str:
+    """Return the mount options of `load`."""
+    bits = mode if mode is not None else _ADMITS_ROOT if gid is None else _ADMITS_GROUP
+    options = [f"mode={bits:04o}"]
+    if gid is not None:
+        options.append(f"gid={gid}")
+    if size is not None:
+        options.append(f"size={size}")
+    return ",".join(options)
+
+
+def _admit(mode: int | None, gid: int | None) -> None:
+    """Change the directory of a mount that is there already, as far as asked."""
+    if gid is not None:
+        os.chown(DEFAULT_ROOT, -1, gid)
+    if mode is not None or gid is not None:
+        os.chmod(DEFAULT_ROOT, _ADMITS_GROUP if mode is None else mode)
+
+
+def same_again(place: Mount | None, directory: os.stat_result) -> str:
+    """Return the options that mount again what is mounted: sizes from the mount table, rights from the directory, which
+    `chmod` and `chown` may have changed."""
+    kept = () if place is None else sorted(each for each in place.options if each.startswith(("size=", "nr_inodes=")))
+    rights = f"mode={stat.S_IMODE(directory.st_mode):04o},uid={directory.st_uid},gid={directory.st_gid}"
+    return ",".join((rights, *kept))
 
 
 def _insert(path: Path) -> None:
@@ -232,11 +292,14 @@ def unload() -> Status:
     if not module.is_loaded(MODULE):
         return status()
     _need_root("unload")
-    others = [place.mount_point for place in mounts(FILE_SYSTEM) if place.mount_point != str(DEFAULT_ROOT)]
+    places = mounts(FILE_SYSTEM)
+    others = [place.mount_point for place in places if place.mount_point != str(DEFAULT_ROOT)]
     if others:
         raise RegionBusyError(f"msharefs is mounted on {', '.join(others)}, too", "umount it there first")
     mounted = is_mounted()
+    again = ""
     if mounted:
+        again = same_again(places[-1] if places else None, os.stat(DEFAULT_ROOT))
         names = _names()
         if names:
             shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
@@ -256,7 +319,7 @@ def unload() -> Status:
         module.remove(MODULE)
     except OSError as error:
         if mounted:
-            mount(FILE_SYSTEM, DEFAULT_ROOT, "")  # it was empty, and is again
+            mount(FILE_SYSTEM, DEFAULT_ROOT, again)  # it was empty, and is again
         raise RegionBusyError(
             f"the module is still in use ({error.strerror})", "msharefs may be mounted in another mount namespace"
         ) from error

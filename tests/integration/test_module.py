@@ -15,6 +15,7 @@ import pytest
 from mshare import module
 from mshare.errors import AccessDeniedError, BackendUnavailableError, ModuleBuildError
 from mshare.linux.module import is_loaded, obstacle
+from mshare.procfs import parse_mountinfo
 from mshare.testing.processes import in_child
 
 REPOSITORY = Path(__file__).parents[2]
@@ -49,9 +50,53 @@ def test_the_status_is_what_proc_and_sys_say() -> None:
 
 
 def test_options_go_with_their_action() -> None:
-    assert cli("status", "--size", "1G").returncode == 2
+    for option, value in (("--size", "1G"), ("--mode", "1777"), ("--group", "root")):
+        refused = cli("status", option, value)
+        assert (refused.returncode, f"{option} goes with load" in refused.stderr) == (2, True)
     assert cli("load", "--kernel", "6.1").returncode == 2
     assert cli("reload").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--mode", "9", "is no mode"),
+        ("--mode", "4755", "not for this directory"),
+        ("--group", "no-such-group", "there is no group"),
+        ("--group", "4294967295", "there is no group"),
+        ("--size", "0", "no region fits"),
+    ],
+)
+def test_what_cannot_be_mounted_is_refused_first(option: str, value: str, said: str) -> None:
+    refused = cli("load", option, value)
+    assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "options"),
+    [
+        ((None, None, None), "mode=0755"),
+        ((64 << 20, None, None), "mode=0755,size=67108864"),
+        ((None, None, 26), "mode=1775,gid=26"),
+        ((1 << 30, 0o770, 0), "mode=0770,gid=0,size=1073741824"),
+        ((None, 0o1777, None), "mode=1777"),
+    ],
+)
+def test_only_root_makes_regions_unless_told(asked: tuple[int | None, int | None, int | None], options: str) -> None:
+    assert module._options(*asked) == options
+
+
+def test_a_mount_comes_back_with_the_options_it_had(tmp_path: Path) -> None:
+    table = b"36 21 0:35 / /sys/fs/mshare rw,nosuid,nodev,noexec,relatime - msharefs msharefs %s\n"
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root").chmod(0o1775)
+    directory = (tmp_path / "root").stat()
+    rights = f"mode=1775,uid={directory.st_uid},gid={directory.st_gid}"
+    (full,) = parse_mountinfo(table % b"rw,size=65536k,mode=755,nr_inodes=7,uid=33")
+    assert module.same_again(full, directory) == f"{rights},nr_inodes=7,size=65536k"
+    (plain,) = parse_mountinfo(table % b"rw")
+    assert module.same_again(plain, directory) == rights
+    assert module.same_again(None, directory) == rights
 
 
 def test_loading_needs_a_kernel_that_takes_modules_and_root() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -17,6 +18,7 @@ import mshare
 from mshare import module
 from mshare.__main__ import main
 from mshare.linux.libc import mmap_into, munmap_from
+from mshare.testing.processes import in_child
 
 pytestmark = pytest.mark.timeout(600)
 ROOT = Path("/sys/fs/mshare")
@@ -53,10 +55,65 @@ def test_out_and_in_again(cache: Path) -> None:
     assert "not loaded" in mshare.backends.ALL[0].availability().reason
     code, seen = cli("load", "--cache", str(cache), "--size", "64M")
     assert (code, seen["loaded"], seen["mounted"], seen["size_bytes"]) == (0, True, True, 64 << 20)
+    assert (seen["mode"], seen["uid"], seen["gid"]) == ("0755", 0, 0)
     assert cli("load", "--cache", str(cache))[0] == 0
     assert mshare.backends.ALL[0].availability().usable
     assert cli("unload")[0] == 0
-    assert module.load(cache=cache).mounted  # as it was before
+    assert load_for_all(cache).mounted  # as it was before
+
+
+def load_for_all(cache: Path) -> module.Status:
+    """Load and mount as the guest did: the other tests make regions as ordinary users."""
+    return module.load(mode=0o1777, cache=cache)
+
+
+def test_one_group_is_admitted(cache: Path) -> None:
+    def attempt() -> str:
+        os.setgroups([34])
+        os.setresgid(1001, 1001, 1001)
+        os.setresuid(1001, 1001, 1001)
+        try:
+            mshare.create("r", 1, backend="msharefs").close()
+        except mshare.BackendUnavailableError as error:
+            return str(error)
+        return "made"
+
+    assert cli("unload")[0] == 0
+    assert module.load(cache=cache).mode == 0o755
+    refused = in_child(attempt).value
+    assert "uid 1001 may make no regions in /sys/fs/mshare (mode 0755" in refused
+    assert "mshare module load --group" in refused
+    code, seen = cli("load", "--cache", str(cache), "--group", "34")  # of the mount that is there
+    assert (code, seen["mode"], seen["gid"]) == (0, "1775", 34)
+    assert in_child(attempt).value == "made"
+    mshare.unlink("r")
+    assert cli("unload")[0] == 0
+    loaded = module.load(gid=34, cache=cache)
+    assert (loaded.mode, loaded.gid) == (0o1775, 34)
+    assert in_child(attempt).value == "made"
+    mshare.unlink("r")
+    assert cli("unload")[0] == 0
+    load_for_all(cache)
+
+
+def test_an_unload_that_fails_mounts_the_same_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("unload")[0] == 0
+    module.load(size=64 << 20, gid=34, cache=cache)
+    subprocess.run(["mount", "-o", "remount,nr_inodes=77", str(ROOT)], check=True)
+    ROOT.chmod(0o1770)
+
+    def busy(name: str) -> None:
+        raise BlockingIOError(errno.EWOULDBLOCK, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mshare.linux.module.remove", busy)
+        code, said = cli("unload")
+    assert (code, "still in use" in said["error"]["message"]) == (5, True)
+    seen = module.status()
+    assert (seen.mounted, seen.size_bytes, seen.mode, seen.gid) == (True, 64 << 20, 0o1770, 34)
+    assert os.statvfs(ROOT).f_files == 77
+    assert cli("unload")[0] == 0
+    load_for_all(cache)
 
 
 def test_what_is_in_use_stays(cache: Path) -> None:
@@ -92,4 +149,4 @@ def test_what_is_no_module_is_refused(cache: Path) -> None:
     code, said = cli("load", "--cache", str(cache))
     assert (code, said["error"]["class"], LOADED.exists()) == (1, "ModuleBuildError", False)
     target.write_bytes(good)
-    assert cli("load", "--cache", str(cache))[0] == 0
+    assert cli("load", "--cache", str(cache), "--mode", "1777")[0] == 0

@@ -70,6 +70,20 @@ def test_a_root_without_msharefs(world: Path) -> None:
         assert "msharefs: no msharefs is mounted" in region.info().reason
 
 
+def test_who_is_not_admitted_learns_how(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = world / "msharefs"
+    root.mkdir(mode=0o755)
+    monkeypatch.setattr("mshare.backends.msharefs.is_mounted", lambda root: True)
+    assert MSHAREFS.availability().usable
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
+    refused = MSHAREFS.availability()
+    assert not refused.usable
+    assert f"uid {os.geteuid()} may make no regions in {root} (mode 0755, owner uid " in refused.reason
+    assert refused.remedy == f'sudo chgrp "$(id -gn)" {root} && sudo chmod 1775 {root}'
+    monkeypatch.setattr("mshare.backends.msharefs.DEFAULT_ROOT", root)
+    assert MSHAREFS.availability().remedy == 'sudo mshare module load --group "$(id -gn)"'
+
+
 def test_the_doctor_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MSHARE_ROOT", raising=False)
     if is_loaded("mshare"):

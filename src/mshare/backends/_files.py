@@ -44,13 +44,14 @@ def overridden_root(kind: str) -> Path | None:
     return Path(base) / kind if base else None
 
 
-def writable(root: Path) -> Availability:
-    """Tell whether this process may create files in `root`."""
+def writable(root: Path, refused: Availability | None = None) -> Availability:
+    """Tell whether this process may create files in `root`. `refused`: what to say if the directory's mode and owner
+    forbid it."""
     if os.access(root, os.W_OK | os.X_OK, effective_ids=True):
         return Availability(True, f"{root} is writable")
     if os.statvfs(root).f_flag & os.ST_RDONLY:
         return Availability(False, f"{root} is mounted read-only", f"sudo mount -o remount,rw {root}")
-    return Availability(False, f"{root} is not writable for uid {os.geteuid()}", f"sudo chmod 1777 {root}")
+    return refused or Availability(False, f"{root} is not writable for uid {os.geteuid()}", f"sudo chmod 1777 {root}")
 
 
 def reserve(fd: int, length: int, progress: Progress | None) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 from ..backend import Availability, Capabilities
@@ -34,6 +35,18 @@ def is_mounted(root: Path = DEFAULT_ROOT) -> bool:
     return os.path.exists(root) and libc.file_system_magic(root) == _MAGIC  # mostly there is none, and asking is cheap
 
 
+def _not_admitted(root: Path) -> Availability:
+    """Say that the directory admits others only, and how it admits a group."""
+    status = os.stat(root)
+    admitted = f"mode {stat.S_IMODE(status.st_mode):04o}, owner uid {status.st_uid}, group gid {status.st_gid}"
+    group = '"$(id -gn)"'
+    if root == DEFAULT_ROOT:
+        remedy = f"{_LOAD} --group {group}"
+    else:
+        remedy = f"sudo chgrp {group} {root} && sudo chmod 1775 {root}"
+    return Availability(False, f"uid {os.geteuid()} may make no regions in {root} ({admitted})", remedy)
+
+
 class Msharefs(Shm):
     """Files on msharefs, reserved with `fallocate`."""
 
@@ -55,7 +68,7 @@ class Msharefs(Shm):
     def availability(self) -> Availability:
         root = self.root()
         if root is not None and is_mounted(root):
-            may = writable(root)
+            may = writable(root, _not_admitted(root))
             return Availability(True, f"the module is loaded, {root} is writable") if may.usable else may
         if root is not None and root != DEFAULT_ROOT:
             return Availability(

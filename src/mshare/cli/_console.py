@@ -6,6 +6,7 @@ that `mshare ls | grep` sees one region per line.
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import pwd
@@ -99,6 +100,24 @@ def owner_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
+
+
+def group_name(gid: int) -> str:
+    """Return the group's name, or the number of one that has none."""
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def parse_group(text: str) -> int:
+    """Return the gid of the group that `text` names, or is. Raises `InvalidFlagsError`."""
+    try:
+        return grp.getgrnam(text).gr_gid
+    except KeyError:
+        if text.isascii() and text.isdecimal() and int(text) < 2**32 - 1:
+            return int(text)
+    raise InvalidFlagsError(f"there is no group {text!r}", "use the name of a group (getent group), or its gid")
 
 
 def parse_mode(text: str) -> int:

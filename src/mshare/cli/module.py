@@ -13,13 +13,24 @@ from .. import module
 from ..module import Status
 from ..report import printable
 from ..units import format_size, parse_size
-from ._console import AsJson, print_fields, print_json, print_line
+from ._console import (
+    AsJson,
+    group_name,
+    owner_name,
+    parse_group,
+    parse_mode,
+    print_fields,
+    print_json,
+    print_line,
+)
 from ._exits import OK, UNAVAILABLE, UsageError
 
 EXAMPLES = """
 mshare module status
 mshare module build
-sudo mshare module load --size 64G
+sudo mshare module load --size 64G                    # only root makes regions
+sudo mshare module load --size 64G --group postgres   # root and one group of database users
+sudo mshare module load --mode 1777                   # everybody: a machine of one user
 sudo mshare module unload
 """
 
@@ -37,7 +48,9 @@ def _fields(status: Status) -> list[tuple[str, str]]:
     """Return the status as pairs of label and text."""
     if status.mounted:
         room = f", {format_size(status.free_bytes or 0)} of {format_size(status.size_bytes or 0)} free"
-        mounted = f"on {status.mount_point}, regions: {'not ours to see' if status.regions is None else status.regions}"
+        rights = f"mode {status.mode or 0:04o}, {owner_name(status.uid or 0)}:{group_name(status.gid or 0)}"
+        regions = "not ours to see" if status.regions is None else status.regions
+        mounted = printable(f"on {status.mount_point} ({rights}), regions: {regions}")
         mounted += room
     else:
         mounted = "no"
@@ -57,6 +70,13 @@ def command(
     size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="load: what all regions may take. Default: half the memory.")
     ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(metavar="OCTAL", help="load: mode of the directory. Default: 0755, with --group 1775."),
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="GROUP", help="load: group that may make regions, by name or gid.")
+    ] = None,
     kernel: Annotated[
         str | None, typer.Option(metavar="RELEASE", help="build: for that kernel. Default: the running one.")
     ] = None,
@@ -65,14 +85,22 @@ def command(
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Build, load or unload the kernel module, or say how it is.
+    """Manage the mshare kernel module.
 
-    It gives backend msharefs: page tables that processes share. load builds it if need be, puts it into the kernel and
-    mounts msharefs on /sys/fs/mshare; unload refuses while there are regions. Both need root. Building needs the
-    kernel's headers, make and gcc. Exit code of status: 0 if it is loaded and mounted, else 8.
+    The module gives backend msharefs: page tables that processes share. load builds the module if need be, puts it into
+    the kernel and mounts msharefs on /sys/fs/mshare. unload refuses while there are regions. Both need root. Building
+    needs the kernel's headers, make and gcc. The exit code of status is 0 if the module is loaded and mounted, else 8.
+
+    Who may make regions: the kernel never swaps the memory of regions and counts that memory in no process. A user who
+    makes regions can fill all of --size, and the OOM killer then ends processes of others. Only root makes regions
+    unless load says otherwise. --group admits one group: this is safe if you trust its members with that memory.
+    --mode 1777 admits everybody: this is safe on a machine of one user. On a mount that is there already, --group and
+    --mode change the directory, and --size changes nothing.
     """
-    if size is not None and action is not Action.LOAD:
-        raise UsageError("--size goes with load")
+    if action is not Action.LOAD:
+        for option, value in (("--size", size), ("--mode", mode), ("--group", group)):
+            if value is not None:
+                raise UsageError(f"{option} goes with load")
     if kernel is not None and action is not Action.BUILD:
         raise UsageError("--kernel goes with build")
     if action is Action.BUILD:
@@ -83,13 +111,18 @@ def command(
             print_line(printable(str(path)))
         return OK
     if action is Action.LOAD:
-        found = module.load(None if size is None else parse_size(size), cache)
+        found = module.load(
+            size=None if size is None else parse_size(size),
+            mode=None if mode is None else parse_mode(mode),
+            gid=None if group is None else parse_group(group),
+            cache=cache,
+        )
     elif action is Action.UNLOAD:
         found = module.unload()
     else:
         found = module.status(cache)
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(found) | {"mode": None if found.mode is None else f"{found.mode:04o}"})
     else:
         print_fields(_fields(found))
     return OK if action is not Action.STATUS or (found.loaded and found.mounted) else UNAVAILABLE

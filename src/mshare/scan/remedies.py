@@ -122,7 +122,7 @@ def _regions(case: Case, *, source: str | None = None, name: str = "NAME") -> It
     yield Remedy(
         "page tables shared by mshare's kernel module",
         f"{what} Stays on 4 KiB pages. The module has run under QEMU only: not where you cannot afford a crash.",
-        ("sudo mshare module load", *commands("msharefs")),
+        ('sudo mshare module load --group "$(id -gn)"', *commands("msharefs")),
         case.now,
         case.costs(lambda costs: costs.shared),
         "measured by our tests, in virtual machines",
