@@ -17,7 +17,7 @@ from .errors import BackendUnavailableError, InvalidFlagsError
 from .geometry import PMD
 from .linux.descriptors import Descriptor
 from .record import Record, file_size
-from .units import format_size
+from .units import format_apart, format_size
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all) while a region's memory is being reserved."""
@@ -79,6 +79,10 @@ class Backend(Protocol):
 
     def space(self) -> Space:
         """Return how much could still be reserved."""
+
+    def charge(self, length: int) -> int:
+        """Return the bytes of `space` that a reserved file of `length` bytes takes: more than `length` where page
+        tables count."""
 
     def populate(self, fd: int, length: int, addr: int, mapped: int, progress: Progress | None) -> None:
         """Reserve all `length` bytes of the file, whose first `mapped` bytes are mapped read-write at `addr`.
@@ -158,9 +162,10 @@ def choose(backends: Sequence[Backend], request: Request, forced: str | None = N
             why = None if available.usable else available.reason
         if why is None and request.reserve:
             space = backend.space()
-            needed = file_size(request.size_bytes, backend.capabilities.unit)
+            needed = backend.charge(file_size(request.size_bytes, backend.capabilities.unit))
             if needed > space.free_bytes and backend is not backends[-1]:
-                why = f"{format_size(needed)} do not fit into {format_size(space.free_bytes)} ({space.limit})"
+                need, free = format_apart(needed, space.free_bytes)
+                why = f"{need} do not fit into {free} ({space.limit})"
         if why is None:
             candidates.append(backend)
         else:

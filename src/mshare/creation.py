@@ -29,7 +29,7 @@ from .linux.memory import file_size_limit
 from .procfs import FileId
 from .record import ATTACHED_BYTE, Record, file_size
 from .region import Region
-from .units import format_size
+from .units import format_apart, format_size
 
 Fill = Callable[[memoryview], None]
 """Called with the writable bytes of a region that has no name yet. The view is good for the call only."""
@@ -182,7 +182,7 @@ class _Draft:
                 f"above {format_size(limit)} (RLIMIT_FSIZE)",
                 "raise that limit (`ulimit -f`), or make it smaller",
             )
-        if spec.reserve and self.length > backend.space().free_bytes:
+        if spec.reserve and backend.charge(self.length) > backend.space().free_bytes:
             raise _no_space(spec, self.length, backend)
         with self._out_of_room_named():
             self.file = backend.open_file()
@@ -209,7 +209,7 @@ class _Draft:
             yield
         except OSError as error:
             if registry.is_out_of_room(error) and not isinstance(error, NoSpaceError):
-                raise _no_space(self.spec, self.length, self.backend) from error
+                raise _no_space(self.spec, self.length, self.backend, error) from error
             raise
 
     def fill(self, fill: Fill) -> None:
@@ -320,7 +320,8 @@ def _record(backend: Backend, spec: Spec, addr: int, reason: str) -> Record:
     )
 
 
-def _no_space(spec: Spec, length: int, backend: Backend) -> NoSpaceError:
+def _no_space(spec: Spec, length: int, backend: Backend, error: OSError | None = None) -> NoSpaceError:
+    """Return what to raise for a file of `length` bytes that does not fit, or that the kernel has refused (`error`)."""
     root = backend.root()
     files = os.statvfs(root) if root is not None else None
     if files is not None and files.f_files and not files.f_favail:
@@ -329,8 +330,15 @@ def _no_space(spec: Spec, length: int, backend: Backend) -> NoSpaceError:
             f"remove some (mshare gc), or allow more: sudo mount -o remount,nr_inodes=N {root}",
         )
     space = backend.space()
+    needed = backend.charge(length)
+    need, free = format_apart(needed, space.free_bytes)
+    tables = f" ({format_size(length)} and its page tables)" if needed > length else ""
+    if error is not None and needed <= space.free_bytes:
+        # Memory of a control group or addresses of this process ran out, or somebody else has just given memory back.
+        why = f"which the kernel refused ({error.strerror}) although {free} can be had ({space.limit})"
+    else:
+        why = f"but only {free} can be had ({space.limit})"
     return NoSpaceError(
-        f"{spec.label} needs {format_size(length)} on {backend.name}, but only "
-        f"{format_size(space.free_bytes)} can be had ({space.limit})",
+        f"{spec.label} needs {need} on {backend.name}{tables}, {why}",
         "make it smaller, free some (mshare ls, mshare gc), or raise that limit; `mshare doctor` shows them all",
     )

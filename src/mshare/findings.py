@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from .geometry import PMD
 from .record import file_size
-from .units import MIB, format_size
+from .units import MIB, format_apart, format_size
 
 OK, ADVICE, PROBLEM = "ok", "advice", "problem"
 
@@ -28,6 +28,8 @@ class BackendFacts(NamedTuple):
     unit: int
     free_bytes: int
     limit: str
+    needed_bytes: int
+    """What a region of the machine's `size` would take of `free_bytes`."""
 
 
 class HugePool(NamedTuple):
@@ -149,13 +151,17 @@ def _choice(machine: Machine) -> Finding:
     if machine.chosen is None:
         return Finding(PROBLEM, "choice", f"{asked} cannot be created: {machine.why}")
     backend = next(backend for backend in machine.backends if backend.name == machine.chosen)
-    needed = file_size(machine.size, backend.unit)
-    if needed > backend.free_bytes:
+    if backend.needed_bytes > backend.free_bytes:
+        need, free = format_apart(backend.needed_bytes, backend.free_bytes)
+        takes = (
+            f" and take {need} with its page tables"
+            if backend.needed_bytes > file_size(machine.size, backend.unit)
+            else ""
+        )
         return Finding(
             PROBLEM,
             "choice",
-            f"{asked} would go to {machine.chosen}, but only {format_size(backend.free_bytes)} can be had there "
-            f"({backend.limit})",
+            f"{asked} would go to {machine.chosen}{takes}, but only {free} can be had there ({backend.limit})",
         )
     return Finding(OK, "choice", f"{asked} would be on {machine.chosen} ({machine.why})")
 

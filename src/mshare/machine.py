@@ -15,6 +15,7 @@ from .geometry import USER_END, WINDOW, Span
 from .linux import proc
 from .linux.memory import cgroup_room, memory_room
 from .linux.mounts import mount_under
+from .record import file_size
 from .units import format_size
 
 _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
@@ -36,7 +37,7 @@ def inspect(size: int) -> Machine:
         size=size,
         kernel=f"{kernel.sysname} {kernel.release} {kernel.machine}",
         uid=os.geteuid(),
-        backends=tuple(_backend_facts()),
+        backends=tuple(_backend_facts(size)),
         chosen=chosen,
         why=why,
         pool=_huge_pool(),
@@ -66,7 +67,7 @@ def _chosen(size: int) -> tuple[str | None, str]:
     return backend.name, explain(backend, choice.rejected, forced=forced is not None)
 
 
-def _backend_facts() -> list[BackendFacts]:
+def _backend_facts(size: int) -> list[BackendFacts]:
     found = []
     for backend in backends.ALL:
         available = backend.availability()
@@ -85,6 +86,7 @@ def _backend_facts() -> list[BackendFacts]:
                 backend.capabilities.unit,
                 0 if space is None else space.free_bytes,
                 "" if space is None else space.limit,
+                backend.charge(file_size(size, backend.capabilities.unit)),
             )
         )
     return found

@@ -57,6 +57,15 @@ def format_size(size_bytes: float) -> str:
     return f"{text} {units[step]}"
 
 
+def format_apart(size_bytes: int, other_bytes: int) -> tuple[str, str]:
+    """Return two different sizes such that their texts differ as well: with `format_size` if that is enough, else exact
+    ("67391488 bytes")."""
+    texts = format_size(size_bytes), format_size(other_bytes)
+    if texts[0] == texts[1] and size_bytes != other_bytes:
+        return f"{size_bytes} bytes", f"{other_bytes} bytes"
+    return texts
+
+
 def parse_age(text: str) -> float:
     """Return the seconds `text` stands for: a number and `s`, `m`, `h`, `d` or `w`; a bare number is seconds.
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mshare.errors import MshareError
-from mshare.units import format_age, format_size, parse_age, parse_size
+from mshare.units import format_age, format_apart, format_size, parse_age, parse_size
 
 UNITS = {"B": 0, "KiB": 1, "MiB": 2, "GiB": 3, "TiB": 4, "PiB": 5}
 sizes = st.integers(0, 1 << 50) | st.integers(0, 50).map(lambda bits: (1 << bits) - 1)
@@ -74,6 +74,13 @@ def test_any_text_is_a_size_or_a_clear_error(text: str) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(MshareError, match="is no size"):
         parse_size(text)
+
+
+@given(st.integers(0, 1 << 60), st.integers(0, 1 << 60) | st.integers(0, 9000))
+def test_two_sizes_are_told_apart(size: int, more: int) -> None:
+    texts = format_apart(size + more, size)
+    assert (texts[0] == texts[1]) is (more == 0)
+    assert texts == (format_size(size + more), format_size(size)) or texts == (f"{size + more} bytes", f"{size} bytes")
 
 
 @given(st.floats(0, 1e10))

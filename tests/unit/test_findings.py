@@ -32,8 +32,8 @@ GOOD = Machine(
     kernel="Linux 6.12 x86_64",
     uid=1000,
     backends=(
-        BackendFacts("hugetlb", True, "700 free pages", "", "/dev/hugepages", PMD, 2 * GIB, "pool"),
-        BackendFacts("shm", True, "writable", "", "/dev/shm", PAGE, 8 * GIB, "memory"),
+        BackendFacts("hugetlb", True, "700 free pages", "", "/dev/hugepages", PMD, 2 * GIB, "pool", GIB + PMD),
+        BackendFacts("shm", True, "writable", "", "/dev/shm", PAGE, 8 * GIB, "memory", GIB + PAGE),
     ),
     chosen="hugetlb",
     why="best of those usable: hugetlb",
@@ -88,6 +88,11 @@ def test_a_region_that_does_not_fit_where_it_would_go() -> None:
     assert about(replace(GOOD, backends=(small,), chosen="shm"), "choice").level == PROBLEM  # the record needs a page
     fits = small._replace(free_bytes=GIB + PAGE)
     assert about(replace(GOOD, backends=(fits,), chosen="shm"), "choice").level == OK
+    tables = small._replace(name="msharefs", free_bytes=GIB + PAGE, needed_bytes=GIB + 5 * MIB, limit="free space")
+    assert about(replace(GOOD, backends=(tables,), chosen="msharefs"), "choice").text == (
+        "a region of 1 GiB would go to msharefs and take 1078984704 bytes with its page tables, "
+        "but only 1073745920 bytes can be had there (free space)"
+    )
 
 
 def test_docker_gives_64_mib() -> None:

@@ -13,9 +13,9 @@ import pytest
 
 import mshare
 from mshare import backends, machine, registry
-from mshare.backend import Request, choose, obstacle
+from mshare.backend import Request, Space, choose, obstacle
 from mshare.findings import ADVICE, findings
-from mshare.geometry import PAGE, PUD, WINDOW
+from mshare.geometry import PAGE, PMD, PUD, WINDOW
 from mshare.linux import ioctl
 from mshare.linux.libc import file_system_magic
 from mshare.linux.module import is_loaded
@@ -124,6 +124,30 @@ def test_a_process_pays_what_leads_to_the_tables() -> None:
 
     assert info(1).page_table_bytes == info(512 * PUD).page_table_bytes == PAGE
     assert info(512 * PUD + 1).page_table_bytes == 2 * PAGE
+
+
+def test_a_region_takes_its_page_tables_of_the_mount() -> None:
+    """The first page of a unit of 1 GiB takes 3 pages more, the first of 2 MiB takes 2."""
+    assert MSHAREFS.charge(PAGE) == 6 * PAGE
+    assert MSHAREFS.charge(PMD) == PMD + 5 * PAGE
+    assert MSHAREFS.charge(PMD + PAGE) == PMD + 8 * PAGE
+    assert MSHAREFS.charge(PUD) == PUD + 1027 * PAGE
+    assert MSHAREFS.charge(PUD + PAGE) == PUD + (1027 + 6) * PAGE
+    assert [backend.charge(PUD) for backend in backends.ALL[1:]] == [PUD] * 3
+
+
+def test_what_does_not_fit_is_said_with_its_tables(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (world / "msharefs").mkdir()
+    free = Space(64 << 20, "free space of the mount")
+    monkeypatch.setattr("mshare.backends.msharefs.is_mounted", lambda root: True)
+    monkeypatch.setattr("mshare.backends.msharefs.Msharefs.space", lambda self: free)
+    for size, need in ((64 << 20, "64.2 MiB"), ((64 << 20) - 67 * PAGE, "67112960 bytes")):
+        with pytest.raises(mshare.NoSpaceError) as refused:
+            mshare.create("r", size, backend="msharefs")
+        assert f"needs {need} on msharefs (6" in str(refused.value)
+        assert "MiB and its page tables), but only 6" in str(refused.value)
+    with mshare.create("r", 64 << 20) as region:
+        assert "msharefs: 64.2 MiB do not fit into 64 MiB (free space of the mount)" in region.info().reason
 
 
 def test_a_mapping_may_reach_beyond_the_file_on_msharefs_only() -> None:

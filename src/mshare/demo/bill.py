@@ -56,7 +56,7 @@ def _peers(size_bytes: int) -> tuple[list[tuple[Peer, int]], list[str]]:
         available = backend.availability()
         if not available.usable:
             notes.append(f"{backend.name} is missing: {available.reason}. To have it: {available.remedy}")
-        elif (room := _room(backend)) < size_bytes + PMD:
+        elif (room := _room(backend)) < backend.charge(size_bytes + PMD):
             notes.append(f"{backend.name} is missing: it has room for {format_size(room)} only")
         else:
             peers.append((Mshare(backend.name), room))
