@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 
 import mshare
+from mshare import backends
 from mshare.geometry import PAGE, PUD, WINDOW
 from mshare.linux import ioctl
 from mshare.linux.descriptors import Descriptor
@@ -157,6 +158,39 @@ def test_page_tables_are_paid_once(msharefs_world: Path) -> None:
     grown, total, faults = in_child(second_time).value
     assert (grown, total) == (PAGE, 5)
     assert faults < 64, "16,384 pages, so these are the interpreter's own"
+
+
+def test_what_a_region_holds_and_counts(msharefs_world: Path) -> None:
+    length = 64 * MIB + PAGE  # with its record
+    with mshare.create("r", 64 * MIB, backend="msharefs") as region:
+        assert region.info() == mshare.regions()[0]
+        info = region.info()
+        assert info.memory_bytes == length
+        assert info.charged_bytes == backends.ALL[0].charge(length)
+        assert info.shared_table_bytes == (1 + 33) * PAGE  # one PMD page, a PTE page for each 2 MiB
+    with mshare.create("sparse", 64 * MIB, backend="msharefs", reserve=False) as region:
+        before = region.info().memory_bytes
+        region.buf[0] = region.buf[PAGE] = 1
+        assert region.info().memory_bytes == before + 2 * PAGE
+
+
+def test_a_mount_that_is_exactly_large_enough(world: Path) -> None:
+    mount_point = world / "msharefs"
+    mount_point.mkdir()
+    needed = backends.ALL[0].charge(8 * MIB + PAGE)
+    subprocess.run(["mount", "-t", "msharefs", "-o", f"size={needed}", "none", str(mount_point)], check=True)
+    try:
+        with mshare.create("r", 8 * MIB, backend="msharefs") as region:
+            assert region.info().charged_bytes == needed
+            assert os.statvfs(mount_point).f_bfree == 0
+        mshare.unlink("r")
+        with pytest.raises(
+            mshare.NoSpaceError, match=r"needs \d+ bytes on msharefs .* its page tables.* but only \d+ byte"
+        ):
+            mshare.create("r", 8 * MIB + 1, backend="msharefs")
+        assert os.statvfs(mount_point).f_bfree == needed // PAGE
+    finally:
+        subprocess.run(["umount", str(mount_point)], check=True)
 
 
 def test_a_c_program_and_this_library_meet(
