@@ -28,9 +28,9 @@ from ._exits import OK, UNAVAILABLE, UsageError
 EXAMPLES = """
 mshare module status
 mshare module build
-sudo mshare module load --size 64G                    # only root makes regions
-sudo mshare module load --size 64G --group postgres   # root and one group of database users
-sudo mshare module load --mode 1777                   # everybody: a machine of one user
+sudo mshare module load --size 64G                   # regions of root only
+sudo mshare module load --size 64G --group postgres  # and of database users
+sudo mshare module load --mode 1777                  # a machine of one user
 sudo mshare module unload
 """
 
