@@ -102,8 +102,8 @@ def qemu_command(machine: Machine, initrd: Path, channels: dict[str, str], *, in
     command = [
         *((setpriv, "--pdeathsig", "TERM", "--") if setpriv else ()),
         *(program, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35"),
-        *("-accel", machine.accel, "-cpu", machine.cpu, "-smp", str(machine.cpus), "-m", machine.memory),
-        *numa_arguments(machine.nodes, machine.memory, machine.cpus),
+        *("-accel", machine.accel, "-cpu", machine.cpu),
+        *processor_arguments(machine.nodes, machine.memory, machine.cpus),
         *("-kernel", str(machine.kernel.image), "-initrd", str(initrd)),
         *("-append", f"{BOOT_ARGUMENTS} {machine.append}".strip()),
         *("-device", "virtio-rng-pci", "-device", "virtio-serial-pci"),
@@ -133,20 +133,23 @@ def mebibytes(memory: str) -> int:
     return int(match[1]) << shift if shift >= 0 else int(match[1]) >> -shift
 
 
-def numa_arguments(nodes: int, memory: str, cpus: int) -> list[str]:
-    """QEMU's arguments for so many NUMA nodes: neighbouring CPUs together, the last node with what memory is left.
+def processor_arguments(nodes: int, memory: str, cpus: int) -> list[str]:
+    """QEMU's arguments for CPUs and memory, on so many NUMA nodes. The last node has what memory is left.
 
-    With fewer CPUs than nodes, some nodes have memory alone. Raises ValueError.
+    Each node is a socket of its own: kernels warn of a socket on two nodes. Sockets have equally many places for a CPU,
+    and those that are left over stay empty, so with fewer CPUs than nodes some nodes have memory alone.
+    Raises ValueError.
     """
     if nodes == 1:
-        return []
+        return ["-smp", str(cpus), "-m", memory]
     size = mebibytes(memory)
-    arguments: list[str] = []
+    cores = -(-cpus // nodes)
+    arguments = ["-smp", f"{cpus},sockets={nodes},cores={cores},threads=1,maxcpus={nodes * cores}", "-m", f"{size}M"]
     for node in range(nodes):
         share = size // nodes if node < nodes - 1 else size - size // nodes * (nodes - 1)
         arguments += ["-object", f"memory-backend-ram,id=node{node},size={share}M"]
-        own = [f",cpus={cpu}" for cpu in range(cpus) if cpu * nodes // cpus == node]
-        arguments += ["-numa", f"node,nodeid={node},memdev=node{node}{''.join(own)}"]
+        places = "".join(f",cpus={place}" for place in range(node * cores, (node + 1) * cores))
+        arguments += ["-numa", f"node,nodeid={node},memdev=node{node}{places}"]
     return arguments
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -53,36 +51,33 @@ def test_every_boot_stops_at_the_first_complaint(kernel: store.Kernel, monkeypat
     assert "file,id=console,path=/c,,d" in command
 
 
-def _numa(kernel: store.Kernel, **settings: Any) -> list[str]:
-    command = machine.qemu_command(machine.Machine(kernel, **settings), Path("/initrd"), {}, interactive=False)
-    pairs = itertools.pairwise(command)
-    return [f"{option} {value}" for option, value in pairs if option in ("-object", "-numa")]
-
-
-def test_nodes_share_memory_and_cpus(kernel: store.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_nodes_qemu_is_told_as_little_as_possible(
+    kernel: store.Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
-    assert _numa(kernel) == []
-    assert _numa(kernel, nodes=2, memory="3G", cpus=4) == [
-        "-object memory-backend-ram,id=node0,size=1536M",
-        "-numa node,nodeid=0,memdev=node0,cpus=0,cpus=1",
-        "-object memory-backend-ram,id=node1,size=1536M",
-        "-numa node,nodeid=1,memdev=node1,cpus=2,cpus=3",
-    ]
-    assert _numa(kernel, nodes=2, memory="1001", cpus=1) == [
-        "-object memory-backend-ram,id=node0,size=500M",
-        "-numa node,nodeid=0,memdev=node0,cpus=0",
-        "-object memory-backend-ram,id=node1,size=501M",
-        "-numa node,nodeid=1,memdev=node1",
-    ]
+    command = machine.qemu_command(machine.Machine(kernel, cpus=3), Path("/initrd"), {}, interactive=False)
+    assert "-smp 3 -m 2G" in " ".join(command)
+    assert "-numa" not in command
+
+
+def test_nodes_are_sockets_that_share_memory_and_cpus(kernel: store.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    guest = machine.Machine(kernel, nodes=2, memory="3G", cpus=4)
+    assert (
+        "-smp 4,sockets=2,cores=2,threads=1,maxcpus=4 -m 3072M "
+        "-object memory-backend-ram,id=node0,size=1536M -numa node,nodeid=0,memdev=node0,cpus=0,cpus=1 "
+        "-object memory-backend-ram,id=node1,size=1536M -numa node,nodeid=1,memdev=node1,cpus=2,cpus=3"
+    ) in " ".join(machine.qemu_command(guest, Path("/initrd"), {}, interactive=False))
 
 
 @given(st.integers(2, 8), st.integers(1, 2**20), st.integers(1, 64))
 def test_every_cpu_and_mebibyte_is_on_one_node(nodes: int, memory: int, cpus: int) -> None:
-    arguments = machine.numa_arguments(nodes, f"{memory}M", cpus)
+    arguments = machine.processor_arguments(nodes, f"{memory}M", cpus)
     assert sum(int(word.rpartition("=")[2][:-1]) for word in arguments if word.startswith("memory-")) == memory
-    assert [int(part[5:]) for word in arguments for part in word.split(",") if part.startswith("cpus=")] == [
-        *range(cpus)
-    ]
+    places = [int(part[5:]) for word in arguments[4:] for part in word.split(",") if part.startswith("cpus=")]
+    assert places == [*range(len(places))]
+    assert cpus <= len(places) < cpus + nodes
+    assert arguments[1].endswith(f"maxcpus={len(places)}")
 
 
 @pytest.mark.parametrize(("text", "size"), [("512", 512), ("2G", 2048), ("1t", 1 << 20), ("2048K", 2)])
