@@ -216,6 +216,9 @@ int op_madvise(void)
 		len = length(t.a);
 	}
 	note("advice %d for %p + %#zx", advice, start, len);
+	/* From 7.x on MADV_DONTFORK cannot be undone on a mapping like ours. */
+	if (advice == MADV_DONTFORK_ && madvise(start, len, MADV_DOFORK_))
+		return 0;
 	ret = madvise(start, len, advice);
 	if (advice == MADV_DONTFORK_)
 		MUST(ret || !madvise(start, len, MADV_DOFORK_));
@@ -441,8 +444,8 @@ int op_proc_maps(void)
 
 int op_process_madvise(void)
 {
-	static const int advices[] = { 3, 4, 20, 21, 25 };
-	int advice = advices[below(5)], fd = syscall(__NR_pidfd_open, getpid(), 0);
+	static const int advised[] = { 3, 4, 20, 21, 25 };
+	int advice = advised[below(5)], fd = syscall(__NR_pidfd_open, getpid(), 0);
 	struct iovec iov;
 	struct target t;
 	bool done = false;

@@ -485,7 +485,7 @@ int op_peer_proc(void)
 
 int op_peer_memory(void)
 {
-	static const int advices[] = { 3, 4, 20, 21, 25 };
+	static const int advised[] = { 3, 4, 20, 21, 25 };
 	pid_t peer = world->worker[below(world->workers)].pid;
 	char *addr = (char *)((uintptr_t)(ARENA + below(WINDOWS) * WINDOW) + below(32) * PAGE), path[64];
 	struct iovec local = { buffer, PAGE }, remote = { addr, PAGE };
@@ -519,7 +519,7 @@ int op_peer_memory(void)
 		if (!MAY(fd, ESRCH, EINVAL))
 			return 0;
 		remote.iov_len = chance(2) ? PAGE : UNIT;
-		MAY(syscall(__NR_process_madvise, fd, &remote, 1, advices[below(5)], 0), EINVAL, EPERM, EAGAIN, EBUSY,
+		MAY(syscall(__NR_process_madvise, fd, &remote, 1, advised[below(5)], 0), EINVAL, EPERM, EAGAIN, EBUSY,
 		    ENOMEM, EFAULT, ESRCH, EACCES);
 		close(fd);
 		return 1;
