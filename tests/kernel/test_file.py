@@ -6,6 +6,7 @@ import fcntl
 import os
 import stat
 import subprocess
+import time
 
 import mfs
 import pytest
@@ -166,3 +167,98 @@ def test_mount_limits(small):
     mfs.refused(errno.ENOSPC, os.open, small / "n9", os.O_CREAT | os.O_RDWR)
     for other in (fd, *names):
         os.close(other)
+
+
+MS_REMOUNT = 32
+
+
+def remount(path, options):
+    """mount(8) would add the options that hold already."""
+    mfs.check(mfs.libc.mount(None, os.fsencode(path), None, ctypes.c_ulong(MS_REMOUNT), options.encode()))
+
+
+def shown_options(path):
+    with open("/proc/self/mounts") as f:
+        (options,) = [line.split()[3] for line in f if line.split()[1] == str(path)]
+    return set(options.split(","))
+
+
+def test_by_default_only_root_makes_regions(tmp_path):
+    """Failed before: the mode was 1777, so that any user could fill half of the memory."""
+    subprocess.run(["mount", "-t", "msharefs", "m", tmp_path], check=True)
+    try:
+        st = os.stat(tmp_path)
+        assert (oct(st.st_mode & 0o7777), st.st_uid, st.st_gid) == ("0o755", 0, 0)
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_mounts_shows_the_number_of_inodes(small, mounted):
+    """Failed before: it was not shown."""
+    assert "nr_inodes=5" in shown_options(small)
+    assert not any(option.startswith("nr_inodes") for option in shown_options(mounted))
+
+
+@pytest.mark.parametrize("options", ["mode=755", "uid=0", "gid=33", "mode=750,uid=7", "size=512k,gid=0"])
+def test_a_remount_does_not_change_mode_and_owner(small, options):
+    """chmod and chown do.  Failed before: the option was accepted and ignored."""
+    mfs.refused(errno.EINVAL, remount, small, options)
+    st = os.stat(small)
+    assert (st.st_mode & 0o7777, st.st_uid, st.st_gid) == (0o750, 33, 34)
+    assert os.statvfs(small).f_blocks == 64
+
+
+@pytest.mark.parametrize("options", ["mode=750", "uid=33,gid=34", "size=256k,mode=750,uid=33,gid=34,nr_inodes=5"])
+def test_a_remount_may_repeat_what_holds(small, options):
+    """mount(8) repeats all the options."""
+    remount(small, options)
+    assert {"size=256k", "mode=750", "uid=33", "gid=34"} <= shown_options(small)
+
+
+def test_a_remount_changes_the_limits(small):
+    """Failed before: nr_inodes was accepted and ignored."""
+    remount(small, "size=512k,nr_inodes=9")
+    now = os.statvfs(small)
+    assert (now.f_blocks, now.f_files) == (128, 9)
+    assert {"size=512k", "nr_inodes=9"} <= shown_options(small)
+    names = [os.open(small / f"n{i}", os.O_CREAT | os.O_RDWR) for i in range(7)]
+    mfs.refused(errno.ENOSPC, os.open, small / "n9", os.O_CREAT | os.O_RDWR)
+    mfs.refused(errno.EINVAL, remount, small, "nr_inodes=8")
+    remount(small, "size=1m")
+    assert os.statvfs(small).f_files == 9
+    for fd in names:
+        os.close(fd)
+
+
+def test_a_remount_keeps_what_is_used(small):
+    fd = os.open(small / "f", os.O_RDWR | os.O_CREAT)
+    mfs.fallocate(fd, 0, 0, 32 * mfs.PAGE)
+    mfs.refused(errno.EINVAL, remount, small, "size=124k")
+    assert os.statvfs(small).f_blocks == 64
+    os.close(fd)
+
+
+@pytest.mark.parametrize("size", [3 * mfs.PAGE, 40 * mfs.PAGE, 100])
+def test_truncating_by_name_is_a_change_of_the_file(region, size):
+    """Failed before: neither time changed.  (ftruncate changed both.)"""
+    region(16)
+    os.utime(region.path, ns=(5, 5))
+    before = os.stat(region.path)
+    coarse = 5  # CLOCK_REALTIME_COARSE, by which the kernel stamps
+    while time.clock_gettime_ns(coarse) <= before.st_ctime_ns:
+        os.sched_yield()
+    os.truncate(region.path, size)
+    after = os.stat(region.path)
+    assert after.st_ctime_ns > before.st_ctime_ns
+    assert after.st_mtime_ns > 5
+    assert after.st_atime_ns == 5
+
+
+def test_how_much_a_handle_has_to_read(region):
+    """FIONREAD: the size of the region when the handle was made.  Failed before: 0."""
+    fd = region(16)
+    handle = mfs.handle(fd, False)
+    answer = bytearray(4)
+    fcntl.ioctl(handle, 0x541B, answer)
+    assert int.from_bytes(answer, "little") == 16 * mfs.PAGE
+    os.close(handle)

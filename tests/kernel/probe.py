@@ -1,0 +1,45 @@
+"""What the kernel says about pages and tasks: the oracles of these tests, from /proc."""
+
+import os
+import pathlib
+import struct
+import time
+
+import mfs
+
+HWPOISON, BUDDY = 1 << 19, 1 << 10  # /proc/kpageflags
+NODES = sum(1 for each in pathlib.Path("/sys/devices/system/node").glob("node[0-9]*"))
+KNOWS_BAD_PAGES = "HardwareCorrupted" in pathlib.Path("/proc/meminfo").read_text()
+
+
+def until(condition, what, limit_s=60):
+    """Wait for a condition, give up after a while; its value."""
+    limit = time.monotonic() + limit_s
+    while not (value := condition()):
+        assert time.monotonic() < limit, what
+        os.sched_yield()
+    return value
+
+
+def frame(addr):
+    """The number of the page frame behind an address of this process, which is present."""
+    with open("/proc/self/pagemap", "rb") as f:
+        f.seek(addr // mfs.PAGE * 8)
+        entry = struct.unpack("=Q", f.read(8))[0]
+    assert entry >> 63, "not present"
+    return entry & (1 << 55) - 1
+
+
+def frame_flags(number):
+    with open("/proc/kpageflags", "rb") as f:
+        f.seek(number * 8)
+        return struct.unpack("=Q", f.read(8))[0]
+
+
+def task_state(pid, tid=None):
+    """R, S, D, ...; empty if there is no such task."""
+    try:
+        with open(f"/proc/{pid}/task/{tid or pid}/stat") as f:
+            return f.read().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return ""
