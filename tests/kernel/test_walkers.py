@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import pathlib
 import signal
 import struct
 
@@ -118,8 +119,8 @@ def test_a_futex_across_processes(region, punched):
 
     child = mfs.Child(wait_there)
     child.wait_ready()
-    with_futex = f"/proc/{child.pid}/syscall"
-    oracle.until(lambda: open(with_futex).read().startswith(f"{FUTEX} "), "it does not wait")  # noqa: SIM115
+    call = pathlib.Path(f"/proc/{child.pid}/syscall")
+    oracle.until(lambda: call.read_text().startswith(f"{FUTEX} "), "it does not wait")
     oracle.until(lambda: oracle.task_state(child.pid) == "S", "it does not sleep")
     mfs.fallocate(fd, mfs.PUNCH_HOLE, (3 if punched == "its page" else 4) * mfs.PAGE, mfs.PAGE)
     assert mfs.libc.syscall(FUTEX, word, FUTEX_WAKE, 1, None, None, 0) == 1
@@ -317,7 +318,8 @@ def groups():
         os.mkdir(path)
     yield GROUPS
     for path in GROUPS:
-        oracle.until(lambda path=path: "populated 0" in open(f"{path}/cgroup.events").read(), "somebody is left")  # noqa: SIM115
+        events = pathlib.Path(path, "cgroup.events")
+        oracle.until(lambda events=events: "populated 0" in events.read_text(), "somebody is left")
         os.rmdir(path)
 
 
