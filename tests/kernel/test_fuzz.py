@@ -89,7 +89,7 @@ def groups():
     small.mkdir()
     tight.mkdir()
     (CGROUPS / "cgroup.subtree_control").write_text("+memory")
-    (small / "memory.max").write_text("40M")
+    (small / "memory.max").write_text("12M")
     yield small, tight
     remove(small)
     remove(tight)

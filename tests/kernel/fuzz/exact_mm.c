@@ -30,7 +30,7 @@ int op_attach(void)
 	static const int flags[] = { 0, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_NORESERVE };
 	struct target t;
 	int i, flag = flags[below(4)];
-	bool write = chance(2);
+	bool write = !chance(3);
 	char *addr, *hint;
 
 	pick_page(&t);

@@ -149,7 +149,7 @@ int op_wild_poison(void)
 	char *addr = pick_page_addr();
 	int advice = 100 + below(2);
 
-	if (geteuid() || !chance(4) || load_page(addr, words) != OK ||
+	if (geteuid() || !chance(2) || load_page(addr, words) != OK ||
 	    (advice == 100 && __atomic_fetch_add(&world->poisoned, 1, __ATOMIC_RELAXED) >= 8))
 		return 0;
 	note("advice %d %p", advice, addr);
