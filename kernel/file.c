@@ -72,10 +72,13 @@ unlock_mapping:
 	return err;
 }
 
-/* Pages past the end are left over from a call that failed. */
-static void mshare_drop_past_end(struct inode *inode)
+/* A call failed: give back pages past the end, and what pages cost that were not made. */
+static void mshare_undo(struct inode *inode, pgoff_t first, pgoff_t last)
 {
 	mshare_discard(inode, round_up(i_size_read(inode), PAGE_SIZE), MSHARE_TO_END, false);
+	filemap_invalidate_lock(inode->i_mapping);
+	mshare_sweep(MSHARE_I(inode), first, last);
+	filemap_invalidate_unlock(inode->i_mapping);
 }
 
 /* The page, and its leaves written.  The invalidate lock keeps its tables. */
@@ -99,16 +102,17 @@ static ssize_t mshare_write_pages(struct kiocb *iocb, struct iov_iter *from)
 {
 	struct inode *inode = file_inode(iocb->ki_filp);
 	struct mshare_inode *mi = MSHARE_I(inode);
+	pgoff_t index = 0;
 	ssize_t done = 0;
 	int err = 0;
 
 	while (iov_iter_count(from) && !err) {
-		pgoff_t index = iocb->ki_pos >> PAGE_SHIFT;
 		size_t offset = offset_in_page(iocb->ki_pos);
 		size_t want = min(PAGE_SIZE - offset, iov_iter_count(from));
 		struct page *page;
 		size_t got;
 
+		index = iocb->ki_pos >> PAGE_SHIFT;
 		if (mshare_page_prot(mi, index) != MSHARE_PROT_READWRITE) {
 			err = -EACCES;
 			break;
@@ -127,7 +131,7 @@ static ssize_t mshare_write_pages(struct kiocb *iocb, struct iov_iter *from)
 			mshare_set_size(inode, iocb->ki_pos);
 	}
 	if (err)
-		mshare_drop_past_end(inode);
+		mshare_undo(inode, index, index);
 	return done ?: err;
 }
 
@@ -178,7 +182,7 @@ static int mshare_reserve(struct inode *inode, loff_t offset, loff_t len)
 	}
 	mshare_uncharge(mi, prepaid);
 	if (err)
-		mshare_drop_past_end(inode);
+		mshare_undo(inode, first, last);
 	else if (offset + len > i_size_read(inode))
 		mshare_set_size(inode, offset + len);
 	return err;

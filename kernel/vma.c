@@ -7,22 +7,27 @@
 #include "internal.h"
 
 /*
- * fork and mremap.  This cannot fail; a mapping that could not be attached is
- * attached by the first touch.
+ * fork and mremap.  This cannot fail; a child's mapping that could not be
+ * attached is attached by the first touch.
  *
- * Facts: mremap moves the page tables that it finds below the original.  Those
- * below a mapping that is not attached are the kernel's own, private ones.
- * Consequence: if the copy were attached, the kernel would put private tables
- * into shared ones.
- * Decision: the copy of a mapping that is not attached is not attached either.
+ * Facts: mremap moves the page tables that it finds below the original; below a
+ * mapping that is not attached they are the kernel's own, private ones.  If
+ * mremap fails after .open it expects no tables below the copy, and frees none.
+ * Consequence: were the copy attached here, the kernel could put private tables
+ * into shared ones, or leave our upper tables behind.
+ * Decision: mremap attaches the copy at its end: mshare_vm_mremap().
  */
 static void mshare_vm_open(struct vm_area_struct *vma)
 {
-	bool attached = mshare_attached(vma);	/* the original's map */
-
-	vma->vm_private_data = NULL;
-	if (attached)
+	vma->vm_private_data = NULL;	/* the original's */
+	if (vma->vm_mm != current->mm)
 		mshare_attach(vma);
+}
+
+/* If this fails so does mremap; the original is attached again by the next touch. */
+static int mshare_vm_mremap(struct vm_area_struct *vma)
+{
+	return mshare_attach(vma);
 }
 
 static int mshare_vm_may_split(struct vm_area_struct *vma, unsigned long addr)
@@ -154,6 +159,7 @@ const struct vm_operations_struct mshare_strict_vm_ops = {
 	.open		= mshare_vm_open,
 	.close		= mshare_detach,
 	.may_split	= mshare_vm_may_split,
+	.mremap		= mshare_vm_mremap,
 	.mprotect	= mshare_vm_mprotect,
 	.fault		= mshare_vm_fault,
 	.page_mkwrite	= mshare_vm_page_mkwrite,
@@ -167,6 +173,7 @@ const struct vm_operations_struct mshare_vm_ops = {
 	.open		= mshare_vm_open,
 	.close		= mshare_detach,
 	.may_split	= mshare_vm_may_split,
+	.mremap		= mshare_vm_mremap,
 	.mprotect	= mshare_vm_mprotect,
 	.fault		= mshare_vm_fault,
 #ifdef CONFIG_NUMA

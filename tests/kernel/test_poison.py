@@ -195,6 +195,7 @@ def test_punching_frees_it_and_the_frame_is_not_used_again(filled, toucher):
     assert one("r", BAD) == "value 0"
     assert one("w", BAD) == "stored"
     assert os.pread(fd, 1, BAD * mfs.PAGE) == b"w"
+    assert mfs.peek(addr + BAD * mfs.PAGE) == ord("w")  # a touch links the unit again, for pagemap
     assert oracle.frame(addr + BAD * mfs.PAGE) != bad
     flags = oracle.frame_flags(bad)
     assert flags & oracle.HWPOISON

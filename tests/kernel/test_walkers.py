@@ -359,12 +359,14 @@ def test_who_makes_the_pages_pays_for_them(region, groups):
         return grown, paid
 
     maker, user = groups
+    # Each CPU holds up to 64 pages of a group's charge back.
+    least = (pages - 64 * os.cpu_count()) * mfs.PAGE
     grown, _ = touch(maker)
-    assert grown >= pages * mfs.PAGE
+    assert grown >= least
     left = int(current(maker))
-    assert left >= pages * mfs.PAGE, "the charge ended with the process"
+    assert left >= least, "the charge ended with the process"
     grown, _ = touch(user)
     assert grown < 1 << 20
-    assert int(current(maker)) >= pages * mfs.PAGE
+    assert int(current(maker)) >= least
     os.ftruncate(fd, 0)
-    oracle.until(lambda: int(current(maker)) < pages * mfs.PAGE, "the charge outlived the pages")
+    oracle.until(lambda: int(current(maker)) < least, "the charge outlived the pages")
