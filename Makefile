@@ -14,7 +14,7 @@ LINT_PACKAGES := sparse perl xz-utils kmod make gcc-12 gcc libc6-dev libelf1 pah
 VM_PACKAGES := qemu-system-x86 $(LINT_PACKAGES)
 TEST_PACKAGES := postgresql-15 chromium prometheus
 
-.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-postgres compare prove clean vm-deps test-deps test-vm test-kernels test-debug-kernel demo-vm vm-shell
+.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-postgres bench-kernel compare prove clean vm-deps test-deps test-vm test-kernels test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/bin/mshare:
@@ -70,6 +70,12 @@ compare: venv
 # PostgreSQL's own shared memory, 4 KiB pages and huge pages: 5 minutes, 6 GiB of memory at the most.
 bench-postgres: venv
 	$(BIN)/python -m benchmarks.postgres --json docs/results/postgres.json --markdown docs/results/postgres.md
+
+# What the module costs in instructions and interrupts, in two guests of 4 GiB and 2 GiB. BEFORE=COMMIT also measures the
+# module of that commit.
+bench-kernel: venv vm-deps
+	$(BIN)/python -m benchmarks.costs $(if $(BEFORE),--before $(BEFORE)) \
+		--json docs/results/kernel-costs.json --markdown docs/results/kernel-costs.md
 
 vm-deps:
 	$(call install,$(VM_PACKAGES))

@@ -1,0 +1,229 @@
+"""What `benchmarks.costs` measured, as Markdown: tables and targets. Pure: lines in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
+from typing import Any, NamedTuple
+
+GROUPS = {
+    "fork": (
+        "What a child costs",
+        "`fork` to the end of `waitpid`, the child's life included, per child. The process is static and small. Each "
+        "memfd and each region of 1 GiB has 16 MiB of pages, and the parent has touched the pages. A sparse file of "
+        "64 GiB has one page per GiB. *200 further mappings* are private mappings without a page.",
+    ),
+    "dontneed": (
+        "`MADV_DONTNEED` of one page in an attachment",
+        "The file has one page, whatever its size. *Touch after* is the fault, or the minor fault that links the unit.",
+    ),
+    "faults": (
+        "Faults after it",
+        "Minor faults after `MADV_DONTNEED` of one page. The process has 64 GiB mapped with two pages in each GiB. "
+        "The process has touched all pages, and touches all pages again.",
+    ),
+    "private": (
+        "`MADV_DONTNEED` of other memory",
+        "One private anonymous page, in a process with so many mappings of a memfd or attachments of a region.",
+    ),
+    "attach": (
+        "`mmap` and `munmap`",
+        "Of a file whose pages are there. *All pages touched*: one byte of each page is read in between.",
+    ),
+    "ioctl": ("Asking", "Attachments are in one process; processes are children of one that is attached."),
+}
+INTRODUCTION = (
+    "Figures are instructions of a guest with one processor, whose clocks count instructions (QEMU, `-icount "
+    "shift=0`). Kernel and program are counted together. Instructions are not time: cache misses, TLB misses "
+    "and interrupts of other processors cost time and hardly an instruction, and a locked instruction counts "
+    "as one."
+)
+INTERRUPTS = "interrupts"
+INTERRUPTS_TEXT = (
+    "A process on CPU 0 takes the right to write one page away and gives the right back, 1,000 times. The "
+    "table shows the interrupts that CPU 1 takes (rows `CAL` and `TLB` of `/proc/interrupts`) in that time, "
+    "and in the same time without these calls. This guest has two processors and counts no instructions. "
+    "*Work* is the number of rounds of a loop in user space on CPU 1. Work also depends on how the host shares"
+    " its processors, and is a rough figure."
+)
+LIMIT = 1.2
+"""A child that inherits a region costs at most so many times what one with a memfd costs."""
+
+Key = tuple[str, str, str]
+
+
+class Target(NamedTuple):
+    """A promise, and what this run says about it."""
+
+    text: str
+    value: str
+    met: bool
+
+
+def parse(text: str) -> dict[Key, list[float]]:
+    """Return the rounds of each figure that `costs.c` printed. Raises ValueError for a line that is no figure."""
+    found: dict[Key, list[float]] = {}
+    for line in text.splitlines():
+        words = line.split("\t")
+        if len(words) != 4:
+            raise ValueError(f"not a figure: {line!r}")
+        found.setdefault((words[0], words[1], words[2]), []).append(float(words[3]))
+    return found
+
+
+def nested(figures: Mapping[Key, Sequence[float]]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Return figures as JSON keeps them: group, case, way, rounds."""
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for (group, case, way), values in figures.items():
+        found.setdefault(group, {}).setdefault(case, {})[way] = list(values)
+    return found
+
+
+def rounds(figures: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> int:
+    """Return how often each figure was measured, at least."""
+    return min(
+        (len(found) for cases in figures.values() for ways in cases.values() for found in ways.values()), default=0
+    )
+
+
+class Module(NamedTuple):
+    """The medians of one module, by group, case and way."""
+
+    groups: Mapping[str, Mapping[str, Mapping[str, float]]]
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> Module:
+        return cls(
+            {
+                group: {case: {way: median(values) for way, values in ways.items()} for case, ways in cases.items()}
+                for group, cases in document.items()
+            }
+        )
+
+    def value(self, group: str, case: str, way: str) -> float | None:
+        return self.groups.get(group, {}).get(case, {}).get(way)
+
+    def ratio(self, group: str, case: str, way: str = "region") -> float | None:
+        """Return how many times the cost of the same with a memfd."""
+        ours, rival = self.value(group, case, way), self.value(group, case, way.replace("region", "memfd"))
+        return ours / rival if ours is not None and rival else None
+
+
+def number(value: float | None) -> str:
+    """Return a count with three digits that mean something, or whole if it is small."""
+    if value is None:
+        return "-"
+    if value >= 1e6:
+        return f"{value / 1e6:,.2f} M"
+    return f"{value:,.0f}"
+
+
+def times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join([_row(head), "|---" + "|---:" * (len(head) - 1) + "|", *map(_row, rows)])
+
+
+def _table_of(group: str, now: Module, before: Module | None) -> str:
+    cases = now.groups[group]
+    has = {way: any(way in ways for ways in cases.values()) for way in ("nothing", "memfd")}
+    head = [group, *(way for way in has if has[way]), "region", *(["region / memfd"] if has["memfd"] else [])]
+    if before:
+        head += ["before", *(["before / memfd"] if has["memfd"] else [])]
+    rows = []
+    for case, ways in cases.items():
+        for way in [way for way in ways if way.startswith("region")]:
+            extra = way.removeprefix("region")
+            row = [
+                case + extra,
+                *(number(now.value(group, case, other)) for other in has if has[other] and other == "nothing"),
+            ]
+            if has["memfd"]:
+                row.append(number(now.value(group, case, f"memfd{extra}")))
+            row.append(number(now.value(group, case, way)))
+            if has["memfd"]:
+                row.append(times(now.ratio(group, case, way)))
+            if before:
+                row.append(number(before.value(group, case, way)))
+                if has["memfd"]:
+                    row.append(times(before.ratio(group, case, way)))
+            rows.append(row)
+    return _table(head, rows)
+
+
+def _interrupts(now: Module, before: Module | None) -> str:
+    names = {"idle": "CPU 1 idle", "stranger": "a stranger on CPU 1", "attached": "an attached process on CPU 1"}
+    modules = [("", now), *([(", before", before)] if before else [])]
+    head = ["interrupts", *(name + when for when, _ in modules for name in names.values())]
+    rows = []
+    for case in now.groups[INTERRUPTS]:
+        row = [case]
+        for _, module in modules:
+            row += [number(module.value(INTERRUPTS, case, load)) for load in names]
+        rows.append(row)
+    return _table(head, rows)
+
+
+def targets(now: Module) -> Iterator[Target]:
+    """Yield each promise about the counts."""
+    for case, ways in now.groups.get("fork", {}).items():
+        for way in ways:
+            found = now.ratio("fork", case, way)
+            if way.startswith("region") and found is not None:
+                text = f"{case} with a {way}: at most {LIMIT} times the cost with a memfd"
+                yield Target(text, times(found), found <= LIMIT)
+    one = now.value("dontneed", "of a page in 1 GiB", "region")
+    large = now.value("dontneed", "of a page in 16384 GiB", "region")
+    if one and large:
+        yield Target(
+            "letting go of a page costs the same in 1 GiB and in 16 TiB", times(large / one), large / one <= 1.5
+        )
+    other = now.value("faults", "in 63 other units", "region")
+    if other is not None:
+        yield Target("no fault in other units", number(other), other == 0)
+    none, many = (now.value("private", f"{count} attachments", "region") for count in (0, 1000))
+    if none and many:
+        yield Target("other memory costs the same with 1,000 attachments", times(many / none), many / none <= 1.2)
+    for name, few, large_ in (("INFO, {} attachments", 1, 1000), ("PIDS, capacity 1, {} processes", 1, 1000)):
+        first, last = (now.value("ioctl", name.format(count), "region") for count in (few, large_))
+        if first and last:
+            text = f"{name.format('1,000')}: costs the same as with 1"
+            yield Target(text, times(last / first), last / first <= 1.2)
+    calls = now.value(INTERRUPTS, "CAL, 1,000 x (protect, unprotect)", "stranger")
+    if calls is not None:
+        yield Target("a stranger's CPU is not interrupted by 2,000 changes of protection", number(calls), calls < 200)
+
+
+def page(document: Mapping[str, Any], remarks: Sequence[str]) -> str:
+    """Return the page about a run."""
+    modules = document["modules"]
+    now = Module.from_json(modules["now"])
+    before = Module.from_json(modules["before"]) if "before" in modules else None
+    facts = document["facts"]
+    parts = [
+        "# What the kernel module costs, in instructions",
+        f"`make bench-kernel`, Linux {document['kernel']}, {facts['date']}. {INTRODUCTION} "
+        f"Each figure is the median of {rounds(modules['now'])} rounds."
+        + (f" *Before* is the module of commit {document['before']}." if before else ""),
+        *(f"- {remark}" for remark in remarks),
+    ]
+    found = list(targets(now))
+    if found:
+        rows = [[target.text, target.value, "yes" if target.met else "**no**"] for target in found]
+        parts += ["## Targets", _table(["target", "found", "met"], rows)]
+    for group, (title, text) in GROUPS.items():
+        if group in now.groups:
+            parts += [f"## {title}", text, _table_of(group, now, before)]
+    if INTERRUPTS in now.groups:
+        parts += [
+            "## Interrupts",
+            INTERRUPTS_TEXT,
+            _interrupts(now, before),
+        ]
+    return "\n\n".join(parts) + "\n"
