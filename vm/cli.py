@@ -207,7 +207,16 @@ def _kernel(wanted: str) -> Kernel:
 def _machine(options: argparse.Namespace, kernel: Kernel, limit: int) -> machine.Machine:
     writable = (Path.cwd(), *(path.absolute() for path in options.rw))
     return machine.Machine(
-        kernel, options.memory, options.cpus, limit, options.append, writable, options.cpu, options.accel, options.numa
+        kernel,
+        options.memory,
+        options.cpus,
+        limit,
+        options.append,
+        writable,
+        options.cpu,
+        options.accel,
+        options.numa,
+        options.icount,
     )
 
 
@@ -249,6 +258,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     guest.add_argument("--cpu", default=machine.CPU, help="QEMU's CPU model (default %(default)s)")
     guest.add_argument("--accel", default=machine.ACCEL, help="QEMU's accelerator (default %(default)s)")
+    guest.add_argument(
+        "--icount",
+        action="store_true",
+        help="let the guest's clocks count instructions, one per nanosecond (with --cpus 1); slower than without",
+    )
 
     which = "series (6.12), release, debug, or a directory with boot/vmlinuz-* and lib/modules (default 6.12)"
     run = commands.add_parser("run", parents=[guest], help="run one command in a guest")

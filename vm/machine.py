@@ -40,6 +40,10 @@ END_LIMIT_SECONDS = 60.0  # from the command's time limit to power-off
 # busy host, kernels were seen to clear 40 bytes per second in clear_page_erms(), and to report soft lockups there.
 CPU = "max,la57=off,erms=off"
 ACCEL = "tcg,thread=multi"
+# The guest's clocks count instructions, one per nanosecond, so that a figure does not depend on how busy the host is.
+# QEMU counts only when one thread emulates all virtual CPUs.
+ICOUNT_ACCEL = "tcg,thread=single"
+ICOUNT = ("-icount", "shift=0")
 
 Output = Callable[[int, bytes], None]
 
@@ -59,6 +63,7 @@ class Machine(NamedTuple):
     cpu: str = CPU
     accel: str = ACCEL
     nodes: int = 1
+    icount: bool = False
 
 
 class Boot(NamedTuple):
@@ -99,10 +104,11 @@ def qemu_command(machine: Machine, initrd: Path, channels: dict[str, str], *, in
         raise HostToolMissing("qemu-system-x86_64", "qemu-system-x86")
     # Even a SIGKILL of this program must not leave a machine behind.
     setpriv = shutil.which("setpriv")
+    accel = ICOUNT_ACCEL if machine.icount else machine.accel
     command = [
         *((setpriv, "--pdeathsig", "TERM", "--") if setpriv else ()),
         *(program, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35"),
-        *("-accel", machine.accel, "-cpu", machine.cpu),
+        *("-accel", accel, *(ICOUNT if machine.icount else ()), "-cpu", machine.cpu),
         *processor_arguments(machine.nodes, machine.memory, machine.cpus),
         *("-kernel", str(machine.kernel.image), "-initrd", str(initrd)),
         *("-append", f"{BOOT_ARGUMENTS} {machine.append}".strip()),

@@ -91,6 +91,15 @@ def test_a_size_qemu_would_refuse_is_refused_before(capsys: pytest.CaptureFixtur
     assert "invalid size 'much'" in capsys.readouterr().err
 
 
+def test_instructions_are_counted_by_one_thread(kernel: store.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    for icount, accel in ((True, "tcg,thread=single"), (False, "tcg,thread=multi")):
+        guest = machine.Machine(kernel, icount=icount)
+        command = machine.qemu_command(guest, Path("/initrd"), {"console": "/c"}, interactive=False)
+        assert command[command.index("-accel") + 1] == accel
+        assert ("-icount" in command) == icount
+
+
 def test_what_is_only_read_in_the_repository_is_read_through_the_cache(tmp_path: Path) -> None:
     assert machine.cached_directories([tmp_path], tmp_path / ".venv") == [tmp_path / ".venv"]
     assert machine.cached_directories([tmp_path], Path("/usr")) == []
