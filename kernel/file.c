@@ -81,21 +81,17 @@ static void mshare_undo(struct inode *inode, pgoff_t first, pgoff_t last)
 	filemap_invalidate_unlock(inode->i_mapping);
 }
 
-/* The page, and its leaves written.  The invalidate lock keeps its tables. */
+/* The page, and its leaves written; failing that, the first touch writes them. */
 static struct page *mshare_have_page(struct inode *inode, pgoff_t index, gfp_t gfp, s64 *prepaid)
 {
 	struct page *page;
-	int err = 0;
 
 	filemap_invalidate_lock_shared(inode->i_mapping);
 	page = mshare_get_page(inode, index, gfp, prepaid);
 	if (!IS_ERR(page))
-		err = mshare_fill_page(MSHARE_I(inode), index, page);
+		mshare_fill_page(MSHARE_I(inode), index, page);
 	filemap_invalidate_unlock_shared(inode->i_mapping);
-	if (!err)
-		return page;
-	put_page(page);
-	return ERR_PTR(err);
+	return page;
 }
 
 static ssize_t mshare_write_pages(struct kiocb *iocb, struct iov_iter *from)

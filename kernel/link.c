@@ -290,6 +290,12 @@ static enum mshare_tree mshare_vma_tree(struct vm_area_struct *vma)
 	return vma->vm_flags & VM_WRITE ? MSHARE_TREE_RW : MSHARE_TREE_RO;
 }
 
+/* Where the PUD page with the entry of @addr ends, but not after @end. */
+static unsigned long mshare_pud_page_end(unsigned long addr, unsigned long end)
+{
+	return min(end, (addr & ~(PTRS_PER_PUD * PUD_SIZE - 1)) + PTRS_PER_PUD * PUD_SIZE);
+}
+
 /*
  * Set the entries of the units from @start to @end; a unit without a tree is
  * parked instead of linked.  Under map->lock, and the entries are ours.
@@ -300,18 +306,22 @@ static void mshare_set_links(struct mshare_map *map, unsigned long start, unsign
 	struct vm_area_struct *vma = map->vma;
 	struct mm_struct *mm = vma->vm_mm;
 	enum mshare_tree tree = mshare_vma_tree(vma);
-	unsigned long addr;
+	unsigned long addr = max(start, vma->vm_start) & PUD_MASK;
+	pgoff_t index = vma->vm_pgoff + ((addr - vma->vm_start) >> PAGE_SHIFT);
 
-	start = max(start, vma->vm_start) & PUD_MASK;
 	end = min(end, vma->vm_end);
-	for (addr = start; addr < end; addr += PUD_SIZE) {
-		pgoff_t index = vma->vm_pgoff + ((addr - vma->vm_start) >> PAGE_SHIFT);
-		pmd_t *table = link == MSHARE_CUT ? NULL : mshare_parking;
+	while (addr < end) {
+		unsigned long stop = mshare_pud_page_end(addr, end);
+		pud_t *pud = mshare_find_pud(mm, addr);
 
-		if (link == MSHARE_LINKED)
-			table = mshare_unit_tree(map->mi, index, tree) ?: mshare_parking;
 		spin_lock(&mm->page_table_lock);
-		set_pud(mshare_find_pud(mm, addr), mshare_table_entry(table));
+		for (; addr < stop; addr += PUD_SIZE, index += UNIT_PAGES, pud++) {
+			pmd_t *table = link == MSHARE_CUT ? NULL : mshare_parking;
+
+			if (link == MSHARE_LINKED)
+				table = mshare_unit_tree(map->mi, index, tree) ?: mshare_parking;
+			set_pud(pud, mshare_table_entry(table));
+		}
 		spin_unlock(&mm->page_table_lock);
 	}
 }
@@ -533,19 +543,22 @@ static void mshare_drop_private(struct vm_area_struct *vma, pud_t *pud)
  */
 static int mshare_make_upper_tables(struct vm_area_struct *vma)
 {
+	unsigned long stop, addr = vma->vm_start;
 	struct mm_struct *mm = vma->vm_mm;
-	unsigned long addr;
 	int err = 0;
 
-	for (addr = vma->vm_start; addr < vma->vm_end; addr += PUD_SIZE) {
+	while (addr < vma->vm_end) {
 		pud_t *pud = mshare_find_pud(mm, addr);
 
+		stop = mshare_pud_page_end(addr, vma->vm_end);
 		if (!pud && !err) {
 			err = apply_to_page_range(mm, addr, PAGE_SIZE, NULL, NULL);
 			pud = mshare_find_pud(mm, addr);
 		}
-		if (pud && !pud_none(READ_ONCE(*pud)))
-			mshare_drop_private(vma, pud);
+		for (; pud && addr < stop; addr += PUD_SIZE, pud++)
+			if (!pud_none(READ_ONCE(*pud)))
+				mshare_drop_private(vma, pud);
+		addr = stop;
 		err = err ?: mshare_pause();
 	}
 	return err;
@@ -579,11 +592,10 @@ int mshare_attach(struct vm_area_struct *vma)
 
 	filemap_invalidate_lock_shared(mapping);
 	mshare_add_map(map);
+	mshare_make_trees(map->mi, map->by_page.start, map->by_page.last, mshare_vma_tree(vma));
 	spin_lock(&map->lock);
-	mshare_set_links(map, 0, ULONG_MAX, MSHARE_PARKED);
 	map->dead = false;
 	spin_unlock(&map->lock);
-	mshare_make_trees(map->mi, map->by_page.start, map->by_page.last, mshare_vma_tree(vma));
 	mshare_link_range(map, 0, ULONG_MAX);
 	/* Last: a mapping without a map refuses all access. */
 	vma->vm_private_data = map;

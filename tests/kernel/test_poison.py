@@ -102,7 +102,13 @@ def neighbours_go_on(toucher, addr):
             assert toucher("r", page) == f"value {mfs.peek(addr + page * mfs.PAGE)}"
 
 
-@pytest.mark.parametrize("report", [report_by_madvise, report_by_sysfs, report_by_injection])
+# The file in /sys is there on kernels with memory hot-plug only.
+REPORTS = [report_by_madvise, report_by_injection]
+if (MEMORY / "hard_offline_page").exists():
+    REPORTS.append(report_by_sysfs)
+
+
+@pytest.mark.parametrize("report", REPORTS)
 def test_it_is_gone_from_every_process(filled, toucher, report):
     """Those that have used it, and those that come later; the caller does not use it itself.
 
