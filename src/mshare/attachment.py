@@ -4,7 +4,8 @@ mapping, linux."""
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from fcntl import F_GETFL, fcntl
 from typing import Final
 
 from . import mapping, registry
@@ -20,6 +21,7 @@ from .errors import (
 from .geometry import PUD, USER_END, Span, pick_address, round_up
 from .handle import Handle, is_sealed
 from .linux import locks, proc
+from .linux.descriptors import Descriptor
 from .procfs import FileId
 from .record import ATTACHED_BYTE
 from .region import Region, views_alive
@@ -105,12 +107,28 @@ def _attach_handle(
     _check_owner("of this handle", status.st_uid, owner)
     if require_sealed:
         _check_sealed("of this handle", handle.sealed)
-    if not locks.try_read_lock(fd, ATTACHED_BYTE):
-        raise RegionBusyError("the region of this handle is being removed", "try again")
-    region = Region("", None, status, handle.record, readonly=readonly)
-    region.keep(handle.duplicate())
-    _map(fd, FileId(status.st_dev, status.st_ino), region, addr)
+    with _with_rights(fd, readonly=readonly) as own_fd:
+        if not locks.try_read_lock(own_fd, ATTACHED_BYTE):
+            raise RegionBusyError("the region of this handle is being removed", "try again")
+        region = Region("", None, status, handle.record, readonly=readonly)
+        region.keep(handle.duplicate())
+        _map(own_fd, FileId(status.st_dev, status.st_ino), region, addr)
     return region
+
+
+def _with_rights(fd: int, *, readonly: bool) -> AbstractContextManager[int]:
+    """Return `fd`, or for a read-only attachment the same file opened for reading only.
+
+    The kernel lets a process make a mapping writable, and counts that mapping as one that can write, if its file is
+    open for writing. A map-only handle of msharefs cannot be opened again; there the module sees to both. Where the
+    file may not be opened (another user's, no /proc), `fd` is used: this process has the right to write anyway.
+    """
+    if not readonly or fcntl(fd, F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        return nullcontext(fd)
+    try:
+        return Descriptor(f"/proc/self/fd/{fd}", os.O_RDONLY)
+    except OSError:
+        return nullcontext(fd)
 
 
 def _check_owner(which: str, uid: int, owner: int | None) -> None:

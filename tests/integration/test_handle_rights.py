@@ -294,3 +294,35 @@ def test_memory_is_given_back(world: Path) -> None:
     assert shared_bytes() - before > large // 2
     handle.close()
     assert shared_bytes() - before < large // 2
+
+
+def test_a_read_only_attachment_of_a_writable_handle_stays_so(world: Path) -> None:
+    """Before, mprotect made such a mapping writable, and seal() was refused because the mapping could write."""
+    region = mshare.create_anonymous(PAGE, backend="shm")
+
+    def holder() -> str:
+        own = mshare.attach(region.control, readonly=True, addr=mshare.ANYWHERE)
+        region.close()
+        with pytest.raises(PermissionError):
+            checked(_libc.mprotect(ctypes.c_void_p(own.addr), PAGE, mmap.PROT_READ | mmap.PROT_WRITE))
+        os.write(ready, b"r")
+        os.read(go, 1)
+        own.seal()
+        return "sealed"
+
+    is_ready, ready = os.pipe()
+    go, go_on = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            code = 0 if holder() == "sealed" else 1
+        except BaseException:
+            code = 2
+        os._exit(code)
+    os.close(ready)
+    told = os.read(is_ready, 1)  # nothing, if the child has ended
+    region.close()
+    os.write(go_on, b"g")
+    assert (told, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])) == (b"r", 0)
+    for fd in (is_ready, go, go_on):
+        os.close(fd)
