@@ -206,7 +206,8 @@ static int queued(const char *path, const char *what)
 	CHECK(fcntl(fds[1], F_SETPIPE_SZ, 2048 * PAGE) > 0);
 	have_cpu(0);
 
-	uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	/* poll() of a descriptor without O_NONBLOCK says POLLERR at once. */
+	uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 	CHECK(uffd >= 0);
 	CHECK(!ioctl(uffd, UFFDIO_API, &api));
 	source = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -216,7 +217,7 @@ static int queued(const char *path, const char *what)
 	call.source = source;
 	CHECK(!pthread_create(&writer, NULL, write_page, &call));
 	event = (struct pollfd){ uffd, POLLIN };
-	CHECK(poll(&event, 1, 60000) == 1);
+	CHECK(poll(&event, 1, 60000) == 1 && event.revents == POLLIN);
 
 	CHECK(!pthread_create(&threads[0], NULL, run_operation, &first));
 	until_it_waits(&first);
