@@ -179,28 +179,54 @@ static void forks(void)
 
 /* ---- MADV_DONTNEED in an attachment ---- */
 
+static int compare(const void *one, const void *other)
+{
+	const uint64_t *a = one, *b = other;
+
+	return (*a > *b) - (*a < *b);
+}
+
+/* The median: what the kernel does meanwhile for others, as in the timer's interrupt, is left out. */
+static uint64_t middle_of(uint64_t *numbers, size_t length)
+{
+	qsort(numbers, length, sizeof(*numbers), compare);
+	return numbers[length / 2];
+}
+
+/*
+ * Have the processor forget the translations of this process. A table may go
+ * out of sight while translations stay, and the next touch is then no fault.
+ */
+static void forget_translations(void)
+{
+	const size_t bytes = 64 * PAGE; /* for more than 33 pages the kernel flushes everything */
+	char *pages = (char *)CHECK(mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+					 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0));
+
+	CHECK(munmap(pages, bytes));
+}
+
 static void measure_dontneed(enum kind kind, size_t units)
 {
-	const int times = 20;
+	enum { TIMES = 21 };
 	char what[64];
 	volatile char *at = make(kind, units * GIB, PAGE, GIB, NULL);
-	uint64_t advice = 0, fault = 0;
+	uint64_t advice[TIMES], fault[TIMES];
 
-	for (int i = -2; i < times; i++) {
+	for (int i = -2; i < TIMES; i++) {
+		int n = i < 0 ? 0 : i; /* two to warm up */
 		uint64_t start = count();
 		CHECK(madvise((void *)at, PAGE, MADV_DONTNEED));
-		uint64_t middle = count();
+		advice[n] = count() - start;
+		forget_translations();
+		start = count();
 		*at;
-		uint64_t end = count();
-		if (i < 0)
-			continue; /* two to warm up */
-		advice += middle - start;
-		fault += end - middle;
+		fault[n] = count() - start;
 	}
 	snprintf(what, sizeof(what), "of a page in %zu GiB", units);
-	report("dontneed", what, kinds[kind], (double)advice / times);
+	report("dontneed", what, kinds[kind], middle_of(advice, TIMES));
 	snprintf(what, sizeof(what), "touch after, %zu GiB", units);
-	report("dontneed", what, kinds[kind], (double)fault / times);
+	report("dontneed", what, kinds[kind], middle_of(fault, TIMES));
 }
 
 static long faults(void)
@@ -222,6 +248,7 @@ static void measure_faults(enum kind kind)
 	touch(at, units * GIB, GIB / 2);
 	touch(at, units * GIB, GIB / 2);
 	CHECK(madvise((void *)(at + mine * GIB), PAGE, MADV_DONTNEED));
+	forget_translations();
 	long start = faults();
 	touch(at + mine * GIB, GIB, GIB / 2);
 	long middle = faults();
@@ -246,11 +273,11 @@ static void dontneeds(void)
 
 static void measure_private(enum kind kind, int attachments)
 {
-	const int times = 200;
+	enum { TIMES = 201 };
 	char what[64];
 	volatile char *own = (volatile char *)CHECK(
 		mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-	uint64_t sum = 0;
+	uint64_t numbers[TIMES];
 
 	if (attachments) {
 		int fd;
@@ -258,16 +285,14 @@ static void measure_private(enum kind kind, int attachments)
 		for (int i = 1; i < attachments; i++)
 			map(fd, GIB);
 	}
-	for (int i = -5; i < times; i++) {
+	for (int i = -5; i < TIMES; i++) {
 		*own = 1;
 		uint64_t start = count();
 		CHECK(madvise((void *)own, PAGE, MADV_DONTNEED));
-		uint64_t end = count();
-		if (i >= 0)
-			sum += end - start;
+		numbers[i < 0 ? 0 : i] = count() - start;
 	}
 	snprintf(what, sizeof(what), "%d attachments", attachments);
-	report("private", what, kinds[kind], (double)sum / times);
+	report("private", what, kinds[kind], middle_of(numbers, TIMES));
 }
 
 static void privates(void)

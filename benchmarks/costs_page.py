@@ -11,11 +11,13 @@ GROUPS = {
         "What a child costs",
         "`fork` to the end of `waitpid`, the child's life included, per child. The process is static and small. Each "
         "memfd and each region of 1 GiB has 16 MiB of pages, and the parent has touched the pages. A sparse file of "
-        "64 GiB has one page per GiB. *200 further mappings* are private mappings without a page.",
+        "64 GiB has one page per GiB. *200 further mappings* are private mappings without a page. The "
+        "module before commit c158a5c waits for an SRCU grace period at each exit, and its figures include the wait.",
     ),
     "dontneed": (
         "`MADV_DONTNEED` of one page in an attachment",
-        "The file has one page, whatever its size. *Touch after* is the fault, or the minor fault that links the unit.",
+        "The file has one page, whatever its size. *Touch after* is the minor fault, which maps a memfd's page and "
+        "links a region's unit. Each figure of a round is the median of 21 calls.",
     ),
     "faults": (
         "Faults after it",
@@ -36,7 +38,8 @@ INTRODUCTION = (
     "Figures are instructions of a guest with one processor, whose clocks count instructions (QEMU, `-icount "
     "shift=0`). Kernel and program are counted together. Instructions are not time: cache misses, TLB misses "
     "and interrupts of other processors cost time and hardly an instruction, and a locked instruction counts "
-    "as one."
+    "as one. While the guest waits for a timer its clock follows the host's, and 1 ms of waiting counts as 1 "
+    "M."
 )
 INTERRUPTS = "interrupts"
 INTERRUPTS_TEXT = (
