@@ -459,20 +459,50 @@ static double seconds(void)
 	return now.tv_sec + now.tv_nsec / 1e9;
 }
 
-/* A while without the loop, then the loop: 1,000 times read-only and back, of one page. */
+static void protect_and_back(int fd, int times)
+{
+	struct mshare_protect protect = { .length = PAGE };
+
+	for (int i = 0; i < 2 * times; i++) {
+		protect.prot = i & 1 ? MSHARE_PROT_READWRITE : MSHARE_PROT_READ;
+		CHECK(ioctl(fd, MSHARE_IOC_PROTECT, &protect));
+	}
+}
+
+/* Calls that disturb nobody, for so many seconds. */
+static void ask(int fd, double length)
+{
+	struct mshare_info info;
+
+	for (double end = seconds() + length; seconds() < end;)
+		CHECK(ioctl(fd, MSHARE_IOC_INFO, &info));
+}
+
+struct taken {
+	unsigned long cal, tlb;
+	uint64_t work;
+};
+
+static void take(struct taken *sum, const volatile uint64_t *work, int sign)
+{
+	sum->cal += sign * interrupts("CAL");
+	sum->tlb += sign * interrupts("TLB");
+	sum->work += sign * *work;
+}
+
+/* The loop and as long without it in turn, so that what the host does meanwhile meets both. */
 static void measure_interrupts(enum load load)
 {
-	const int times = 1000;
+	const int turns = 20, times = 1000 / turns;
 	volatile uint64_t *work = (volatile uint64_t *)CHECK(
 		mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-	struct mshare_protect protect = { .length = PAGE };
+	struct taken with = { 0 }, without = { 0 };
 	int fd = make_file(REGION);
 	volatile char *at;
 	pid_t pid = 0;
 
 	CHECK(ftruncate(fd, GIB));
 	CHECK(fallocate(fd, 0, 0, SMALL));
-	pin(0);
 	if (load != IDLE) {
 		pid = CHECK(fork());
 		if (!pid) {
@@ -487,37 +517,24 @@ static void measure_interrupts(enum load load)
 	map(fd, GIB);
 	for (uint64_t seen = *work; pid && *work < seen + 1000;)
 		;
-	for (int i = 0; i < 10; i++) {
-		protect.prot = i & 1 ? MSHARE_PROT_READWRITE : MSHARE_PROT_READ;
-		CHECK(ioctl(fd, MSHARE_IOC_PROTECT, &protect));
+	protect_and_back(fd, 10);
+	for (int turn = 0; turn < turns; turn++) {
+		take(&with, work, -1);
+		double start = seconds();
+		protect_and_back(fd, times);
+		double length = seconds() - start;
+		take(&with, work, 1);
+		take(&without, work, -1);
+		ask(fd, length);
+		take(&without, work, 1);
 	}
-	unsigned long cal = interrupts("CAL"), tlb = interrupts("TLB");
-	uint64_t done = *work;
-	double start = seconds();
-	for (int i = 0; i < 2 * times; i++) {
-		protect.prot = i & 1 ? MSHARE_PROT_READWRITE : MSHARE_PROT_READ;
-		CHECK(ioctl(fd, MSHARE_IOC_PROTECT, &protect));
-	}
-	double loop = seconds() - start;
-	uint64_t with = *work - done;
-	unsigned long cal_loop = interrupts("CAL") - cal, tlb_loop = interrupts("TLB") - tlb;
-
-	/* The same time with calls that disturb nobody. */
-	struct mshare_info info;
-	cal = interrupts("CAL"), tlb = interrupts("TLB");
-	done = *work;
-	start = seconds();
-	while (seconds() < start + loop)
-		CHECK(ioctl(fd, MSHARE_IOC_INFO, &info));
-	uint64_t without = *work - done;
-	unsigned long cal_quiet = interrupts("CAL") - cal, tlb_quiet = interrupts("TLB") - tlb;
-
-	report("interrupts", "CAL, 1,000 x (protect, unprotect)", loads[load], cal_loop);
-	report("interrupts", "CAL, without", loads[load], cal_quiet);
-	report("interrupts", "TLB, 1,000 x (protect, unprotect)", loads[load], tlb_loop);
-	report("interrupts", "TLB, without", loads[load], tlb_quiet);
+	report("interrupts", "CAL, 1,000 x (protect, unprotect)", loads[load], with.cal);
+	report("interrupts", "CAL, without", loads[load], without.cal);
+	report("interrupts", "TLB, 1,000 x (protect, unprotect)", loads[load], with.tlb);
+	report("interrupts", "TLB, without", loads[load], without.tlb);
 	if (pid) {
-		report("interrupts", "work done, percent of that without", loads[load], 100.0 * with / without);
+		report("interrupts", "work done, percent of that without", loads[load],
+		       100.0 * with.work / without.work);
 		CHECK(kill(pid, 9));
 		CHECK(waitpid(pid, NULL, 0));
 	}
@@ -530,6 +547,7 @@ int main(int argc, char **argv)
 	if (!strcmp(what, "exit"))
 		_exit(0);
 	if (!strcmp(what, "interrupts")) {
+		pin(0); /* before the first fork: CPU 1 never runs what is attached */
 		for (int round = 0; round < rounds; round++)
 			for (enum load load = IDLE; load < LOADS; load++)
 				IN_CHILD(measure_interrupts(load));

@@ -72,6 +72,14 @@ def boot(program: Path, guest: str, source: Path, kernel: str, limit_seconds: in
     raise RuntimeError(f"guest {guest} ended with status {done.returncode}; what it said is above")
 
 
+def last_change() -> str | None:
+    """Return the commit that last changed `kernel/`; None outside a checkout, or when `kernel/` differs from it."""
+    if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "kernel"], cwd=REPOSITORY, check=False).returncode:
+        return None
+    command = ["git", "log", "-1", "--format=%h", "--", "kernel"]
+    return subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True).stdout.strip() or None
+
+
 def facts() -> dict[str, Any]:
     """Return what the numbers mean nothing without."""
     return {**machine.facts(packages=()), "guest": "QEMU, processor emulated (TCG), panic_on_warn=1"}
@@ -106,7 +114,13 @@ def main() -> int:
             text += kept.read_text() if kept.exists() else ""
         modules[module] = costs_page.nested(costs_page.parse(text))
     found = facts()
-    document = {"kernel": options.kernel, "before": options.before, "facts": found, "modules": modules}
+    document = {
+        "kernel": options.kernel,
+        "commit": last_change(),
+        "before": options.before,
+        "facts": found,
+        "modules": modules,
+    }
     output.write(options, document, costs_page.page(document, machine.remarks({"cpu": "TCG"})))
     missed = [target for target in costs_page.targets(costs_page.Module.from_json(modules["now"])) if not target.met]
     for target in missed:

@@ -45,9 +45,10 @@ INTERRUPTS = "interrupts"
 INTERRUPTS_TEXT = (
     "A process on CPU 0 takes the right to write one page away and gives the right back, 1,000 times. The "
     "table shows the interrupts that CPU 1 takes (rows `CAL` and `TLB` of `/proc/interrupts`) in that time, "
-    "and in the same time without these calls. This guest has two processors and counts no instructions. "
-    "*Work* is the number of rounds of a loop in user space on CPU 1. Work also depends on how the host shares"
-    " its processors, and is a rough figure."
+    "and in the same time without these calls; the two alternate 20 times. CPU 1 has not run the process that "
+    "calls. A CPU that ran the process and has been idle since is interrupted as well. This guest has two "
+    "processors and counts no instructions. *Work* is the number of rounds of a loop in user space on CPU 1. "
+    "Work also depends on how the host shares its processors, and is a rough figure."
 )
 LIMIT = 1.2
 """A child that inherits a region costs at most so many times what one with a memfd costs."""
@@ -213,6 +214,7 @@ def page(document: Mapping[str, Any], remarks: Sequence[str]) -> str:
         "# What the kernel module costs, in instructions",
         f"`make bench-kernel`, Linux {document['kernel']}, {facts['date']}. {INTRODUCTION} "
         f"Each figure is the median of {rounds(modules['now'])} rounds."
+        + (f" *Region* is the module of commit {document['commit']}." if document["commit"] else "")
         + (f" *Before* is the module of commit {document['before']}." if before else ""),
         *(f"- {remark}" for remark in remarks),
     ]

@@ -61,6 +61,7 @@ def test_targets_say_what_was_met(figures: dict[str, Any]) -> None:
 def test_the_page_has_every_figure_with_and_without_the_module_of_before(figures: dict[str, Any]) -> None:
     document = {
         "kernel": "6.12",
+        "commit": "5e672a1",
         "before": "c40e4c9",
         "facts": {"date": "today"},
         "modules": {"now": figures},
