@@ -60,7 +60,7 @@ def as_markdown(document: Document) -> str:
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
         if row["outcome"] != "passed":
             notes.append(f"- {row['kernel']}: {row['reason']}")
-        notes += [f"- {row['kernel']}: {name}" for name in bad]
+        notes += [f"- {row['kernel']}: {name.splitlines()[0]}" for name in bad]  # a message can have many lines
         if row["arguments"]:
             notes.append(f"- {row['kernel']}: not the usual run, but one with `{row['arguments']}`.")
         if row["attempts"] > 1:
