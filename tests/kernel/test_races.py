@@ -184,7 +184,7 @@ def test_a_page_does_not_move(attached):
 
 
 def test_a_bad_page_harms_nobody_else(attached):
-    """A memory error that is reported by software: the page stays mapped (see Known limits), and goes with its hole."""
+    """A memory error that is reported by software: the other pages go on, and the bad one goes with its hole."""
     fd, addr = attached
     fill(addr, 16)
     with open("/proc/meminfo") as f:
