@@ -101,7 +101,7 @@ endef
 # A guest keeps one core busy: two kernels side by side took 12 minutes on two cores, one alone 7.5. Each is
 # shown when it is done.
 test-vm: venv vm-deps
-	$(if $(filter true,$(CI)),@echo "vm: kernels $(VM_KERNELS): $(VM_OTHER) is this commit's turn, by its hash; VM_OTHER=6.1 (7.2, 7.3) chooses")
+	$(if $(filter true,$(CI)),@echo "vm: kernels $(VM_KERNELS): the commit's hash chose $(VM_OTHER); VM_OTHER=6.1 chooses another")
 	$(MAKE) --no-print-directory $(if $(word 2,$(VM_KERNELS)),-j2 --output-sync=target) $(addprefix test-vm-,$(VM_KERNELS))
 
 test-vm-%: venv vm-deps

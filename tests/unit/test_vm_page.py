@@ -97,3 +97,12 @@ def _kernels(*settings: str) -> list[str]:
 )
 def test_ci_boots_one_other_kernel_by_the_commit(settings: tuple[str, ...], kernels: list[str]) -> None:
     assert _kernels(*settings) == kernels
+
+
+def test_what_ci_runs_is_shell_that_parses() -> None:
+    # A comma in the text cut $(if ...) short once, and the other half of a quoted sentence ran as a command.
+    root = Path(__file__).parents[2]
+    make = ["make", "-n", "test-vm", "CI=true", "VM_COMMIT=00000010"]
+    recipe = subprocess.run(make, cwd=root, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True)
+    assert "the commit's hash chose 7.2" in recipe.stdout
+    subprocess.run(["sh", "-n"], input=recipe.stdout, text=True, check=True)
