@@ -40,6 +40,11 @@ COMPLAINTS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 # tests provoke it. The stack ends at its own mark; the limit is for a log where that line was lost.
 _OOM, _OOM_END, _OOM_LINES = "invoked oom-killer: ", "</TASK>", 60
 
+# mm/page_isolation.c and mm/memory_hotplug.c describe a page that keeps a block of memory from being taken offline.
+# Whoever asks for the block hears it. The reason is the last line of the description.
+_DUMP, _DUMP_END = "page:", re.compile(r"^page dumped because: (.*)$")
+_DUMP_REASONS = ("unmovable page", "migration failure", "isolation failed")
+
 _PREFIX = re.compile(r"^(?:<[0-9]+>)?(?:\[\s*[0-9]+\.[0-9]+\](?:\[\s*[TC]\s*[0-9]+\])? ?)?")
 
 
@@ -61,8 +66,9 @@ def scan(log: str) -> list[Complaint]:
 
     Reading stops at the guest's own mark for an expired time limit: the stacks after it were asked for.
     """
-    found = []
+    found: list[Complaint] = []
     oom_until = 0
+    dump = 0
     for number, line in enumerate(log.splitlines(), start=1):
         text = message(line)
         if TIME_LIMIT in text:
@@ -71,6 +77,13 @@ def scan(log: str) -> list[Complaint]:
             oom_until = number + _OOM_LINES
         elif text == _OOM_END:
             oom_until = 0
+        if text.startswith(_DUMP):
+            dump = number
+        elif end := _DUMP_END.match(text):
+            start, dump = dump, 0
+            if start and end[1] in _DUMP_REASONS:
+                found = [each for each in found if each.number < start or each.kind != "page"]
+                continue
         kind = next((name for name, pattern in COMPLAINTS if pattern.search(text)), None)
         if kind == "trace" and number <= oom_until:
             continue

@@ -83,6 +83,15 @@ def test_stack_behind_an_oom_kill_is_excused_but_a_bug_there_is_not() -> None:
     assert [item.kind for item in dmesg.scan(oom + "clean\n" * 97 + "Call Trace:\n")] == ["trace"]
 
 
+def test_page_that_keeps_memory_online_is_excused_but_other_dumps_are_not() -> None:
+    head = "<4>[   56.318775] page: refcount:1 mapcount:0 mapping:0000000000000000 index:0x0 pfn:0x30600"
+    body = "<4>[   56.319724] flags: 0xfffffc0002000(reserved|node=0|zone=1|lastcpupid=0x1fffff)"
+    end = "<4>[   56.320717] page dumped because: "
+    assert dmesg.scan("\n".join([head, body, end + "unmovable page", head, body, end + "migration failure"])) == []
+    bad = [head, body, end + "unmovable page", head, body, end + "VM_BUG_ON_PAGE(1)", end + "unmovable page"]
+    assert [each.number for each in dmesg.scan("\n".join(bad))] == [4, 6, 7]
+
+
 def test_stacks_after_the_time_limit_were_asked_for() -> None:
     assert dmesg.scan(f"<4>[ 1.0] {dmesg.TIME_LIMIT}\nCall Trace:\nBUG: x\n") == []
     assert len(dmesg.scan(f"BUG: x\n{dmesg.TIME_LIMIT}\nBUG: y\n")) == 1
