@@ -74,7 +74,11 @@ int op_write_from_region(void)
 	memcpy(words, from.p->word, sizeof(words));
 	done = pwrite(to.r->fd, from.at, PAGE, to.pos);
 	if (done > 0) {
-		MUST(predict(&from, false) & MAY_OK);
+		/*
+		 * Fact: the page that is written has its leaf, and is zero, before the data is copied and the file
+		 * ends behind it. Past the end it can be read then, as the source of its own write.
+		 */
+		MUST((predict(&from, false) & MAY_OK) || from.p == to.p);
 		from.p->have = PRESENT;
 	} else if (errno == EFAULT) {
 		MUST(predict(&from, false) & (MAY_SEGV | MAY_BUS));
@@ -456,8 +460,14 @@ int op_io_uring(void)
 		syscall(__NR_io_uring_enter, fd, 0, 1, IORING_ENTER_GETEVENTS, NULL, 0);
 	result = ((struct io_uring_cqe *)(rings + params.cq_off.cqes))->res;
 	errno = -result;
-	MUST(result == (int)PAGE || result == -EFAULT);
-	if (store) {
+	/*
+	 * Fact: io_uring/io-wq.c cancels a request for which it cannot make a thread. Seen on 6.1 with seed 1, worker 4.0;
+	 * why no thread could be made there is not known. Such a request has done nothing.
+	 */
+	MUST(result == (int)PAGE || result == -EFAULT || result == -ECANCELED);
+	if (result == -ECANCELED) {
+		note("cancelled");
+	} else if (store) {
 		settle_store(&t, result > 0, words);
 	} else {
 		if (result > 0)
