@@ -31,8 +31,7 @@
 #define MIB (1UL << 20)
 #define GIB (1UL << 30)
 #define SMALL (16 * MIB)
-#define FURTHER 200UL /* mappings of a process that is not small */
-#define WINDOW 0x200000000000UL /* mshare.geometry.WINDOW */
+#define FURTHER 200 /* mappings of a process that is not small */
 
 static const int rounds = 5;
 
@@ -76,10 +75,9 @@ static int make_file(enum kind kind)
 	return fd;
 }
 
-/* Where the library puts regions, below programs, libraries and stacks, if nothing is there. */
 static char *map(int fd, size_t bytes)
 {
-	return (char *)CHECK(mmap((void *)WINDOW, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+	return (char *)CHECK(mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
 }
 
 /* Read a byte of each step; a read and a write cost a region the same. */
@@ -147,29 +145,13 @@ static void child_once(enum child child, volatile char *at)
 		exit(1);
 }
 
-/*
- * fork copies mappings in the order of their addresses. Registering a child
- * with the kernel takes the locks of all mappings copied so far.
- */
-enum where { NOWHERE, ABOVE, BELOW, PLACES };
-static const char *const places[] = { "", ", 200 further mappings above", ", 200 further mappings below" };
-
-static void map_further(enum where where)
-{
-	for (size_t i = 0; where != NOWHERE && i < FURTHER; i++) { /* of two kinds, or the kernel would merge them */
-		void *at = where == BELOW ? (void *)(WINDOW - (FURTHER - i) * PAGE) : NULL;
-		int flags = MAP_PRIVATE | MAP_ANONYMOUS | (at ? MAP_FIXED_NOREPLACE : 0);
-
-		CHECK(mmap(at, PAGE, i & 1 ? PROT_READ : PROT_NONE, flags, -1, 0));
-	}
-}
-
-static void measure_children(const char *way, enum where where, volatile char *at)
+static void measure_children(const char *way, int further, volatile char *at)
 {
 	const int times = 20;
 	char what[64];
 
-	map_further(where);
+	for (int i = 0; i < further; i++) /* of two kinds, or the kernel would merge them */
+		CHECK(mmap(NULL, PAGE, i & 1 ? PROT_READ : PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
 	for (enum child child = EXITS; child < CHILDREN; child++) {
 		if (child == TOUCHES && !at)
 			continue;
@@ -179,19 +161,19 @@ static void measure_children(const char *way, enum where where, volatile char *a
 		for (int i = 0; i < times; i++)
 			child_once(child, at);
 		uint64_t after = count();
-		snprintf(what, sizeof(what), "%s%s", children[child], places[where]);
+		snprintf(what, sizeof(what), "%s%s", children[child], further ? ", 200 further mappings" : "");
 		report("fork", what, way, (double)(after - before) / times);
 	}
 }
 
 static void forks(void)
 {
-	for (enum where where = NOWHERE; where < PLACES; where++) {
-		IN_CHILD(measure_children("nothing", where, NULL));
-		IN_CHILD(measure_children("memfd", where, make(MEMFD, GIB, SMALL, 0, NULL)));
-		IN_CHILD(measure_children("region", where, make(REGION, GIB, SMALL, 0, NULL)));
-		IN_CHILD(measure_children("memfd, 64 GiB sparse", where, make(MEMFD, 64 * GIB, 64 * GIB, GIB, NULL)));
-		IN_CHILD(measure_children("region, 64 GiB sparse", where, make(REGION, 64 * GIB, 64 * GIB, GIB, NULL)));
+	for (int further = 0; further <= FURTHER; further += FURTHER) {
+		IN_CHILD(measure_children("nothing", further, NULL));
+		IN_CHILD(measure_children("memfd", further, make(MEMFD, GIB, SMALL, 0, NULL)));
+		IN_CHILD(measure_children("region", further, make(REGION, GIB, SMALL, 0, NULL)));
+		IN_CHILD(measure_children("memfd, 64 GiB sparse", further, make(MEMFD, 64 * GIB, 64 * GIB, GIB, NULL)));
+		IN_CHILD(measure_children("region, 64 GiB sparse", further, make(REGION, 64 * GIB, 64 * GIB, GIB, NULL)));
 	}
 }
 

@@ -11,11 +11,7 @@ GROUPS = {
         "What a child costs",
         "`fork` to the end of `waitpid`, the child's life included, per child. The process is static and small. Each "
         "memfd and each region of 1 GiB has 16 MiB of pages, and the parent has touched the pages. A sparse file of "
-        "64 GiB has one page per GiB. Each is mapped where the library maps regions: at the start of its window, "
-        "below the addresses that the kernel gives to libraries, stacks and other mappings. *200 further mappings* "
-        "are private mappings without a page: *above*, where the kernel puts mappings, or *below* the region, where"
-        " few programs have any. `fork` copies mappings in the order of their addresses, and the registration of a "
-        "child takes the locks of all mappings that are copied by then. The "
+        "64 GiB has one page per GiB. *200 further mappings* are private mappings without a page. The "
         "module before commit c158a5c waits for an SRCU grace period at each exit, and its figures include the wait.",
     ),
     "dontneed": (
