@@ -190,7 +190,8 @@ int op_mprotect(void)
 	note("%p prot %d", a->addr, prot);
 	REFUSED(mprotect(a->addr, length(a), prot), EACCES, EINVAL, EPERM);
 	REFUSED(mprotect(a->addr + PAGE * below(100), PAGE, prot), EACCES, EINVAL, EPERM);
-	REFUSED(syscall(__NR_pkey_mprotect, a->addr, length(a), prot, below(3) - 1), EACCES, EINVAL, EPERM);
+	REFUSED(syscall(__NR_pkey_mprotect, a->addr, length(a), prot, below(3) - 1), EACCES, EINVAL, EPERM,
+		ENOSYS);
 	verify_all();
 	return 1;
 }
