@@ -14,6 +14,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
 import mfs
+import probe as oracle
 
 HERE = pathlib.Path(__file__).parent
 COMPLAINTS = (
@@ -132,6 +133,24 @@ def region(mounted):
     yield make
     for fd in made:
         os.close(fd)
+
+
+@pytest.fixture
+def placed(region):
+    """A region whose pages hold a pattern; afterwards all are where they were and hold it still."""
+    fd = region(oracle.PLACED)
+    addr = mfs.mmap(fd, mfs.UNIT)
+    pages = range(oracle.PLACED)
+    for page in pages:
+        mfs.poke(addr + page * mfs.PAGE, page + 1)
+    frames = [oracle.frame(addr + page * mfs.PAGE) for page in pages]
+    yield fd, addr
+    assert [mfs.peek(addr + page * mfs.PAGE) for page in pages] == [page + 1 for page in pages]
+    assert [oracle.frame(addr + page * mfs.PAGE) for page in pages] == frames, "pages have moved"
+    mfs.poke(addr, 1)
+    assert os.pread(fd, 1, mfs.PAGE) == b"\x02"
+    assert mfs.info(fd)["pages"] == oracle.PLACED
+    mfs.munmap(addr, mfs.UNIT)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import time
 import mfs
 
 HWPOISON, BUDDY = 1 << 19, 1 << 10  # /proc/kpageflags
+PLACED = 61  # pages of the fixture `placed`
 NODES = sum(1 for each in pathlib.Path("/sys/devices/system/node").glob("node[0-9]*"))
 KNOWS_BAD_PAGES = "HardwareCorrupted" in pathlib.Path("/proc/meminfo").read_text()
 

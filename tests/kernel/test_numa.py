@@ -6,7 +6,6 @@ One node is enough for some of this.  For the rest start the guest with `--appen
 import contextlib
 import ctypes
 import errno
-import os
 import pathlib
 import re
 
@@ -22,24 +21,7 @@ TRACING = pathlib.Path("/sys/kernel/tracing")
 MBIND, MIGRATE_PAGES, MOVE_PAGES = 237, 256, 279
 MPOL_DEFAULT, MPOL_PREFERRED, MPOL_BIND, MPOL_INTERLEAVE = 0, 1, 2, 3
 MPOL_MF_STRICT, MPOL_MF_MOVE, MPOL_MF_MOVE_ALL = 1, 2, 4
-PAGES = 61
-
-
-@pytest.fixture
-def placed(region):
-    """A region whose pages hold a pattern; afterwards all are where they were and hold it still."""
-    fd = region(PAGES)
-    addr = mfs.mmap(fd, mfs.UNIT)
-    for page in range(PAGES):
-        mfs.poke(addr + page * mfs.PAGE, page + 1)
-    frames = [oracle.frame(addr + page * mfs.PAGE) for page in range(PAGES)]
-    yield fd, addr
-    assert [mfs.peek(addr + page * mfs.PAGE) for page in range(PAGES)] == list(range(1, PAGES + 1))
-    assert [oracle.frame(addr + page * mfs.PAGE) for page in range(PAGES)] == frames, "pages have moved"
-    mfs.poke(addr, 1)
-    assert os.pread(fd, 1, mfs.PAGE) == b"\x02"
-    assert mfs.info(fd)["pages"] == PAGES
-    mfs.munmap(addr, mfs.UNIT)
+PAGES = oracle.PLACED
 
 
 def mask(nodes):
