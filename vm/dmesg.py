@@ -82,7 +82,7 @@ def scan(log: str) -> list[Complaint]:
         elif end := _DUMP_END.match(text):
             start, dump = dump, 0
             if start and end[1] in _DUMP_REASONS:
-                found = [each for each in found if each.number < start or each.kind != "page"]
+                found = [each for each in found if each.number != start]
                 continue
         kind = next((name for name, pattern in COMPLAINTS if pattern.search(text)), None)
         if kind == "trace" and number <= oom_until:

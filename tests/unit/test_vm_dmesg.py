@@ -88,6 +88,8 @@ def test_page_that_keeps_memory_online_is_excused_but_other_dumps_are_not() -> N
     body = "<4>[   56.319724] flags: 0xfffffc0002000(reserved|node=0|zone=1|lastcpupid=0x1fffff)"
     end = "<4>[   56.320717] page dumped because: "
     assert dmesg.scan("\n".join([head, body, end + "unmovable page", head, body, end + "migration failure"])) == []
+    other = [head, "<4>[   56.319800] page_table_check: bad", end + "unmovable page"]
+    assert [each.number for each in dmesg.scan("\n".join(other))] == [2]
     bad = [head, body, end + "unmovable page", head, body, end + "VM_BUG_ON_PAGE(1)", end + "unmovable page"]
     assert [each.number for each in dmesg.scan("\n".join(bad))] == [4, 6, 7]
 
