@@ -107,7 +107,7 @@ test-vm: venv vm-deps
 test-vm-%: venv vm-deps
 	$(VM) test --kernel $*
 
-# Not part of `make test`: every supported kernel one after the other, half an hour of one core, and docs/results/kernels.*.
+# Not part of `make test`: every supported kernel one after the other, up to an hour of one core, and docs/results/kernels.*.
 test-kernels: venv vm-deps
 	$(VM) test $(addprefix --kernel ,6.1 6.12 7.2 7.3) --page docs/results/kernels
 

@@ -19,7 +19,7 @@ SCRIPT = """
 set -e
 scratch=$1 release=$2 modules=$3 build=$4; shift 4
 mount -t tmpfs scratch "$scratch"
-mkdir "$scratch/upper" "$scratch/work" "$scratch/modules" "$scratch/modules-upper" "$scratch/modules-work"
+mkdir "$scratch/upper" "$scratch/work" "$scratch/modules-upper" "$scratch/modules-work"
 mount -t overlay -o "lowerdir=/usr/lib,upperdir=$scratch/upper,workdir=$scratch/work" overlay /usr/lib
 mkdir -p /usr/lib/modules
 mount -t overlay overlay /usr/lib/modules \
@@ -39,7 +39,7 @@ done
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def kernel() -> store.Kernel:
     if os.geteuid() != 0 or shutil.which("dkms", path="/usr/sbin:/usr/bin") is None:
         pytest.skip("needs root and the package dkms")

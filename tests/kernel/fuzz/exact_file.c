@@ -75,8 +75,8 @@ int op_write_from_region(void)
 	done = pwrite(to.r->fd, from.at, PAGE, to.pos);
 	if (done > 0) {
 		/*
-		 * Fact: the page that is written has its leaf, and is zero, before the data is copied and the file
-		 * ends behind it. Past the end it can be read then, as the source of its own write.
+		 * A write past the end makes the page, zeroed and with its leaf, before the data is copied and the
+		 * size grows. The write can then read that page as its own source.
 		 */
 		MUST((predict(&from, false) & MAY_OK) || from.p == to.p);
 		from.p->have = PRESENT;
@@ -461,8 +461,8 @@ int op_io_uring(void)
 	result = ((struct io_uring_cqe *)(rings + params.cq_off.cqes))->res;
 	errno = -result;
 	/*
-	 * Fact: io_uring/io-wq.c cancels a request for which it cannot make a thread. Seen on 6.1 with seed 1, worker 4.0;
-	 * why no thread could be made there is not known. Such a request has done nothing.
+	 * Seen twice on 6.1 with seed 1 in worker 4.0; the cause is not known, and the module is not excluded. 6.12's
+	 * io_uring/io-wq.c cancels a request if no thread can be made for the request, which then does nothing.
 	 */
 	MUST(result == (int)PAGE || result == -EFAULT || result == -ECANCELED);
 	if (result == -ECANCELED) {
