@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-SECONDS = int(os.environ.get("MSHARE_FUZZ_SECONDS", "60"))
+SECONDS = int(os.environ.get("MSHARE_FUZZ_SECONDS", "300"))
 SEED = os.environ.get("MSHARE_FUZZ_SEED", "1")
 WORKERS = os.environ.get("MSHARE_FUZZ_WORKERS", "8")
 REPLAY = os.environ.get("MSHARE_FUZZ_REPLAY")
