@@ -461,10 +461,11 @@ int op_io_uring(void)
 	result = ((struct io_uring_cqe *)(rings + params.cq_off.cqes))->res;
 	errno = -result;
 	/*
-	 * Seen twice on 6.1 with seed 1 in worker 4.0; the cause is not known, and the module is not excluded. 6.12's
-	 * io_uring/io-wq.c cancels a request if no thread can be made for the request, which then does nothing.
+	 * io_uring/io-wq.c cancels a request, which then does nothing, if its first thread cannot be made: copy_process()
+	 * fails where a signal is pending, four times at most, or where a memory cgroup is full.  Measured on stock 6.1
+	 * without the module: with an alarm every 150 us, 45 of 200 processes had their only request cancelled.
 	 */
-	MUST(result == (int)PAGE || result == -EFAULT || result == -ECANCELED);
+	MUST(result == (int)PAGE || result == -EFAULT || (result == -ECANCELED && (my_alarms || my_limit)));
 	if (result == -ECANCELED) {
 		note("cancelled");
 	} else if (store) {

@@ -42,7 +42,7 @@ struct world *world;
 struct worker *me;
 const char *root, *scratch, *tight;
 unsigned int my_index;
-bool my_limit, am_reader;
+bool my_limit, my_alarms, am_reader;
 int scratch_fd;
 
 static const char *cgroup;
@@ -297,7 +297,8 @@ static void settings(unsigned int index)
 	}
 	umask(0);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (index >= 4) {	/* signals come at any time */
+	my_alarms = index >= 4;
+	if (my_alarms) {	/* signals come at any time */
 		struct itimerval timer = { { 0, 7000 }, { 0, 7000 } };
 
 		setitimer(ITIMER_REAL, &timer, NULL);
