@@ -1,7 +1,8 @@
 """`make bench-kernel`: what the kernel module costs, in instructions and interrupts, and the page about it.
 
 `costs.c` measures in two guests: one counts instructions, which needs one virtual CPU; one counts interrupts, which
-needs two. With `--before COMMIT` the module of that commit runs the same program. `costs_page` makes the page.
+needs two. `costs_python.py` adds the children of a Python process. With `--before COMMIT` the module of that commit
+runs the same programs. `costs_page` makes the page.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any
 from . import costs_page, machine, output
 
 SOURCE = Path(__file__).with_suffix(".c")
+PYTHON_SOURCE = SOURCE.with_name("costs_python.py")
+PYTHON_ROUNDS = 5
 REPOSITORY = SOURCE.parent.parent
 GUESTS = {
     "counts": ("--icount", "--cpus", "1", "--memory", "4G"),
@@ -48,6 +51,9 @@ def checked_out(commit: str, directory: Path) -> Path:
 def script(program: Path, guest: str, target: Path) -> str:
     """Return the shell line that runs in the guest, as root. The program runs from memory, since `exec` is measured."""
     lines = ["mount -o remount,size=95% /sys/fs/mshare", f"cp {program} /run/costs", f"/run/costs {guest} > {target}"]
+    if guest == "counts":
+        for mechanism in ("nothing", "memfd", "region") * PYTHON_ROUNDS:
+            lines.append(f"{sys.executable} {PYTHON_SOURCE} {mechanism} >> {target}")
     return " && ".join(lines)
 
 

@@ -11,7 +11,8 @@ GROUPS = {
         "What a child costs",
         "`fork` to the end of `waitpid`, the child's life included, per child. The process is static and small. Each "
         "memfd and each region of 1 GiB has 16 MiB of pages, and the parent has touched the pages. A sparse file of "
-        "64 GiB has one page per GiB. *200 further mappings* are private mappings without a page. The "
+        "64 GiB has one page per GiB. *200 further mappings* are private mappings without a page. *Python with numpy* "
+        "is a process with about 200 mappings and their pages, and its region is where the library placed it. The "
         "module before commit c158a5c waits for an SRCU grace period at each exit, and its figures include the wait.",
     ),
     "dontneed": (
