@@ -170,7 +170,7 @@ def attach_length(
             raise AccessDeniedError(
                 f"region {name!r} was created read-only for everybody", "attach it with readonly=True"
             )
-        if not readonly and record.unit == PUD and is_sealed(fd):
+        if not readonly and record.map_unit == PUD and is_sealed(fd):
             raise AccessDeniedError(
                 f"region {name!r} is sealed: nobody can write to it", "attach it with readonly=True"
             )
@@ -196,7 +196,7 @@ def _wait_to_open(name: str, *, writable: bool) -> registry.Opened:
 def _map(fd: int, file: FileId, region: Region, addr: int | _Anywhere | None) -> None:
     """Make `region` an owner of this process's mapping of the open file, an old or a new one."""
     record, writable = region._record, not region.readonly
-    length = round_up(record.size_bytes, record.unit)
+    length = round_up(record.size_bytes, record.map_unit)
     with mapping.lock:
         if isinstance(addr, _Anywhere):
             area = mapping.map_file(

@@ -29,7 +29,7 @@ class Capabilities:
 
     leaf_size: int
     """Bytes one last-level page-table entry maps, for regions of at least that size."""
-    unit: int
+    file_unit: int
     """Bytes that file sizes are rounded up to."""
     map_unit: int
     """Bytes that mappings are rounded up to, and their addresses multiples of."""
@@ -129,7 +129,7 @@ def obstacle(backend: Backend, request: Request) -> str | None:
         return "it always reserves its memory (reserve=False was asked)"
     align = max(able.leaf_size, able.map_unit)
     if request.addr is not None and request.addr % align:
-        return f"address {request.addr:#x} is no multiple of its unit, {format_size(align)}"
+        return f"address {request.addr:#x} is no multiple of {format_size(align)}"
     return None
 
 
@@ -162,7 +162,7 @@ def choose(backends: Sequence[Backend], request: Request, forced: str | None = N
             why = None if available.usable else available.reason
         if why is None and request.reserve:
             space = backend.space()
-            needed = backend.charge(file_size(request.size_bytes, backend.capabilities.unit))
+            needed = backend.charge(file_size(request.size_bytes, backend.capabilities.file_unit))
             if needed > space.free_bytes and backend is not backends[-1]:
                 need, free = format_apart(needed, space.free_bytes)
                 why = f"{need} do not fit into {free} ({space.limit})"

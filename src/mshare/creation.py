@@ -172,7 +172,7 @@ class _Draft:
     def __init__(self, spec: Spec, backend: Backend) -> None:
         """Reserve the memory. Raises `NoSpaceError`, `BackendUnavailableError`, `AddressTakenError`."""
         self.spec, self.backend = spec, backend
-        self.length = file_size(spec.size, backend.capabilities.unit)
+        self.length = file_size(spec.size, backend.capabilities.file_unit)
         self.root = backend.root()
         self.owner = mapping.Owner()
         limit = file_size_limit()
@@ -312,7 +312,7 @@ def _record(backend: Backend, spec: Spec, addr: int, reason: str) -> Record:
         size_bytes=spec.size,
         addr=addr,
         leaf_size=able.leaf_size if has_large_leaf else PAGE,
-        unit=able.map_unit,
+        map_unit=able.map_unit,
         created_ns=time.time_ns(),
         backend=backend.name,
         reason=reason,

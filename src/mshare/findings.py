@@ -25,7 +25,7 @@ class BackendFacts(NamedTuple):
     reason: str
     remedy: str
     root: str | None
-    unit: int
+    file_unit: int
     free_bytes: int
     limit: str
     needed_bytes: int
@@ -155,7 +155,7 @@ def _choice(machine: Machine) -> Finding:
         need, free = format_apart(backend.needed_bytes, backend.free_bytes)
         takes = (
             f" and take {need} with its page tables"
-            if backend.needed_bytes > file_size(machine.size, backend.unit)
+            if backend.needed_bytes > file_size(machine.size, backend.file_unit)
             else ""
         )
         return Finding(

@@ -83,10 +83,10 @@ def _backend_facts(size: int) -> list[BackendFacts]:
                 available.reason,
                 available.remedy,
                 None if root is None else str(root),
-                backend.capabilities.unit,
+                backend.capabilities.file_unit,
                 0 if space is None else space.free_bytes,
                 "" if space is None else space.limit,
-                backend.charge(file_size(size, backend.capabilities.unit)),
+                backend.charge(file_size(size, backend.capabilities.file_unit)),
             )
         )
     return found

@@ -28,7 +28,7 @@ ATTACHED_BYTE = 1 << 62
 NAME_BYTE = ATTACHED_BYTE + 1
 """Whoever removes the name holds a write lock on this byte while doing so."""
 
-# magic, version, flags, size_bytes, addr, leaf_size, unit, created_ns, backend, length of reason; then reason, then
+# magic, version, flags, size_bytes, addr, leaf_size, map_unit, created_ns, backend, length of reason; then reason, then
 # at the end of the page the CRC-32 of all before it.
 _LAYOUT = struct.Struct("<8sIIQQQQQ16sI")
 _CRC = struct.Struct("<I")
@@ -54,7 +54,7 @@ class Record:
     size_bytes: int
     addr: int
     leaf_size: int
-    unit: int
+    map_unit: int
     """Bytes that every mapping of it is a multiple of; see `file_unit`."""
     created_ns: int
     backend: str
@@ -64,12 +64,12 @@ class Record:
     @property
     def file_unit(self) -> int:
         """Bytes that the file's size is a multiple of."""
-        return _FILE_UNITS[self.leaf_size, self.unit]
+        return _FILE_UNITS[self.leaf_size, self.map_unit]
 
     @property
     def align(self) -> int:
         """Bytes that every address of it is a multiple of."""
-        return max(self.leaf_size, self.unit)
+        return max(self.leaf_size, self.map_unit)
 
     def encode(self) -> bytes:
         """Return the record as one page of bytes. `reason` is cut to what fits, at a character, and its unprintable
@@ -83,7 +83,7 @@ class Record:
             self.size_bytes,
             self.addr,
             self.leaf_size,
-            self.unit,
+            self.map_unit,
             self.created_ns,
             self.backend.encode(),
             len(reason),
@@ -103,16 +103,16 @@ class Record:
         body = page[: -_CRC.size]
         if _CRC.unpack(page[-_CRC.size :])[0] != zlib.crc32(body):
             raise RecordError("its region record is damaged")
-        _, version, flags, size, addr, leaf, unit, created, backend, length = _LAYOUT.unpack_from(page)
+        _, version, flags, size, addr, leaf, map_unit, created, backend, length = _LAYOUT.unpack_from(page)
         if version != VERSION or flags & ~FLAG_FROZEN:
             raise RecordError(f"its region record is of version {version}, this library reads {VERSION}")
-        file_unit = _FILE_UNITS.get((leaf, unit))
+        file_unit = _FILE_UNITS.get((leaf, map_unit))
         # What is mapped beyond the file's end (msharefs) is beyond `size`, too: no view ever shows it.
         sane = (
             0 < size <= file_size - RECORD_SIZE
             and file_unit is not None
-            and addr % max(leaf, unit) == 0
-            and 0 < addr < addr + round_up(size, unit) <= USER_END
+            and addr % max(leaf, map_unit) == 0
+            and 0 < addr < addr + round_up(size, map_unit) <= USER_END
             and file_size % file_unit == 0
             and round_up(size, file_unit) <= file_size
             and length <= _REASON_LIMIT
@@ -133,7 +133,7 @@ class Record:
             size_bytes=size,
             addr=addr,
             leaf_size=leaf,
-            unit=unit,
+            map_unit=map_unit,
             created_ns=created,
             backend=name.decode("ascii"),
             reason=text,
@@ -141,10 +141,10 @@ class Record:
         )
 
 
-def file_size(size_bytes: int, unit: int) -> int:
-    """Return the bytes of the file that holds a region of `size_bytes`, its record included, in whole `unit`s of
-    files (`Capabilities.unit`, `Record.file_unit`)."""
-    return round_up(size_bytes + RECORD_SIZE, unit)
+def file_size(size_bytes: int, file_unit: int) -> int:
+    """Return the bytes of the file that holds a region of `size_bytes`, its record included, in whole units of
+    files (`Capabilities.file_unit`, `Record.file_unit`)."""
+    return round_up(size_bytes + RECORD_SIZE, file_unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ class RegionInfo:
     backend: str
     leaf_size: int
     """Bytes one last-level page-table entry maps: 4,096 or 2,097,152."""
-    unit: int
+    map_unit: int
     """Bytes its mappings are rounded up to."""
     addr: int
     """Where every process attaches it."""
@@ -195,5 +195,5 @@ class RegionInfo:
         """Bytes of page tables one attached process pays that has touched all of it, by arithmetic (see
         `geometry.page_tables`); `VmPTE` in /proc/PID/status is the measured figure. Where mappings come in whole GiB
         (msharefs) the tables below that belong to the region, and a process pays what leads to them."""
-        tables = page_tables(round_up(self.size, self.unit), leaf_size=self.leaf_size, addr=self.addr)
-        return tables.pud_pages * PAGE if self.unit == PUD else tables.bytes
+        tables = page_tables(round_up(self.size, self.map_unit), leaf_size=self.leaf_size, addr=self.addr)
+        return tables.pud_pages * PAGE if self.map_unit == PUD else tables.bytes

@@ -402,7 +402,7 @@ def describe(
         uid=status.st_uid,
         backend=record.backend,
         leaf_size=record.leaf_size,
-        unit=record.unit,
+        map_unit=record.map_unit,
         addr=record.addr,
         pids=pids,
         orphan=not locked and not pids,

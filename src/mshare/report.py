@@ -110,7 +110,7 @@ def region_json(info: RegionInfo) -> dict[str, Any]:
         "backend": info.backend,
         "reason": info.reason,
         "leaf_size": info.leaf_size,
-        "unit": info.unit,
+        "map_unit": info.map_unit,
         "addr": info.addr,
         "pids": list(info.pids),
         "orphan": info.orphan,

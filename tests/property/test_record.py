@@ -51,13 +51,13 @@ def test_an_enemy_gets_nothing_past_it(page_and_size: tuple[bytes, int]) -> None
         record = Record.decode(page, length)
     except RecordError:
         return
-    mapped = round_up(record.size_bytes, record.unit)
+    mapped = round_up(record.size_bytes, record.map_unit)
     assert 0 < record.size_bytes <= length - RECORD_SIZE
-    assert mapped <= length or record.unit == PUD
+    assert mapped <= length or record.map_unit == PUD
     assert length % record.file_unit == 0
-    assert (record.leaf_size, record.unit) in ((PAGE, PAGE), (PMD, PAGE), (PMD, PMD), (PAGE, PUD))
+    assert (record.leaf_size, record.map_unit) in ((PAGE, PAGE), (PMD, PAGE), (PMD, PMD), (PAGE, PUD))
     assert record.addr > 0
-    assert record.addr % record.leaf_size == record.addr % record.unit == record.addr % record.align == 0
+    assert record.addr % record.leaf_size == record.addr % record.map_unit == record.addr % record.align == 0
     assert record.addr + mapped <= USER_END
     assert record.backend.isprintable()
     assert record.backend

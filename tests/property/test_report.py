@@ -23,7 +23,7 @@ def info(name: str, *, pids: tuple[int, ...] = (), orphan: bool = True) -> Regio
         uid=7,
         backend="shm",
         leaf_size=4096,
-        unit=4096,
+        map_unit=4096,
         addr=0x2000_0000_0000,
         pids=pids,
         orphan=orphan,

@@ -108,7 +108,7 @@ def test_a_process_pays_what_leads_to_the_tables() -> None:
             uid=0,
             backend="msharefs",
             leaf_size=PAGE,
-            unit=PUD,
+            map_unit=PUD,
             addr=WINDOW[0],
             pids=(),
             orphan=True,

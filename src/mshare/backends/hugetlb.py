@@ -42,7 +42,7 @@ class Hugetlb(PlainFiles):
     name = "hugetlb"
     capabilities = Capabilities(
         leaf_size=PMD,
-        unit=PMD,
+        file_unit=PMD,
         map_unit=PMD,
         sparse=False,
         controlled=False,

@@ -53,7 +53,7 @@ class Msharefs(Shm):
     name = "msharefs"
     capabilities = Capabilities(
         leaf_size=PAGE,
-        unit=PAGE,
+        file_unit=PAGE,
         map_unit=PUD,
         sparse=True,
         controlled=True,
@@ -110,7 +110,7 @@ class Msharefs(Shm):
             size_bytes=size,
             addr=facts.base,
             leaf_size=PAGE,
-            unit=PUD,
+            map_unit=PUD,
             created_ns=status.st_ctime_ns,  # made then or before: nothing keeps the time of birth
             backend=self.name,
             reason="made by a program without this library",

@@ -18,7 +18,7 @@ class Shm(PlainFiles):
     name = "shm"
     capabilities = Capabilities(
         leaf_size=PAGE,
-        unit=PAGE,
+        file_unit=PAGE,
         map_unit=PAGE,
         sparse=True,
         controlled=False,

@@ -39,7 +39,7 @@ class Thp(Shm):
     name = "thp"
     capabilities = Capabilities(
         leaf_size=PMD,
-        unit=PAGE,
+        file_unit=PAGE,
         map_unit=PAGE,
         sparse=False,
         controlled=False,

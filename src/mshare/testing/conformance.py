@@ -67,9 +67,9 @@ class BackendConformance:
         tested = backend_of(backend)
         able = tested.capabilities
         assert able.leaf_size in (PAGE, PMD)
-        assert able.unit in (PAGE, PMD)
-        assert able.unit <= able.leaf_size
-        assert able.map_unit in (able.unit, PUD)
+        assert able.file_unit in (PAGE, PMD)
+        assert able.file_unit <= able.leaf_size
+        assert able.map_unit in (able.file_unit, PUD)
         assert able.needs
         assert able.shared_tables
         assert tested.availability().usable
@@ -85,7 +85,9 @@ class BackendConformance:
             assert (region.size, len(region.buf), region.info().size) == (size, size, size)
             assert not any(region.buf)
             region.buf[-1] = 251
-            assert Path(region.info().path).stat().st_size == file_size(size, backend_of(backend).capabilities.unit)
+            assert Path(region.info().path).stat().st_size == file_size(
+                size, backend_of(backend).capabilities.file_unit
+            )
         with mshare.attach("r") as region:
             assert (len(region.buf), region.buf[-1]) == (size, 251)
 
@@ -112,7 +114,7 @@ class BackendConformance:
             info = region.info()
         addr, grown, seen = in_child(measure_warm).value
         assert addr == info.addr
-        assert seen["Size"] == round_up(size, info.unit)
+        assert seen["Size"] == round_up(size, info.map_unit)
         assert (seen["KernelPageSize"] == PMD or seen["ShmemPmdMapped"] > 0) == (info.leaf_size == PMD)
         assert grown == info.page_table_bytes
 
@@ -124,7 +126,7 @@ class BackendConformance:
         assert in_child(lambda: mshare.attach("r").addr).value == addr
         with mshare.attach("r") as region:
             assert region.addr == addr
-            assert smaps_of(addr)["Size"] == round_up(PMD + 1, region.info().unit)
+            assert smaps_of(addr)["Size"] == round_up(PMD + 1, region.info().map_unit)
 
     def test_its_addresses_are_multiples_of_its_unit(self, backend: str) -> None:
         able = backend_of(backend).capabilities

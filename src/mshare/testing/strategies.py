@@ -45,13 +45,13 @@ _pages = st.integers(0, USER_END // PAGE).map(lambda page: page * PAGE)
 @st.composite
 def records(draw: st.DrawFn) -> Record:
     """Records as `create` writes them."""
-    leaf, unit = draw(st.sampled_from(((PAGE, PAGE), (PMD, PAGE), (PMD, PMD), (PAGE, PUD))))
+    leaf, map_unit = draw(st.sampled_from(((PAGE, PAGE), (PMD, PAGE), (PMD, PMD), (PAGE, PUD))))
     size = draw(st.one_of(st.sampled_from(edge_sizes), st.integers(1, 1 << 45)))
     return Record(
         size_bytes=size,
         addr=WINDOW[0] + draw(st.integers(0, 1 << 10)) * PUD,
         leaf_size=leaf,
-        unit=unit,
+        map_unit=map_unit,
         created_ns=draw(st.integers(0, (1 << 64) - 1)),
         backend=draw(st.text("abcdefghijklmnopqrstuvwxyz-_0123456789", min_size=1, max_size=16)),
         reason=draw(st.text(st.characters(codec="utf-8").filter(str.isprintable), max_size=200)),
@@ -73,7 +73,7 @@ _lies: dict[str, st.SearchStrategy[Any]] = {
     "length": _short,
     "addr": st.one_of(_pages, _pages, _numbers),
     "leaf": st.one_of(st.sampled_from((PAGE, PMD)), _numbers),
-    "unit": st.one_of(st.sampled_from((PAGE, PMD, PUD)), _numbers),
+    "map_unit": st.one_of(st.sampled_from((PAGE, PMD, PUD)), _numbers),
     "backend": st.binary(max_size=16),
 }
 
@@ -98,7 +98,7 @@ def hostile_pages(draw: st.DrawFn) -> tuple[bytes, int]:
         "size": good.size_bytes,
         "addr": good.addr,
         "leaf": good.leaf_size,
-        "unit": good.unit,
+        "map_unit": good.map_unit,
         "created": good.created_ns,
         "backend": b"shm",
         "length": 3,
