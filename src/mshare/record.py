@@ -175,8 +175,8 @@ class RegionInfo:
     """Why this backend was chosen at creation."""
     frozen: bool
     """True if nobody may attach it read-write (`O_CREAT | O_RDONLY`)."""
-    linked: bool
-    """False once the name has been removed: the memory goes with the last attachment."""
+    named: bool
+    """True while the region has a name. The memory of a region without one goes with its last attachment or handle."""
     path: str
     """The file that is the region, for programs that map it without this library; empty if it has no name."""
     memory_bytes: int

@@ -140,19 +140,19 @@ class Region(mapping.Owner):
         assert self.area is not None
         file = self.area.file
         pids = proc.processes_mapping({file})[file]
-        status, linked, facts = self._status, False, None
+        status, named, facts = self._status, False, None
         if self._handle is not None:
             status, facts = os.fstat(self._handle.fileno()), ioctl.region_facts(self._handle.fileno())
         try:
             with registry.find(self.name) as entry:
                 if entry.file == file:
-                    status, linked = entry.status, True
+                    status, named = entry.status, True
                     with entry.open(writable=False) as fd:
                         facts = ioctl.region_facts(fd)
         except OSError:  # the name is gone, or the file is not ours to read any more
             pass
         info = registry.describe(self.name, self._root, status, self._record, facts, locked=True, pids=pids)
-        return replace(info, linked=linked)
+        return replace(info, named=named)
 
     def close(self) -> None:
         """Detach: end this object's use of the region. A second call does nothing. Never removes the name.

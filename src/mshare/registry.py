@@ -409,7 +409,7 @@ def describe(
         created=record.created_ns / 1e9,
         reason=record.reason,
         frozen=record.frozen,
-        linked=True,
+        named=True,
         path=str(root / name) if root is not None else "",
         memory_bytes=status.st_blocks * 512 if facts is None else facts.memory_bytes,
         shared_table_bytes=None if facts is None else facts.table_bytes,

@@ -52,7 +52,7 @@ def read_hello(handle: mshare.Handle) -> tuple[int, bool]:
 def test_it_lives_by_its_mapping_and_by_its_handle_and_dies_with_the_last(nameless: str) -> None:
     before = descriptors()
     region = hello(nameless)
-    assert (region.name, region.backend, region.info().linked, region.info().path) == ("", nameless, False, "")
+    assert (region.name, region.backend, region.info().named, region.info().path) == ("", nameless, False, "")
     assert mshare.regions() == []
     handle = region.control
     addr = region.addr

@@ -30,7 +30,7 @@ def info(name: str, *, pids: tuple[int, ...] = (), orphan: bool = True) -> Regio
         created=1000.0,
         reason=name,
         frozen=False,
-        linked=True,
+        named=True,
         path=f"/x/{name}",
         memory_bytes=12288,
         shared_table_bytes=None,

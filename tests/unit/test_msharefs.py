@@ -115,7 +115,7 @@ def test_a_process_pays_what_leads_to_the_tables() -> None:
             created=0.0,
             reason="",
             frozen=False,
-            linked=True,
+            named=True,
             path="/sys/fs/mshare/r",
             memory_bytes=size,
             shared_table_bytes=0,

@@ -204,7 +204,7 @@ class BackendConformance:
             mshare.unlink("r")
             assert files() == []
             assert region.buf[0] == 1
-            assert not region.info().linked
+            assert not region.info().named
             with pytest.raises(mshare.RegionNotFoundError):
                 mshare.attach("r", addr=mshare.ANYWHERE)
             with mshare.create("r", PMD, backend=backend) as second:
