@@ -84,7 +84,7 @@ def create_anonymous(
     """Create a region without a name and return it attached read-write.
 
     It lives while any descriptor (`Handle`) or mapping of it lives, in whatever process, and goes with the last.
-    `control` and `map_only` give handles for other processes.
+    `Region.handle` and `Region.map_only` give handles for other processes.
 
     - `linkable`: it can be given a name later (`Region.link`). Except on msharefs it can then not be sealed: only a
       memfd can, and only a file of a mounted file system can have a name.

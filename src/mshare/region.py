@@ -56,7 +56,7 @@ class Region(mapping.Owner):
         """What all views hang on; made for the first."""
         self._closed = False
         self._handle: Handle | None = None
-        """Of a region without a name: kept for `control`, and to keep the region alive."""
+        """Of a region without a name: kept for `handle`, and to keep the region alive."""
         self._addr = record.addr
 
     @property
@@ -195,18 +195,17 @@ class Region(mapping.Owner):
             return self._handle.duplicate()
         return handles.of_named(self.name, self.area.file, writable=writable)
 
-    @property
-    def control(self) -> Handle:
-        """A new handle that can do with the region all that this process may, for itself to close.
+    def handle(self) -> Handle:
+        """Open and return a new handle of the region, with all rights that this object has; the caller closes it.
 
-        Raises `RegionClosedError`; `RegionNotFoundError` if a name it had is gone.
+        Costs one descriptor. Raises `RegionClosedError`; `RegionNotFoundError` if a name it had is gone.
         """
         return self._own_handle(writable=not self.readonly)
 
     def map_only(self, *, readonly: bool = True) -> Handle:
         """Return a new handle that can map the region and nothing more; see `Handle.map_only`."""
-        with self.control as control:
-            return control.map_only(readonly=readonly)
+        with self.handle() as handle:
+            return handle.map_only(readonly=readonly)
 
     @property
     def sealed(self) -> bool:
@@ -222,7 +221,7 @@ class Region(mapping.Owner):
         process live, `BackendUnavailableError` for files that cannot be sealed, `AccessDeniedError`; nothing has
         changed then.
         """
-        with mapping.lock, self.control as handle, ExitStack() as kept:
+        with mapping.lock, self.handle() as handle, ExitStack() as kept:
             if handle.sealed:
                 return
             fd = handle.fileno()
@@ -270,7 +269,7 @@ class Region(mapping.Owner):
         registry.check_name(name)
         if mode & ~0o777:
             raise InvalidFlagsError(f"mode {mode:#o} is no set of permission bits", "use 0o600 up to 0o777")
-        with self.control as handle:
+        with self.handle() as handle:
             status = os.fstat(handle.fileno())
             if status.st_nlink:
                 raise RegionExistsError("the region has a name", "use that one")
@@ -313,7 +312,7 @@ class Region(mapping.Owner):
                 self.let_go()
 
     def __reduce__(self) -> str:
-        raise TypeError("a Region cannot be pickled: pass its name or its `control` handle, and attach that there")
+        raise TypeError("a Region cannot be pickled: pass its name or `region.handle()`, and attach that there")
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.addr:#x}{' read-only' if self.readonly else ''}"

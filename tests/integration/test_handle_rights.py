@@ -176,7 +176,7 @@ def test_no_road_leads_to_more_rights(nameless: str, kind: str) -> None:
     writer.buf[:5] = b"hello"
     if kind == "sealed":
         writer.seal()
-    handle = writer.map_only() if kind == "map-only" else writer.control
+    handle = writer.map_only() if kind == "map-only" else writer.handle()
 
     def attack() -> list[str]:
         writer.close()  # what fork has handed down
@@ -195,7 +195,7 @@ def test_no_road_leads_to_more_rights(nameless: str, kind: str) -> None:
 @needs_root
 def test_those_roads_lead_somewhere_with_a_handle_that_controls(world: Path) -> None:
     """What the test above would see if the kernel did not refuse: else it proves nothing."""
-    with mshare.create_anonymous(SIZE, backend="shm") as writer, writer.control as handle:
+    with mshare.create_anonymous(SIZE, backend="shm") as writer, writer.handle() as handle:
 
         def attack() -> list[str]:
             writer.close()
@@ -253,7 +253,7 @@ def test_sealing_is_refused_while_others_write_and_changes_nothing(nameless: str
         region.buf[0] = 2
     with pytest.raises(OSError, match="died"):
         store(region)
-    with region.control as handle, mshare.attach(handle, require_sealed=True) as again:
+    with region.handle() as handle, mshare.attach(handle, require_sealed=True) as again:
         assert again.readonly
         assert again.addr == region.addr
     region.close()
@@ -273,7 +273,7 @@ def test_unsealed_is_refused_where_sealed_was_required(world: Path) -> None:
 
 
 def test_nobody_can_cut_a_region_short_under_its_users(nameless: str) -> None:
-    with mshare.create_anonymous(SIZE, backend=nameless) as region, region.control as handle:
+    with mshare.create_anonymous(SIZE, backend=nameless) as region, region.handle() as handle:
         for size in (0, PMD, 64 * PMD):
             with pytest.raises(OSError, match="not permitted"):
                 os.ftruncate(handle.fileno(), size - size % PMD)
@@ -289,7 +289,7 @@ def test_memory_is_given_back(world: Path) -> None:
     subprocess.run(["sync"], check=True)
     before = shared_bytes()
     region = mshare.create_anonymous(large, backend="thp")
-    handle = region.control
+    handle = region.handle()
     region.close()
     assert shared_bytes() - before > large // 2
     handle.close()
@@ -301,7 +301,7 @@ def test_a_read_only_attachment_of_a_writable_handle_stays_so(world: Path) -> No
     region = mshare.create_anonymous(PAGE, backend="shm")
 
     def holder() -> str:
-        own = mshare.attach(region.control, readonly=True, addr=mshare.ANYWHERE)
+        own = mshare.attach(region.handle(), readonly=True, addr=mshare.ANYWHERE)
         region.close()
         with pytest.raises(PermissionError):
             checked(_libc.mprotect(ctypes.c_void_p(own.addr), PAGE, mmap.PROT_READ | mmap.PROT_WRITE))

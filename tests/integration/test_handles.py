@@ -54,7 +54,7 @@ def test_it_lives_by_its_mapping_and_by_its_handle_and_dies_with_the_last(namele
     region = hello(nameless)
     assert (region.name, region.backend, region.info().named, region.info().path) == ("", nameless, False, "")
     assert mshare.regions() == []
-    handle = region.control
+    handle = region.handle()
     addr = region.addr
     region.close()
     assert window_mappings() == []
@@ -71,7 +71,7 @@ def test_the_creator_dies_and_the_receiver_goes_on(nameless: str, pair: tuple[so
 
     def create_send_and_die() -> None:
         region = hello(nameless)
-        mshare.send_handle(there, region.control)
+        mshare.send_handle(there, region.handle())
         os.kill(os.getpid(), signal.SIGKILL)
 
     assert in_child(create_send_and_die).status == -signal.SIGKILL
@@ -84,7 +84,7 @@ def test_a_receiver_killed_between_receiving_and_attaching_costs_nothing(
 ) -> None:
     here, there = pair
     region = hello()
-    mshare.send_handle(here, region.control)
+    mshare.send_handle(here, region.handle())
 
     def receive_and_die() -> None:
         mshare.recv_handle(there)
@@ -92,7 +92,7 @@ def test_a_receiver_killed_between_receiving_and_attaching_costs_nothing(
 
     assert in_child(receive_and_die).status == -signal.SIGKILL
     assert region.info().pids == (os.getpid(),)
-    mshare.send_handle(here, region.control)
+    mshare.send_handle(here, region.handle())
     with mshare.recv_handle(there) as handle:
         read_hello(handle)
 
@@ -103,7 +103,7 @@ def test_a_thousand_handles_through_one_socket(pair: tuple[socket.socket, socket
     before = len(descriptors())
     for turn in range(1000):
         region = regions[turn % len(regions)]
-        with region.control as handle:
+        with region.handle() as handle:
             mshare.send_handle(here, handle)
         with mshare.recv_handle(there) as received:
             assert (received.addr, received.size, received.backend) == (region.addr, SIZE, region.backend)
@@ -147,7 +147,7 @@ def test_inherited_over_exec_by_number() -> None:
 
 
 def test_taken_from_another_process_by_pidfd() -> None:
-    with hello() as region, region.control as handle:
+    with hello() as region, region.handle() as handle:
         number, parent = handle.fileno(), os.getpid()
 
         def take() -> tuple[int, bool]:
@@ -194,10 +194,10 @@ def test_multiprocessing(method: str) -> None:
         handles = context.Queue()
         process = context.Process(target=_from_queue, args=(handles, answers))
         process.start()
-        handles.put(region.control)
+        handles.put(region.handle())
         assert answers.get(timeout=60) == (region.addr, False)
         process.join()
-        with context.Pool(3, initializer=_initialize, initargs=(region.control,)) as pool:
+        with context.Pool(3, initializer=_initialize, initargs=(region.handle(),)) as pool:
             assert pool.map(_in_pool, range(5)) == [(region.addr, False)] * 5
         for queue in (handles, answers):
             queue.close()
@@ -270,7 +270,7 @@ def test_a_message_with_another_number_of_descriptors_is_refused(
 ) -> None:
     here, there = pair
     with hello() as region:
-        handles = [region.control for _ in range(count)]
+        handles = [region.handle() for _ in range(count)]
         socket.send_fds(here, [b"M"], [handle.fileno() for handle in handles])
         for handle in handles:
             handle.close()
@@ -290,8 +290,8 @@ def test_a_socket_that_closes(pair: tuple[socket.socket, socket.socket]) -> None
 def test_more_descriptors_than_the_receiver_may_have(pair: tuple[socket.socket, socket.socket]) -> None:
     here, there = pair
     region = hello()
-    mshare.send_handle(here, region.control)
-    mshare.send_handle(here, region.control)
+    mshare.send_handle(here, region.handle())
+    mshare.send_handle(here, region.handle())
 
     def receive() -> int:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -318,7 +318,7 @@ def test_more_descriptors_than_the_receiver_may_have(pair: tuple[socket.socket, 
 
 def test_a_closed_handle(pair: tuple[socket.socket, socket.socket]) -> None:
     with hello() as region:
-        handle = region.control
+        handle = region.handle()
         handle.close()
         handle.close()
         assert handle.closed
@@ -328,7 +328,7 @@ def test_a_closed_handle(pair: tuple[socket.socket, socket.socket]) -> None:
         with pytest.raises(mshare.RegionClosedError):
             mshare.send_handle(pair[0], handle)
     with pytest.raises(mshare.RegionClosedError):
-        region.control  # noqa: B018
+        region.handle()
 
 
 # ---- names ----
@@ -363,7 +363,7 @@ def test_a_name_is_given_in_one_step_and_only_once(backend: str) -> None:
 
 def test_who_attached_by_handle_before_the_name_came_counts(world: Path) -> None:
     region = hello(linkable=True)
-    with region.control as handle:
+    with region.handle() as handle:
         other = mshare.attach(handle, addr=mshare.ANYWHERE)
     region.link("r")
     region.close()
@@ -382,7 +382,7 @@ def test_a_memfd_can_have_no_name(nameless: str) -> None:
 def test_a_handle_of_a_named_region(backend: str) -> None:
     region = mshare.create("r", SIZE, backend=backend)
     region.buf[:5] = HELLO
-    with region.control as handle:
+    with region.handle() as handle:
         assert read_hello(handle) == (region.addr, False)
         mshare.unlink("r")
         region.close()
@@ -391,13 +391,13 @@ def test_a_handle_of_a_named_region(backend: str) -> None:
         mshare.unlink("r")
         mshare.create("r", PAGE).close()
         with pytest.raises(mshare.RegionNotFoundError, match="lost its name"):
-            region.control  # noqa: B018
+            region.handle()
     mshare.unlink("r")
 
 
 def test_a_read_only_region_gives_read_only_handles(world: Path) -> None:
     mshare.create("r", SIZE, fill=lambda view: view.__setitem__(slice(0, 5), HELLO)).close()
-    with mshare.attach("r", readonly=True) as region, region.control as handle:
+    with mshare.attach("r", readonly=True) as region, region.handle() as handle:
         assert handle.readonly
         assert read_hello(handle)[1]
         with pytest.raises(mshare.AccessDeniedError):

@@ -85,7 +85,7 @@ def server(at: Path) -> Iterator[int]:
         try:
             with listen(at) as listener, mshare.create_anonymous(SIZE, fill=fill) as region:
                 (at.parent / "ready").touch()
-                serve(listener, region.control)
+                serve(listener, region.handle())
         finally:
             os._exit(1)
     try:
@@ -217,7 +217,7 @@ def test_a_descriptor_is_open_to_whom_it_is_given(pair: tuple[socket.socket, soc
     with mshare.create_anonymous(SIZE, fill=fill) as region:
         with region.map_only() as given:
             mshare.send_handle(here, given)
-        kept = region.control
+        kept = region.handle()
         me, number = os.getpid(), kept.fileno()
 
         def use_and_take() -> str:
@@ -251,7 +251,7 @@ def test_a_container_sees_no_name_but_can_be_given_a_descriptor(
     """Another mount namespace with a /dev/shm of its own, as a container has it."""
     mshare.create("sga", SIZE, fill=fill).close()
     here, there = pair
-    with mshare.create_anonymous(SIZE, fill=fill) as region, region.control as handle:
+    with mshare.create_anonymous(SIZE, fill=fill) as region, region.handle() as handle:
         mshare.send_handle(here, handle)
 
     def contained() -> str:

@@ -271,7 +271,7 @@ class BackendConformance:
         region = mshare.create_anonymous(PMD + 5, backend=backend)
         assert (region.name, region.backend, region.addr % PUD) == ("", backend, 0)
         region.buf[-1] = 7
-        handle = region.control
+        handle = region.handle()
         region.close()
         assert mshare.regions() == []
         assert not smaps_of(region.addr)
@@ -328,7 +328,7 @@ class BackendConformance:
         with mshare.create_anonymous(PMD, backend=backend) as region:
             region.buf[0] = 7
             region.seal()
-            with region.control as handle:
+            with region.handle() as handle:
                 assert handle.sealed
                 with mshare.attach(handle, require_sealed=True) as again:
                     assert again.buf[0] == 7

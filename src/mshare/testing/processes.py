@@ -267,7 +267,7 @@ def _serve(channel: socket.socket) -> NoReturn:
             reply = Reply(pid)
         elif operation == "give":
             try:
-                with servant.regions[arguments["handle"]].control as given:
+                with servant.regions[arguments["handle"]].handle() as given:
                     socket.send_fds(channel, [json.dumps(Reply(None)).encode()], [given.fileno()])
             except Exception as error:
                 channel.send(json.dumps(failed(error)).encode())
