@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from .errors import BackendUnavailableError, InvalidFlagsError
+from .errors import BackendUnavailableError, InvalidArgumentError
 from .geometry import PMD
 from .linux.descriptors import Descriptor
 from .record import Record, file_size
@@ -136,13 +136,13 @@ def obstacle(backend: Backend, request: Request) -> str | None:
 def choose(backends: Sequence[Backend], request: Request, forced: str | None = None) -> Choice:
     """Choose among `backends` (best first) for `request`. `forced` is the one name that will do.
 
-    Raises `InvalidFlagsError` for an unknown name and `BackendUnavailableError` if the forced one cannot be used.
+    Raises `InvalidArgumentError` for an unknown name and `BackendUnavailableError` if the forced one cannot be used.
     Whether the memory is really there shows only when it is reserved: the caller tries the candidates in order.
     """
     if forced is not None:
         names = [backend.name for backend in backends]
         if forced not in names:
-            raise InvalidFlagsError(f"there is no backend {forced!r}", f"choose one of {', '.join(names)}")
+            raise InvalidArgumentError(f"there is no backend {forced!r}", f"choose one of {', '.join(names)}")
         backend = backends[names.index(forced)]
         why = obstacle(backend, request)
         if why is not None:

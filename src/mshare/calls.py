@@ -10,7 +10,7 @@ import os
 from . import attachment as _attachment
 from . import registry, removal
 from .creation import Spec, build
-from .errors import InvalidFlagsError, RegionBusyError, RegionExistsError, RegionNotFoundError
+from .errors import InvalidArgumentError, RegionBusyError, RegionExistsError, RegionNotFoundError
 from .region import Region
 
 _ALLOWED = os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -25,13 +25,13 @@ def mshare(name: str, addr: int | None, length: int, oflags: int, mode: int = 0o
       insist on creating. `O_CREAT | O_RDONLY` makes a region that nobody may ever attach read-write.
     - `mode`: permission bits of a region that is created.
 
-    Raises what `create` and `attach` raise, `InvalidFlagsError` for other flags, `InvalidSizeError` (EINVAL) for a
+    Raises what `create` and `attach` raise, `InvalidArgumentError` for other flags, `InvalidSizeError` (EINVAL) for a
     length that is not the region's.
     """
     registry.check_name(name)
     access = oflags & os.O_ACCMODE
     if oflags & ~_ALLOWED or access not in (os.O_RDONLY, os.O_RDWR) or (oflags & os.O_EXCL and not oflags & os.O_CREAT):
-        raise InvalidFlagsError(
+        raise InvalidArgumentError(
             f"open flags {oflags:#o} make no sense",
             "use O_RDONLY or O_RDWR, with O_CREAT, with O_EXCL beside O_CREAT",
         )

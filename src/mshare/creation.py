@@ -16,7 +16,7 @@ from .attachment import check_address, free_address
 from .backend import Backend, Progress, Request, choose, explain
 from .errors import (
     BackendUnavailableError,
-    InvalidFlagsError,
+    InvalidArgumentError,
     InvalidSizeError,
     NoSpaceError,
     ViewsAliveError,
@@ -64,7 +64,7 @@ def create(
       must keep no view (`ViewsAliveError`); with `reserve=False`, mind that a full machine means SIGBUS. A child that
       another thread forks meanwhile does not have the memory.
 
-    Raises `InvalidNameError`, `InvalidSizeError`, `InvalidAddressError`, `InvalidFlagsError`, `RegionExistsError`,
+    Raises `InvalidNameError`, `InvalidSizeError`, `InvalidAddressError`, `InvalidArgumentError`, `RegionExistsError`,
     `NoSpaceError`, `AddressTakenError`, `BackendUnavailableError`; nothing is left behind then. Cost: reserving clears
     the memory, once.
     """
@@ -133,7 +133,7 @@ class Spec:
             check_address(self.addr, self.size, PAGE)
         if not isinstance(self.mode, int) or self.mode & ~0o777:
             mode = f"{self.mode:#o}" if isinstance(self.mode, int) else repr(self.mode)
-            raise InvalidFlagsError(f"mode {mode} is no set of permission bits", "use 0o600 up to 0o777")
+            raise InvalidArgumentError(f"mode {mode} is no set of permission bits", "use 0o600 up to 0o777")
 
 
 def build(spec: Spec, forced: str | None = None) -> Region:

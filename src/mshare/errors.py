@@ -5,7 +5,7 @@ class                    errno       also a             cause
 InvalidNameError         EINVAL      ValueError         a region name that is empty, too long, or could leave the root
 InvalidSizeError         EINVAL      ValueError         a size or length that is no usable number of bytes
 InvalidAddressError      EINVAL      ValueError         an address that is unaligned or outside user space
-InvalidFlagsError        EINVAL      ValueError         open flags, a mode or another argument that makes no sense
+InvalidArgumentError     EINVAL      ValueError         open flags, a mode or another argument is not valid
 RegionExistsError        EEXIST      FileExistsError    the name is taken
 RegionNotFoundError      ENOENT      FileNotFoundError  no region has that name
 AmbiguousNameError       ENOTUNIQ    -                  files under two roots have that name
@@ -68,7 +68,7 @@ class InvalidAddressError(MshareError, ValueError):
     code = _errno.EINVAL
 
 
-class InvalidFlagsError(MshareError, ValueError):
+class InvalidArgumentError(MshareError, ValueError):
     """Open flags, a mode or another argument that has no meaning here."""
 
     code = _errno.EINVAL

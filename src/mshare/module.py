@@ -22,7 +22,7 @@ from .backends.msharefs import DEFAULT_ROOT, MODULE, NO_MODULES, is_mounted
 from .errors import (
     AccessDeniedError,
     BackendUnavailableError,
-    InvalidFlagsError,
+    InvalidArgumentError,
     InvalidSizeError,
     ModuleBuildError,
     RegionBusyError,
@@ -203,12 +203,13 @@ def load(size: int | None = None, mode: int | None = None, gid: int | None = Non
     The kernel never swaps the memory of regions and counts that memory in no process. A user who makes regions can fill
     all of `size`, and the OOM killer then ends processes of others.
 
-    Raises `InvalidSizeError`, `InvalidFlagsError`, `BackendUnavailableError`, `AccessDeniedError`, `ModuleBuildError`.
+    Raises `InvalidSizeError`, `InvalidArgumentError`, `BackendUnavailableError`, `AccessDeniedError`,
+    `ModuleBuildError`.
     """
     if size is not None and size < 1:
         raise InvalidSizeError(f"no region fits into {size} bytes", "use a size such as 64G, or none")
     if mode is not None and mode & ~0o1777:
-        raise InvalidFlagsError(f"mode {mode:#o} is not for this directory", "use 0755, 1775, 1777 or the like")
+        raise InvalidArgumentError(f"mode {mode:#o} is not for this directory", "use 0755, 1775, 1777 or the like")
     loaded = module.is_loaded(MODULE)
     obstacle = module.obstacle()
     if not loaded and obstacle is not None:

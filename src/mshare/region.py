@@ -19,7 +19,7 @@ from . import mapping, registry
 from .errors import (
     AccessDeniedError,
     BackendUnavailableError,
-    InvalidFlagsError,
+    InvalidArgumentError,
     InvalidSizeError,
     RegionBusyError,
     RegionClosedError,
@@ -107,7 +107,7 @@ class Region(mapping.Owner):
         """Return a numpy array over the region's memory, zero copy, from byte `offset` on, in C order.
 
         Needs numpy (the extra `numpy`). Raises `InvalidSizeError` if it does not fit,
-        `InvalidFlagsError` for a dtype that holds Python objects, `RegionClosedError`.
+        `InvalidArgumentError` for a dtype that holds Python objects, `RegionClosedError`.
         """
         import numpy
 
@@ -116,7 +116,7 @@ class Region(mapping.Owner):
         view = self.buf
         kind = numpy.dtype(dtype)
         if kind.hasobject:
-            raise InvalidFlagsError(
+            raise InvalidArgumentError(
                 f"dtype {kind} holds pointers of one process", "use numbers, booleans or fixed-size strings"
             )
         dimensions = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
@@ -268,7 +268,7 @@ class Region(mapping.Owner):
         """
         registry.check_name(name)
         if mode & ~0o777:
-            raise InvalidFlagsError(f"mode {mode:#o} is no set of permission bits", "use 0o600 up to 0o777")
+            raise InvalidArgumentError(f"mode {mode:#o} is no set of permission bits", "use 0o600 up to 0o777")
         with self.handle() as handle:
             status = os.fstat(handle.fileno())
             if status.st_nlink:

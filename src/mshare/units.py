@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .errors import InvalidFlagsError, InvalidSizeError
+from .errors import InvalidArgumentError, InvalidSizeError
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -69,11 +69,11 @@ def format_apart(size_bytes: int, other_bytes: int) -> tuple[str, str]:
 def parse_age(text: str) -> float:
     """Return the seconds `text` stands for: a number and `s`, `m`, `h`, `d` or `w`; a bare number is seconds.
 
-    Raises `InvalidFlagsError` for anything else.
+    Raises `InvalidArgumentError` for anything else.
     """
     match = _AGE.fullmatch(text)
     if match is None:
-        raise InvalidFlagsError(f"{text!r} is no age", "write it like 90s, 30m, 12h, 7d or 2w")
+        raise InvalidArgumentError(f"{text!r} is no age", "write it like 90s, 30m, 12h, 7d or 2w")
     return float(match[1]) * _SECONDS[match[2].lower() or "s"]
 
 

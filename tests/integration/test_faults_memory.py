@@ -91,7 +91,7 @@ def test_an_array_of_python_objects_or_a_writable_one_of_a_read_only_region_is_r
     mshare.create("r", 4096).close()
     with mshare.attach("r", readonly=True) as region:
         for dtype in (object, [("a", "i4"), ("b", object)]):
-            with pytest.raises(mshare.InvalidFlagsError):
+            with pytest.raises(mshare.InvalidArgumentError):
                 region.ndarray(dtype, 1)
         array = region.ndarray("u1", 16)
         with pytest.raises(ValueError, match="WRITEABLE"):

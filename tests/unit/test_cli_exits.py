@@ -14,7 +14,7 @@ CODES = {
     "InvalidNameError": 2,
     "InvalidSizeError": 2,
     "InvalidAddressError": 2,
-    "InvalidFlagsError": 2,
+    "InvalidArgumentError": 2,
     "RegionExistsError": 4,
     "RegionNotFoundError": 3,
     "AmbiguousNameError": 9,

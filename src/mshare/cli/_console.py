@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..errors import InvalidAddressError, InvalidFlagsError
+from ..errors import InvalidAddressError, InvalidArgumentError
 from ..report import Table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: exact bytes, one document on stdout.")]
@@ -111,21 +111,21 @@ def group_name(gid: int) -> str:
 
 
 def parse_group(text: str) -> int:
-    """Return the gid of the group that `text` names, or is. Raises `InvalidFlagsError`."""
+    """Return the gid of the group that `text` names, or is. Raises `InvalidArgumentError`."""
     try:
         return grp.getgrnam(text).gr_gid
     except KeyError:
         if text.isascii() and text.isdecimal() and int(text) < 2**32 - 1:
             return int(text)
-    raise InvalidFlagsError(f"there is no group {text!r}", "use the name of a group (getent group), or its gid")
+    raise InvalidArgumentError(f"there is no group {text!r}", "use the name of a group (getent group), or its gid")
 
 
 def parse_mode(text: str) -> int:
-    """Return the permission bits that `text` has in octal. Raises `InvalidFlagsError`."""
+    """Return the permission bits that `text` has in octal. Raises `InvalidArgumentError`."""
     try:
         return int(text, 8)
     except ValueError:
-        raise InvalidFlagsError(f"{text!r} is no mode", "write it in octal, like 0600 or 644") from None
+        raise InvalidArgumentError(f"{text!r} is no mode", "write it in octal, like 0600 or 644") from None
 
 
 def parse_address(text: str) -> int:

@@ -44,7 +44,7 @@ _CLASSES: tuple[tuple[type[Exception], int], ...] = (
     (errors.InvalidNameError, USAGE),
     (errors.InvalidSizeError, USAGE),
     (errors.InvalidAddressError, USAGE),
-    (errors.InvalidFlagsError, USAGE),
+    (errors.InvalidArgumentError, USAGE),
     (errors.BackendUnavailableError, UNAVAILABLE),
     (errors.NoSpaceError, NO_SPACE),
     (errors.RegionBusyError, BUSY),

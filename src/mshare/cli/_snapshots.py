@@ -14,7 +14,7 @@ import typer
 from rich.progress import Progress
 
 from .. import registry
-from ..errors import InvalidFlagsError
+from ..errors import InvalidArgumentError
 from ..linux.collect import Choice, collect
 from ..procfs import FileId
 from ..scan.saved import load
@@ -84,10 +84,10 @@ def _umask() -> int:
 
 
 def uid_of(name: str) -> int:
-    """Return the number of a user given by name or number. Raises `InvalidFlagsError`."""
+    """Return the number of a user given by name or number. Raises `InvalidArgumentError`."""
     try:
         return pwd.getpwnam(name).pw_uid
     except KeyError:
         if name.isascii() and name.isdigit():
             return int(name)
-        raise InvalidFlagsError(f"there is no user {name!r}", "say a user's name or number") from None
+        raise InvalidArgumentError(f"there is no user {name!r}", "say a user's name or number") from None

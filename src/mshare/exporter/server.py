@@ -14,7 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from ..errors import InvalidFlagsError, MshareError
+from ..errors import InvalidArgumentError, MshareError
 
 
 class CannotListenError(MshareError):
@@ -34,14 +34,14 @@ class Address(NamedTuple):
 
 
 def parse_address(text: str) -> Address:
-    """Return what `HOST:PORT` or `[IPV6]:PORT` means. Raises `InvalidFlagsError`."""
+    """Return what `HOST:PORT` or `[IPV6]:PORT` means. Raises `InvalidArgumentError`."""
     host, colon, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
         host = ""
     if not (host and colon and port.isascii() and port.isdigit() and int(port) < 1 << 16):
-        raise InvalidFlagsError(f"{text!r} is no address", "write it like 127.0.0.1:9779 or [::1]:9779")
+        raise InvalidArgumentError(f"{text!r} is no address", "write it like 127.0.0.1:9779 or [::1]:9779")
     return Address(host, int(port))
 
 
