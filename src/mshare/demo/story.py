@@ -17,13 +17,13 @@ Tell = Callable[[str], None]
 """Called with what is being done, before it is done."""
 
 
-class StoryError(MshareError):
-    """Something did not happen as promised: a bug of ours, or a machine that kills processes."""
+class DemoFailedError(MshareError):
+    """Something that mshare promises did not happen: a bug in mshare, or a machine that kills processes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What was done and seen. Everything in it was observed, except that a failed promise raises `StoryError`."""
+    """What was done and seen. Everything in it was observed, except that a failed promise raises `DemoFailedError`."""
 
     name: str
     size_bytes: int
@@ -53,7 +53,7 @@ class Story:
 
 def _promise(kept: bool, what: str) -> None:
     if not kept:
-        raise StoryError(what, "please report this with the output of `mshare doctor`")
+        raise DemoFailedError(what, "please report this with the output of `mshare doctor`")
 
 
 def _exists(name: str) -> bool:
@@ -91,7 +91,7 @@ def _latecomer(name: str, addr: int, plain: dict[str, flights.Delay], tiles: int
 def play(name: str, size_bytes: int, processes: int, tell: Tell) -> Story:
     """Do all of it under `name`, and remove the region at the end, whatever happens.
 
-    Raises `StoryError`, `InvalidSizeError`, and `ChildProcessError` if a process dies that was not to.
+    Raises `DemoFailedError`, `InvalidSizeError`, and `ChildProcessError` if a process dies that was not to.
     """
     with removed_at_end(name):
         tell("the plain computation (pyarrow, no region)")

@@ -1,8 +1,9 @@
-"""Clients from their start to their end, seen from the process that counts them. May depend on: zygote, ways,
+"""Clients from their start to their end, seen from the process that counts them. May depend on: errors, zygote, ways,
 limit, run."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from ..errors import MshareError
 from . import zygote
 from .limit import Limit
 from .run import again_step_bytes
@@ -25,8 +27,10 @@ SILENCE_LIMIT_S = 300.0
 """Nothing heard for so long: something is stuck. An emulated machine that is out of memory takes its time."""
 
 
-class StuckError(ChildProcessError):
+class StuckError(MshareError, ChildProcessError):
     """No client said anything within `SILENCE_LIMIT_S`, or none will."""
+
+    code = errno.ETIMEDOUT
 
 
 class Arrival(NamedTuple):
@@ -119,9 +123,12 @@ class Fleet:
         ready, _, _ = select.select((self.events,), (), (), SILENCE_LIMIT_S)
         record = os.read(self.events, zygote.EVENT.size) if ready else b""
         if not ready:
-            raise StuckError(f"nothing heard of {self._pending} clients for {SILENCE_LIMIT_S:.0f} s")
+            raise StuckError(
+                f"{self._pending} clients have said nothing for {SILENCE_LIMIT_S:.0f} s",
+                "use a larger --factor, or a machine with less to do",
+            )
         if not record:
-            raise StuckError("the process that forks the clients has ended; see its message")
+            raise StuckError("the process that forks the clients has ended", "see its message above")
         kind, pid, *numbers = zygote.EVENT.unpack(record)
         match kind:
             case b"R":

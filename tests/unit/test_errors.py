@@ -1,0 +1,47 @@
+"""The tables in the docstring of `mshare.errors` have every error of every part, as it is."""
+
+from __future__ import annotations
+
+import errno
+import re
+from importlib import import_module
+from pkgutil import walk_packages
+
+import mshare
+from mshare import errors
+
+
+def tables() -> dict[str, tuple[int, str, str]]:
+    """Return, of each class, its errno, the other class that it is, and the module that defines it."""
+    rows: dict[str, tuple[int, str, str]] = {}
+    place = False
+    for line in (errors.__doc__ or "").splitlines():
+        cells = re.split(r" {2,}", line)
+        if cells[0] == "class":
+            place = "defined in" in cells
+        elif cells[0].endswith("Error") and len(cells) > 3:
+            assert cells[0] not in rows
+            rows[cells[0]] = getattr(errno, cells[1]), cells[2], cells[3].strip("`") if place else "errors"
+    return rows
+
+
+def every_error() -> list[type[mshare.MshareError]]:
+    for module in walk_packages(mshare.__path__, "mshare."):
+        if not module.name.endswith("__main__"):
+            import_module(module.name)
+    found, new = set[type[mshare.MshareError]](), [mshare.MshareError]
+    while new:
+        more = new.pop().__subclasses__()
+        found.update(more)
+        new += more
+    return [kind for kind in found if kind.__module__.startswith("mshare.")]
+
+
+def builtin(kind: type[mshare.MshareError]) -> str:
+    return next((base.__name__ for base in kind.__bases__ if base.__module__ == "builtins"), "-")
+
+
+def test_the_tables_are_complete_and_right() -> None:
+    assert tables() == {
+        kind.__name__: (kind.code, builtin(kind), kind.__module__.removeprefix("mshare.")) for kind in every_error()
+    }
