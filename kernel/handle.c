@@ -9,9 +9,9 @@
  * passes every mode.  ftruncate, fchmod and link act on the inode.  Mappings
  * of a file are found by its f_mapping, which need not be its inode's.
  * Consequence: whatever shares the region's inode can become more than it is.
- * Decision: a handle has an inode of its own, which cannot be opened, changed
- * or linked, and shows the region's number and size; it has the f_mapping of
- * the region, and keeps the region by a reference.
+ * Decision: a map-only handle has an inode of its own, which cannot be opened,
+ * changed or linked, and shows the region's number and size; it has the
+ * f_mapping of the region, and keeps the region by a reference.
  */
 static int mshare_handle_open(struct inode *inode, struct file *file)
 {

@@ -60,7 +60,7 @@ enum mshare_tree { MSHARE_TREE_RW, MSHARE_TREE_RO, MSHARE_NR_TREES };
 struct mshare_sb_info {
 	atomic64_t used_pages;		/* charged, <= max_pages */
 	s64 max_pages;			/* size=: pages and page tables together */
-	atomic64_t used_inodes;		/* names and nameless files; no handles */
+	atomic64_t used_inodes;		/* names and nameless files; no map-only handles */
 	s64 max_inodes;
 	umode_t mode;			/* of the root directory */
 	kuid_t uid;

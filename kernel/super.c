@@ -40,7 +40,7 @@ static void mshare_evict_inode(struct inode *inode)
 	mshare_set_base(mi, 0);
 	clear_inode(inode);
 	if (inode->i_private)
-		iput(inode->i_private);	/* a handle's region */
+		iput(inode->i_private);	/* a map-only handle's region */
 	else
 		atomic64_dec(&MSHARE_SB(inode->i_sb)->used_inodes);
 }

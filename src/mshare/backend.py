@@ -35,7 +35,7 @@ class Capabilities:
     """Bytes that mappings are rounded up to, and their addresses multiples of."""
     sparse: bool
     """True if `reserve=False` is possible: memory on first touch."""
-    controlled: bool
+    handle_rights: bool
     """True if the kernel ties rights to handles of any of its files: `map_only` and `seal` work for all, also for those
     that have or can have a name. Else for memfds, as far as seals go."""
     shared_tables: str

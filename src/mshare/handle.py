@@ -28,8 +28,9 @@ _MAP_ONLY = _FIXED_SIZE | memfd.FUTURE_WRITE | memfd.SEAL
 class Handle:
     """An open descriptor of a region: it keeps the region alive, and whoever holds it can attach.
 
-    A handle *controls* the region (may write, seal, make further handles), or is *map-only*. Which, is decided by the
-    kernel. It travels by `send_handle`, by `multiprocessing` (as an argument, through a `Queue`), by inheritance
+    A handle can seal the region, change its size and make further handles, as far as its opener may. A *map-only
+    handle* can do none of these: the kernel lets its holder map the region and nothing more. A handle travels by
+    `send_handle`, by `multiprocessing` (as an argument, through a `Queue`), by inheritance
     (`pass_fds=[handle.fileno()]` and `Handle.from_fd` there), and by `Handle.from_process`.
     """
 

@@ -82,9 +82,9 @@ class Seen(tuple[int, bool, tuple[int, ...], bool]):
 class Model:
     """All regions and processes of one world."""
 
-    def __init__(self, *, controlled: bool = False) -> None:
-        """`controlled`: what `Capabilities` of the backend say."""
-        self.controlled = controlled
+    def __init__(self, *, handle_rights: bool = False) -> None:
+        """`handle_rights`: what `Capabilities` of the backend say."""
+        self.handle_rights = handle_rights
         self.names: dict[str, ModelRegion] = {}
         self.processes: dict[int, ModelProcess] = {}
         self._handles = count(1)
@@ -152,12 +152,12 @@ class Model:
         return self._attach(to, new_handle, region, readonly=readonly)
 
     def seal(self, pid: int, handle: int) -> None:
-        """Read-only for ever, if nobody else can write. (On a controlled backend others lose the right at once, and die
-        of the next store: nothing for a machine that wants to go on.)"""
-        region = self._controlled(pid, handle)
+        """Read-only for ever, if nobody else can write. (Where `handle_rights` holds, others lose the right at once,
+        and die of the next store: nothing for a machine that wants to go on.)"""
+        region = self._with_handle(pid, handle)
         if region.sealed:
             return
-        if region.kind != MEMFD and not self.controlled:
+        if region.kind != MEMFD and not self.handle_rights:
             raise BackendUnavailableError(region.kind, _HINT)
         if region.kind == NAMED and not self.processes[pid].writable[id(region)]:
             raise AccessDeniedError(region.name, _HINT)
@@ -172,10 +172,10 @@ class Model:
 
     def link(self, pid: int, handle: int, name: str) -> None:
         """Give it a name, its first."""
-        region = self._controlled(pid, handle)
+        region = self._with_handle(pid, handle)
         if self.names.get(region.name) is region:
             raise RegionExistsError(region.name, _HINT)
-        if region.kind == MEMFD and not self.controlled:
+        if region.kind == MEMFD and not self.handle_rights:
             raise BackendUnavailableError(region.kind, _HINT)
         if name in self.names:
             raise RegionExistsError(name, _HINT)
@@ -260,7 +260,7 @@ class Model:
             raise RegionClosedError(str(handle), _HINT)
         return attached
 
-    def _controlled(self, pid: int, handle: int) -> ModelRegion:
+    def _with_handle(self, pid: int, handle: int) -> ModelRegion:
         """What a handle can be had of: a region without a name, or with the one it was created with."""
         region = self._attached(pid, handle).region
         if region.kind == NAMED and self.names.get(region.name) is not region:

@@ -193,7 +193,7 @@ def test_no_road_leads_to_more_rights(nameless: str, kind: str) -> None:
 
 
 @needs_root
-def test_those_roads_lead_somewhere_with_a_handle_that_controls(world: Path) -> None:
+def test_those_roads_lead_somewhere_with_a_handle_that_is_not_map_only(world: Path) -> None:
     """What the test above would see if the kernel did not refuse: else it proves nothing."""
     with mshare.create_anonymous(SIZE, backend="shm") as writer, writer.handle() as handle:
 

@@ -128,7 +128,7 @@ def ioctl_handle(fd, flags):
     return check(libc.ioctl(fd, ctypes.c_ulong(IOC_HANDLE), (ctypes.c_uint32 * 1)(flags)))
 
 
-def handle(fd, writable):
+def map_only(fd, writable):
     """A new map-only descriptor."""
     return ioctl_handle(fd, int(writable))
 

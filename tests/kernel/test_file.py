@@ -257,7 +257,7 @@ def test_truncating_by_name_is_a_change_of_the_file(region, size):
 def test_how_much_a_handle_has_to_read(region):
     """FIONREAD: the size of the region when the handle was made.  Failed before: 0."""
     fd = region(16)
-    handle = mfs.handle(fd, False)
+    handle = mfs.map_only(fd, False)
     answer = bytearray(4)
     fcntl.ioctl(handle, 0x541B, answer)
     os.close(handle)

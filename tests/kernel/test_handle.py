@@ -17,7 +17,7 @@ def handle(request, region):
     fd = region(16)
     for page in range(16):
         os.pwrite(fd, b"\x55", page * mfs.PAGE)
-    made = mfs.handle(fd, request.param)
+    made = mfs.map_only(fd, request.param)
     yield fd, made, request.param
     os.close(made)
 
@@ -81,7 +81,7 @@ def test_it_can_do_nothing_else(handle):
         lambda made: mfs.set_base(made, 1 << 45),
     ):
         mfs.refused(errno.ENOTTY, call, made)
-    mfs.refused(errno.ENOTTY, mfs.handle, made, True)
+    mfs.refused(errno.ENOTTY, mfs.map_only, made, True)
     addr = mfs.mmap(made, mfs.UNIT, prot=3 if writable else 1)
     mfs.refused(errno.EACCES, lambda: mfs.check(mfs.libc.mprotect(addr, mfs.UNIT, 3)))
     with pytest.raises(OSError):
@@ -122,7 +122,7 @@ def test_a_handle_alone_keeps_the_region(mounted):
     fd = os.open(f"{mounted}/gone", os.O_RDWR | os.O_CREAT)
     mfs.fallocate(fd, 0, 0, 16 * mfs.PAGE)
     os.pwrite(fd, b"here", 0)
-    made = mfs.handle(fd, True)
+    made = mfs.map_only(fd, True)
     os.unlink(f"{mounted}/gone")
     os.close(fd)
     assert os.pread(made, 4, 0) == b"here"
@@ -141,10 +141,10 @@ def test_a_handle_alone_keeps_the_region(mounted):
 def test_who_may_make_one(region):
     fd = region(16)
     readonly = os.open(region.path, os.O_RDONLY)
-    mfs.refused(errno.EBADF, mfs.handle, readonly, True)
-    os.close(mfs.handle(readonly, False))
+    mfs.refused(errno.EBADF, mfs.map_only, readonly, True)
+    os.close(mfs.map_only(readonly, False))
     writeonly = os.open(region.path, os.O_WRONLY)
-    mfs.refused(errno.EBADF, mfs.handle, writeonly, False)
+    mfs.refused(errno.EBADF, mfs.map_only, writeonly, False)
     mfs.refused(errno.EINVAL, mfs.ioctl_handle, fd, 2)
     for each in (readonly, writeonly):
         os.close(each)
@@ -154,7 +154,7 @@ def test_handles_do_not_count_as_inodes(region, mounted):
     """Whoever may read a region could take all inodes; 97 were counted before."""
     fd = region(1)
     free = os.statvfs(mounted).f_ffree
-    made = [mfs.handle(fd, False) for _ in range(97)]
+    made = [mfs.map_only(fd, False) for _ in range(97)]
     assert os.statvfs(mounted).f_ffree == free
     for each in made:
         os.close(each)
@@ -168,7 +168,7 @@ def test_a_sealed_region_is_read_only_for_everybody_at_once(region):
     fd = region(16)
     addr = mfs.mmap(fd, mfs.UNIT)
     mfs.poke(addr, 7)
-    made = mfs.handle(fd, True)
+    made = mfs.map_only(fd, True)
     child = mfs.Child(lambda ready, wait: (mfs.poke(addr + mfs.PAGE, 7), ready(), wait(), mfs.poke(addr, 9)))
     child.wait_ready()
     mfs.seal(fd)
@@ -191,7 +191,7 @@ def test_a_sealed_region_is_read_only_for_everybody_at_once(region):
     reopened = os.open(region.path, os.O_RDWR)
     mfs.refused(errno.EPERM, os.pwrite, reopened, b"x", 0)
     os.close(reopened)
-    mfs.refused(errno.EPERM, mfs.handle, fd, True)
+    mfs.refused(errno.EPERM, mfs.map_only, fd, True)
     with pytest.raises(OSError):
         mfs.madvise(addr, mfs.UNIT, 9)
     mem = os.open("/proc/self/mem", os.O_RDWR)

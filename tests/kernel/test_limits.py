@@ -334,7 +334,7 @@ def test_handles_of_a_reader_leave_the_inodes_to_others(mount):
         become_nobody()
         own = os.open(directory / "f", os.O_RDONLY)
         for _ in range(100):
-            mfs.handle(own, False)
+            mfs.map_only(own, False)
         ready()
         wait()
 

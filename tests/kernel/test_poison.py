@@ -141,7 +141,7 @@ def test_system_calls_refuse_it(filled):
     report_by_madvise(addr + BAD * mfs.PAGE)
     mfs.refused(errno.EIO, os.pread, fd, 1, BAD * mfs.PAGE)
     mfs.refused(errno.EIO, os.pwrite, fd, b"x", BAD * mfs.PAGE)
-    handle = mfs.handle(fd, False)
+    handle = mfs.map_only(fd, False)
     mfs.refused(errno.EIO, os.pread, handle, 1, BAD * mfs.PAGE + 100)
     os.close(handle)
     assert os.pread(fd, 1, (BAD - 1) * mfs.PAGE) == bytes([byte(BAD - 1)])

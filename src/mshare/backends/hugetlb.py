@@ -45,7 +45,7 @@ class Hugetlb(PlainFiles):
         file_unit=PMD,
         map_unit=PMD,
         sparse=False,
-        controlled=False,
+        handle_rights=False,
         shared_tables="the kernel shares the last level of whole GiB",
         needs="a hugetlbfs on /dev/hugepages that you may write to, free huge pages",
     )

@@ -56,7 +56,7 @@ class Msharefs(Shm):
         file_unit=PAGE,
         map_unit=PUD,
         sparse=True,
-        controlled=True,
+        handle_rights=True,
         shared_tables="all but one: 4 KiB per process and 512 GiB",
         needs="our kernel module (mshare module load), msharefs on /sys/fs/mshare",
     )

@@ -21,7 +21,7 @@ class Shm(PlainFiles):
         file_unit=PAGE,
         map_unit=PAGE,
         sparse=True,
-        controlled=False,
+        handle_rights=False,
         shared_tables="none: 2 MiB per process and GiB",
         needs="tmpfs on /dev/shm",
     )

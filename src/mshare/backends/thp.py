@@ -42,7 +42,7 @@ class Thp(Shm):
         file_unit=PAGE,
         map_unit=PAGE,
         sparse=False,
-        controlled=False,
+        handle_rights=False,
         shared_tables="none: 4 KiB per process and GiB",
         needs="tmpfs on /dev/shm, Linux 6.1 or newer",
     )

@@ -298,10 +298,10 @@ class BackendConformance:
         assert [info.name for info in mshare.gc()] == ["r"]
 
     def test_handles_can_do_what_is_stated_and_no_more(self, backend: str) -> None:
-        controlled = backend_of(backend).capabilities.controlled
+        handle_rights = backend_of(backend).capabilities.handle_rights
         with mshare.create("r", PMD, backend=backend) as region:
             for readonly in (True, False):
-                if not controlled:
+                if not handle_rights:
                     with pytest.raises(mshare.BackendUnavailableError):
                         region.map_only(readonly=readonly)
                     continue
@@ -313,7 +313,7 @@ class BackendConformance:
                     for call in (lambda: handle.map_only(readonly=False), mine.seal):
                         with pytest.raises(mshare.MshareError):
                             call()
-            if not controlled:
+            if not handle_rights:
                 with pytest.raises(mshare.BackendUnavailableError):
                     region.seal()
                 return

@@ -52,8 +52,8 @@ class RegionMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.controlled = backend_of(self.backend).capabilities.controlled
-        self.model = Model(controlled=self.controlled)
+        self.handle_rights = backend_of(self.backend).capabilities.handle_rights
+        self.model = Model(handle_rights=self.handle_rights)
         self.workers: dict[int, Worker] = {}
 
     # the world
@@ -137,7 +137,7 @@ class RegionMachine(RuleBasedStateMachine):
         worker, handle = self._attachment(which)
         region = self.model.processes[worker.pid].attached[handle].region
         others = [process for pid, process in self.model.processes.items() if pid != worker.pid]
-        if self.controlled and any(process.writable.get(id(region)) for process in others):
+        if self.handle_rights and any(process.writable.get(id(region)) for process in others):
             return  # it would succeed, and their next store would kill them
         self._compare(worker.do("seal", handle=handle), lambda: self.model.seal(worker.pid, handle))
 
