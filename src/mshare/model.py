@@ -62,7 +62,7 @@ class Attached:
 
 @dataclass
 class ModelProcess:
-    """What one process has attached, by handle; `writable` has the rights of its mapping of each region."""
+    """What one process has attached, by number; `writable` has the rights of its mapping of each region."""
 
     attached: dict[int, Attached] = field(default_factory=dict)
     writable: dict[int, bool] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class Model:
         self.handle_rights = handle_rights
         self.names: dict[str, ModelRegion] = {}
         self.processes: dict[int, ModelProcess] = {}
-        self._handles = count(1)
+        self._numbers = count(1)
 
     # processes
 
@@ -96,9 +96,9 @@ class Model:
         self.processes[pid] = ModelProcess()
 
     def fork(self, parent: int, child: int) -> None:
-        """A child appears that has attached what its parent has, by the same handles."""
+        """A child appears that has attached what its parent has, by the same numbers."""
         source = self.processes[parent]
-        copies = {handle: Attached(a.region, a.readonly) for handle, a in source.attached.items()}
+        copies = {number: Attached(a.region, a.readonly) for number, a in source.attached.items()}
         self.processes[child] = ModelProcess(copies, dict(source.writable), dict(source.known))
 
     def kill(self, pid: int) -> None:
@@ -107,54 +107,54 @@ class Model:
 
     # operations
 
-    def new_handle(self) -> int:
+    def new_number(self) -> int:
         """Return a number that no attachment has had."""
-        return next(self._handles)
+        return next(self._numbers)
 
-    def create(self, pid: int, handle: int, name: str, size: int, addr: int, *, frozen: bool = False) -> None:
+    def create(self, pid: int, number: int, name: str, size: int, addr: int, *, frozen: bool = False) -> None:
         """`addr` is where the real region went, or 0 if it was not made."""
         if name in self.names:
             raise RegionExistsError(name, _HINT)
         region = ModelRegion(name, size, addr, frozen)
         self.names[name] = region
-        self._map(pid, handle, region, readonly=frozen)
+        self._map(pid, number, region, readonly=frozen)
         self.processes[pid].known[id(region)] = name
 
-    def attach(self, pid: int, handle: int, name: str, *, readonly: bool) -> int:
+    def attach(self, pid: int, number: int, name: str, *, readonly: bool) -> int:
         """Return the address it is attached at."""
         region = self._named(name)
         if (region.frozen or region.sealed) and not readonly:
             raise AccessDeniedError(name, _HINT)
-        addr = self._attach(pid, handle, region, readonly=readonly)
+        addr = self._attach(pid, number, region, readonly=readonly)
         self.processes[pid].known[id(region)] = name
         return addr
 
-    def _attach(self, pid: int, handle: int, region: ModelRegion, *, readonly: bool) -> int:
+    def _attach(self, pid: int, number: int, region: ModelRegion, *, readonly: bool) -> int:
         process = self.processes[pid]
         if region in process.mapped():
             if not readonly and not process.writable[id(region)]:
                 raise ReadOnlyMappingError(region.name, _HINT)
         elif any(region.span.overlaps(other.span) for other in process.mapped()):
             raise AddressTakenError(region.name, _HINT)
-        self._map(pid, handle, region, readonly=readonly)
+        self._map(pid, number, region, readonly=readonly)
         return region.addr
 
-    def create_anonymous(self, pid: int, handle: int, size: int, addr: int, *, linkable: bool) -> None:
+    def create_anonymous(self, pid: int, number: int, size: int, addr: int, *, linkable: bool) -> None:
         """A region without a name appears."""
         region = ModelRegion("", size, addr, False, LINKABLE if linkable else MEMFD)
-        self._map(pid, handle, region, readonly=False)
+        self._map(pid, number, region, readonly=False)
 
-    def give(self, pid: int, handle: int, to: int, new_handle: int, *, readonly: bool | None) -> int:
+    def give(self, pid: int, number: int, to: int, new_number: int, *, readonly: bool | None) -> int:
         """The region's handle goes from one process to another, which attaches; return the address."""
-        region = self._attached(pid, handle).region
+        region = self._attached(pid, number).region
         if readonly is None:
             readonly = region.sealed
-        return self._attach(to, new_handle, region, readonly=readonly)
+        return self._attach(to, new_number, region, readonly=readonly)
 
-    def seal(self, pid: int, handle: int) -> None:
+    def seal(self, pid: int, number: int) -> None:
         """Read-only for ever, if nobody else can write. (Where `handle_rights` holds, others lose the right at once,
         and die of the next store: nothing for a machine that wants to go on.)"""
-        region = self._with_handle(pid, handle)
+        region = self._with_handle(pid, number)
         if region.sealed:
             return
         if region.kind != MEMFD and not self.handle_rights:
@@ -170,9 +170,9 @@ class Model:
         for attached in process.attached.values():
             attached.readonly |= attached.region is region
 
-    def link(self, pid: int, handle: int, name: str) -> None:
+    def link(self, pid: int, number: int, name: str) -> None:
         """Give it a name, its first."""
-        region = self._with_handle(pid, handle)
+        region = self._with_handle(pid, number)
         if self.names.get(region.name) is region:
             raise RegionExistsError(region.name, _HINT)
         if region.kind == MEMFD and not self.handle_rights:
@@ -185,19 +185,19 @@ class Model:
         self.processes[pid].known[id(region)] = name
         self.names[name] = region
 
-    def store(self, pid: int, handle: int, offset: int, value: int) -> None:
-        attached = self._attached(pid, handle)
+    def store(self, pid: int, number: int, offset: int, value: int) -> None:
+        attached = self._attached(pid, number)
         if attached.readonly:
             raise TypeError("cannot modify read-only memory")
         attached.region.data[offset] = value
 
-    def load(self, pid: int, handle: int, offset: int) -> int:
-        return self._attached(pid, handle).region.load(offset)
+    def load(self, pid: int, number: int, offset: int) -> int:
+        return self._attached(pid, number).region.load(offset)
 
-    def close(self, pid: int, handle: int) -> None:
-        """A handle closed before is closed again: nothing happens."""
+    def close(self, pid: int, number: int) -> None:
+        """An attachment closed before is closed again: nothing happens."""
         process = self.processes[pid]
-        attached = process.attached.pop(handle, None)
+        attached = process.attached.pop(number, None)
         if attached is not None and attached.region not in process.mapped():
             del process.writable[id(attached.region)]
             process.known.pop(id(attached.region), None)
@@ -209,13 +209,13 @@ class Model:
     def mshare_unlink(self, pid: int, name: str) -> bool:
         process = self.processes[pid]
         mine = [
-            handle
-            for handle, a in process.attached.items()
+            number
+            for number, a in process.attached.items()
             if process.known.get(id(a.region)) == name or self.names.get(name) is a.region
         ]
-        regions = [process.attached[handle].region for handle in mine]
-        for handle in mine:
-            self.close(pid, handle)
+        regions = [process.attached[number].region for number in mine]
+        for number in mine:
+            self.close(pid, number)
         region = self.names.get(name)
         if not mine and region is None:
             raise RegionNotFoundError(name, _HINT)
@@ -254,20 +254,20 @@ class Model:
             raise RegionNotFoundError(name, _HINT)
         return self.names[name]
 
-    def _attached(self, pid: int, handle: int) -> Attached:
-        attached = self.processes[pid].attached.get(handle)
+    def _attached(self, pid: int, number: int) -> Attached:
+        attached = self.processes[pid].attached.get(number)
         if attached is None:
-            raise RegionClosedError(str(handle), _HINT)
+            raise RegionClosedError(str(number), _HINT)
         return attached
 
-    def _with_handle(self, pid: int, handle: int) -> ModelRegion:
+    def _with_handle(self, pid: int, number: int) -> ModelRegion:
         """What a handle can be had of: a region without a name, or with the one it was created with."""
-        region = self._attached(pid, handle).region
+        region = self._attached(pid, number).region
         if region.kind == NAMED and self.names.get(region.name) is not region:
             raise RegionNotFoundError(region.name, _HINT)
         return region
 
-    def _map(self, pid: int, handle: int, region: ModelRegion, *, readonly: bool) -> None:
+    def _map(self, pid: int, number: int, region: ModelRegion, *, readonly: bool) -> None:
         process = self.processes[pid]
         process.writable.setdefault(id(region), not readonly)
-        process.attached[handle] = Attached(region, readonly)
+        process.attached[number] = Attached(region, readonly)

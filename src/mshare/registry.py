@@ -110,17 +110,17 @@ def no_proc() -> BackendUnavailableError:
 
 @dataclass(frozen=True)
 class Entry:
-    """A region found by name: its file, still to be opened. `handle` is an `O_PATH` descriptor of it."""
+    """A region found by name: its file, still to be opened. `descriptor` is an `O_PATH` descriptor of it."""
 
     name: str
     root: Path
-    handle: Descriptor
+    descriptor: Descriptor
     file: FileId
 
     @property
     def status(self) -> os.stat_result:
         """The file's mode, owner and so on as they are now."""
-        return os.fstat(self.handle.fd)
+        return os.fstat(self.descriptor.fd)
 
     @property
     def path(self) -> Path:
@@ -129,7 +129,7 @@ class Entry:
     @property
     def link(self) -> str:
         """A path that means this very file, not whatever has its name now."""
-        return f"/proc/self/fd/{self.handle.fd}"
+        return f"/proc/self/fd/{self.descriptor.fd}"
 
     def reopen(self, access: int) -> Descriptor:
         """Open this very file. Raises `OSError`, `BackendUnavailableError` without a /proc, `RegionBusyError`."""
@@ -238,7 +238,7 @@ def find(name: str) -> Iterator[Entry]:
         yield entry
     finally:
         for hit in hits:
-            hit.handle.close()
+            hit.descriptor.close()
 
 
 def _hits(name: str, places: tuple[_Root, ...]) -> list[Entry]:
@@ -246,13 +246,13 @@ def _hits(name: str, places: tuple[_Root, ...]) -> list[Entry]:
     hits: list[Entry] = []
     for place in places:
         try:
-            handle = Descriptor(place.prefix + name, os.O_PATH | os.O_NOFOLLOW)
+            descriptor = Descriptor(place.prefix + name, os.O_PATH | os.O_NOFOLLOW)
         except (FileNotFoundError, NotADirectoryError, PermissionError):  # the last: a root not ours to search, now
             continue
-        status = os.fstat(handle.fd)
+        status = os.fstat(descriptor.fd)
         if status.st_dev != place.dev:
             return []
-        hits.append(Entry(name, place.path, handle, FileId(status.st_dev, status.st_ino)))
+        hits.append(Entry(name, place.path, descriptor, FileId(status.st_dev, status.st_ino)))
     return hits
 
 
@@ -429,13 +429,13 @@ def _names() -> Iterator[tuple[_Root, str]]:
 def _entry(root: _Root, name: str) -> Entry | None:
     """Return the file of that name; None if it is no ordinary file of that root's own, or gone."""
     try:
-        handle = Descriptor(root.prefix + name, os.O_PATH | os.O_NOFOLLOW)
+        descriptor = Descriptor(root.prefix + name, os.O_PATH | os.O_NOFOLLOW)
     except OSError:
         return None
-    status = os.fstat(handle.fd)
+    status = os.fstat(descriptor.fd)
     if not stat.S_ISREG(status.st_mode) or status.st_dev != root.dev:  # the latter: something is mounted on it
         return None
-    return Entry(name, root.path, handle, FileId(status.st_dev, status.st_ino))
+    return Entry(name, root.path, descriptor, FileId(status.st_dev, status.st_ino))
 
 
 class Found(NamedTuple):
@@ -456,7 +456,7 @@ def records() -> Iterator[Found]:
         entry = _entry(root, name)
         if entry is None:
             continue
-        with entry.handle, suppress(AccessDeniedError, NotARegionError, RegionBusyError):
+        with entry.descriptor, suppress(AccessDeniedError, NotARegionError, RegionBusyError):
             with entry.open(writable=False) as fd:
                 found = Found(entry, read_record(name, fd), is_attached(fd), region_facts(fd))
             yield found
@@ -468,7 +468,7 @@ def known_records() -> Iterator[Record]:
         with suppress(OSError):  # gone since, not ours to read, or no region
             known = _records.get(_version(os.stat(root.prefix + name, follow_symlinks=False)))
             if known is None and (entry := _entry(root, name)) is not None:
-                with entry.handle, entry.open(writable=False) as fd:
+                with entry.descriptor, entry.open(writable=False) as fd:
                     known = read_record(name, fd)
             if known is not None:
                 yield known

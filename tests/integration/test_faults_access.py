@@ -290,14 +290,14 @@ def test_fork_then_close_in_one_of_the_two(backend: str, monkeypatch: pytest.Mon
     with Nursery() as nursery:
         for closer in (0, 1):
             parent = nursery.start()
-            assert parent.do("create", handle=1, name="r", size=SIZE, backend=backend).error is None
+            assert parent.do("create", number=1, name="r", size=SIZE, backend=backend).error is None
             pair = [parent, parent.fork()]
-            assert pair[closer].do("close", handle=1).error is None
-            assert pair[1 - closer].do("store", handle=1, offset=5, value=7).error is None
+            assert pair[closer].do("close", number=1).error is None
+            assert pair[1 - closer].do("store", number=1, offset=5, value=7).error is None
             assert mshare.regions()[0].pids == (pair[1 - closer].pid,)
             assert not mshare.regions()[0].orphan
             assert pair[closer].do("mshare_unlink", name="r").error == "RegionBusyError"
-            assert pair[1 - closer].do("load", handle=1, offset=5).value == 7
+            assert pair[1 - closer].do("load", number=1, offset=5).value == 7
             assert pair[1 - closer].do("mshare_unlink", name="r").value is True
             assert files() == []
 

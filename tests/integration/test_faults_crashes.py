@@ -59,14 +59,14 @@ def test_a_creator_killed_at_any_moment(backend: str, own_space: Path, monkeypat
     with Nursery() as nursery:
         worker = nursery.start()
         started = time.perf_counter()
-        worker.do("create", handle=1, name="r", size=SIZE)
+        worker.do("create", number=1, name="r", size=SIZE)
         takes_s = time.perf_counter() - started
         worker.do("mshare_unlink", name="r")
         worker.kill()
         rng = random.Random(7)
         for turn in range(41):
             worker = nursery.start()
-            worker.send("create", handle=1, name="r", size=SIZE)
+            worker.send("create", number=1, name="r", size=SIZE)
             if turn % 5 == 0:
                 assert worker.answer().error is None  # so that some die after the publication, however slow this is
             until = time.perf_counter() + (turn % 5) / 4 * rng.uniform(0, 1.5 * takes_s)
@@ -94,7 +94,7 @@ def test_two_creators_of_one_name(backend: str) -> None:
         workers = [nursery.start() for _ in rivals]
         for turn in range(13):
             for worker, name in zip(workers, rivals, strict=True):
-                worker.send("create", handle=turn, name="r", size=PAGE, backend=name)
+                worker.send("create", number=turn, name="r", size=PAGE, backend=name)
             replies = [worker.answer() for worker in workers]
             errors = [reply.error for reply in replies]
             assert sorted(error or "" for error in errors) == ["", *["RegionExistsError"] * (len(rivals) - 1)], replies
@@ -134,7 +134,7 @@ def test_a_remover_races_with_attachers(backend: str, monkeypatch: pytest.Monkey
                 if worker is remover:
                     worker.send("mshare_unlink", name="r")
                 else:
-                    worker.send("attach", handle=turn, name="r")
+                    worker.send("attach", number=turn, name="r")
             attached = [worker for worker in attachers if worker.answer().error is None]
             removed = remover.answer()
             assert removed.error in (None, "RegionBusyError")
@@ -142,8 +142,8 @@ def test_a_remover_races_with_attachers(backend: str, monkeypatch: pytest.Monkey
             won["attached" if attached else "removed"] += 1
             for worker in attached:
                 assert len(files()) == 1
-                assert worker.do("store", handle=turn, offset=0, value=1).error is None
-                assert worker.do("close", handle=turn).error is None
+                assert worker.do("store", number=turn, offset=0, value=1).error is None
+                assert worker.do("close", number=turn).error is None
             if attached:
                 assert mshare.mshare_unlink("r")
             assert files() == []
@@ -155,7 +155,7 @@ def test_the_last_of_many_to_call_mshare_unlink_removes_it(backend: str) -> None
             mshare.create("r", PAGE, backend=backend).close()
             workers = [nursery.start() for _ in range(5)]
             for worker in workers:
-                worker.do("attach", handle=1, name="r")
+                worker.do("attach", number=1, name="r")
             for worker in workers:
                 worker.send("mshare_unlink", name="r")
             done = [worker.answer() for worker in workers]

@@ -86,21 +86,21 @@ class Worker:
             raise WorkerDied(self._collect())
         return Reply(*json.loads(raw))
 
-    def give(self, to: Worker, *, handle: int, new_handle: int, readonly: bool | None) -> Reply:
+    def give(self, to: Worker, *, number: int, new_number: int, readonly: bool | None) -> Reply:
         """Have a region's descriptor sent from here to another worker, which attaches by it."""
-        self.send("give", handle=handle)
+        self.send("give", number=number)
         raw, fds, _, _ = socket.recv_fds(self._channel, _MESSAGE_BYTES, 1)
         if not raw:
             raise WorkerDied(self._collect())
         if not fds:
             return Reply(*json.loads(raw))
-        request = json.dumps(["take", {"handle": new_handle, "readonly": readonly}]).encode()
+        request = json.dumps(["take", {"number": new_number, "readonly": readonly}]).encode()
         socket.send_fds(to._channel, [request], fds)
         os.close(fds[0])
         return to.answer()
 
     def fork(self) -> Worker:
-        """Return a forked child: it has attached what this one has, by the same handles."""
+        """Return a forked child: it has attached what this one has, by the same numbers."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             socket.send_fds(self._channel, [json.dumps(["fork", {}]).encode()], [theirs.fileno()])
@@ -181,48 +181,48 @@ class _Servant:
     def __init__(self) -> None:
         self.regions: dict[int, mshare.Region] = {}
 
-    def create(self, *, handle: int, name: str, size: int, frozen: bool = False, **options: Any) -> int:
+    def create(self, *, number: int, name: str, size: int, frozen: bool = False, **options: Any) -> int:
         if frozen:
             region = mshare.mshare(name, None, size, os.O_CREAT | os.O_EXCL | os.O_RDONLY)
         else:
             region = mshare.create(name, size, **options)
-        self.regions[handle] = region
+        self.regions[number] = region
         return region.addr
 
-    def attach(self, *, handle: int, name: str, **options: Any) -> int:
+    def attach(self, *, number: int, name: str, **options: Any) -> int:
         region = mshare.attach(name, **options)
-        self.regions[handle] = region
+        self.regions[number] = region
         return region.addr
 
-    def create_anonymous(self, *, handle: int, size: int, **options: Any) -> int:
+    def create_anonymous(self, *, number: int, size: int, **options: Any) -> int:
         region = mshare.create_anonymous(size, **options)
-        self.regions[handle] = region
+        self.regions[number] = region
         return region.addr
 
-    def take(self, *, handle: int, readonly: bool | None, fd: int) -> int:
+    def take(self, *, number: int, readonly: bool | None, fd: int) -> int:
         with mshare.Handle.from_fd(fd) as taken:
             region = mshare.attach(taken, readonly=readonly)
-        self.regions[handle] = region
+        self.regions[number] = region
         return region.addr
 
-    def seal(self, *, handle: int) -> None:
-        self.regions[handle].seal()
+    def seal(self, *, number: int) -> None:
+        self.regions[number].seal()
 
-    def link(self, *, handle: int, name: str) -> None:
-        self.regions[handle].link(name)
+    def link(self, *, number: int, name: str) -> None:
+        self.regions[number].link(name)
 
-    def store(self, *, handle: int, offset: int, value: int) -> None:
-        self.regions[handle].buf[offset] = value
+    def store(self, *, number: int, offset: int, value: int) -> None:
+        self.regions[number].buf[offset] = value
 
-    def load(self, *, handle: int, offset: int) -> int:
-        return self.regions[handle].buf[offset]
+    def load(self, *, number: int, offset: int) -> int:
+        return self.regions[number].buf[offset]
 
     def probe(self, *, offsets: dict[str, list[int]]) -> dict[str, list[int]]:
-        """Return the bytes at some offsets of some handles."""
-        return {handle: [self.regions[int(handle)].buf[o] for o in some] for handle, some in offsets.items()}
+        """Return the bytes at some offsets of some attachments."""
+        return {number: [self.regions[int(number)].buf[o] for o in some] for number, some in offsets.items()}
 
-    def close(self, *, handle: int) -> None:
-        self.regions[handle].close()
+    def close(self, *, number: int) -> None:
+        self.regions[number].close()
 
     def unlink(self, *, name: str) -> None:
         mshare.unlink(name)
@@ -233,8 +233,8 @@ class _Servant:
     def gc(self) -> list[str]:
         return [info.name for info in mshare.gc()]
 
-    def info(self, *, handle: int) -> dict[str, Any]:
-        return asdict(self.regions[handle].info())
+    def info(self, *, number: int) -> dict[str, Any]:
+        return asdict(self.regions[number].info())
 
     def setenv(self, *, name: str, value: str) -> None:
         os.environ[name] = value
@@ -267,7 +267,7 @@ def _serve(channel: socket.socket) -> NoReturn:
             reply = Reply(pid)
         elif operation == "give":
             try:
-                with servant.regions[arguments["handle"]].handle() as given:
+                with servant.regions[arguments["number"]].handle() as given:
                     socket.send_fds(channel, [json.dumps(Reply(None)).encode()], [given.fileno()])
             except Exception as error:
                 channel.send(json.dumps(failed(error)).encode())

@@ -90,33 +90,33 @@ class RegionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._attached() < MAX_ATTACHED)
     @rule(which=picks, name=names, size=small_sizes, frozen=st.booleans())
     def create(self, which: int, name: str, size: int, frozen: bool) -> None:
-        worker, handle = self._worker(which), self.model.new_handle()
+        worker, number = self._worker(which), self.model.new_number()
         options = {"frozen": True} if frozen else {"backend": self.backend}
-        reply = worker.do("create", handle=handle, name=name, size=size, **options)
+        reply = worker.do("create", number=number, name=name, size=size, **options)
         addr = 0 if reply.error else int(reply.value)
         if addr:
             span = Span(addr, addr + size)
             assert not any(span.overlaps(other.span) for other in self.model.names.values()), "two at one address"
         self._compare(
-            reply, lambda: self.model.create(worker.pid, handle, name, size, addr, frozen=frozen), value=False
+            reply, lambda: self.model.create(worker.pid, number, name, size, addr, frozen=frozen), value=False
         )
 
     @precondition(lambda self: self._attached() < MAX_ATTACHED)
     @rule(which=picks, name=names, readonly=st.booleans())
     def attach(self, which: int, name: str, readonly: bool) -> None:
-        worker, handle = self._worker(which), self.model.new_handle()
-        reply = worker.do("attach", handle=handle, name=name, readonly=readonly)
-        self._compare(reply, lambda: self.model.attach(worker.pid, handle, name, readonly=readonly))
+        worker, number = self._worker(which), self.model.new_number()
+        reply = worker.do("attach", number=number, name=name, readonly=readonly)
+        self._compare(reply, lambda: self.model.attach(worker.pid, number, name, readonly=readonly))
 
     @precondition(lambda self: self._attached() < MAX_ATTACHED)
     @rule(which=picks, size=small_sizes, linkable=st.booleans())
     def create_anonymous(self, which: int, size: int, linkable: bool) -> None:
-        worker, handle = self._worker(which), self.model.new_handle()
-        reply = worker.do("create_anonymous", handle=handle, size=size, backend=self.backend, linkable=linkable)
+        worker, number = self._worker(which), self.model.new_number()
+        reply = worker.do("create_anonymous", number=number, size=size, backend=self.backend, linkable=linkable)
         addr = 0 if reply.error else int(reply.value)
         self._compare(
             reply,
-            lambda: self.model.create_anonymous(worker.pid, handle, size, addr, linkable=linkable),
+            lambda: self.model.create_anonymous(worker.pid, number, size, addr, linkable=linkable),
             value=False,
         )
 
@@ -124,45 +124,45 @@ class RegionMachine(RuleBasedStateMachine):
     @rule(which=picks, to=picks, readonly=st.sampled_from([None, True]))
     def give(self, which: int, to: int, readonly: bool | None) -> None:
         """Of the regions without a name, or with one that came later: those with one have it tested elsewhere."""
-        worker, handle = self._attachment(which)
-        if self.model.processes[worker.pid].attached[handle].region.kind == NAMED:
+        worker, number = self._attachment(which)
+        if self.model.processes[worker.pid].attached[number].region.kind == NAMED:
             return
-        receiver, new_handle = self._worker(to), self.model.new_handle()
-        reply = worker.give(receiver, handle=handle, new_handle=new_handle, readonly=readonly)
-        self._compare(reply, lambda: self.model.give(worker.pid, handle, receiver.pid, new_handle, readonly=readonly))
+        receiver, new_number = self._worker(to), self.model.new_number()
+        reply = worker.give(receiver, number=number, new_number=new_number, readonly=readonly)
+        self._compare(reply, lambda: self.model.give(worker.pid, number, receiver.pid, new_number, readonly=readonly))
 
     @precondition(lambda self: self._attached() > 0)
     @rule(which=picks)
     def seal(self, which: int) -> None:
-        worker, handle = self._attachment(which)
-        region = self.model.processes[worker.pid].attached[handle].region
+        worker, number = self._attachment(which)
+        region = self.model.processes[worker.pid].attached[number].region
         others = [process for pid, process in self.model.processes.items() if pid != worker.pid]
         if self.handle_rights and any(process.writable.get(id(region)) for process in others):
             return  # it would succeed, and their next store would kill them
-        self._compare(worker.do("seal", handle=handle), lambda: self.model.seal(worker.pid, handle))
+        self._compare(worker.do("seal", number=number), lambda: self.model.seal(worker.pid, number))
 
     @precondition(lambda self: self._attached() > 0)
     @rule(which=picks, name=names)
     def link(self, which: int, name: str) -> None:
-        worker, handle = self._attachment(which)
-        self._compare(worker.do("link", handle=handle, name=name), lambda: self.model.link(worker.pid, handle, name))
+        worker, number = self._attachment(which)
+        self._compare(worker.do("link", number=number, name=name), lambda: self.model.link(worker.pid, number, name))
 
     @precondition(lambda self: self._attached() > 0)
     @rule(which=picks, offset=offsets, value=st.integers(0, 255))
     def store(self, which: int, offset: int, value: int) -> None:
-        worker, handle = self._attachment(which)
-        at = byte_at(offset, self.model.processes[worker.pid].attached[handle].region.size)
-        reply = worker.do("store", handle=handle, offset=at, value=value)
-        self._compare(reply, lambda: self.model.store(worker.pid, handle, at, value))
+        worker, number = self._attachment(which)
+        at = byte_at(offset, self.model.processes[worker.pid].attached[number].region.size)
+        reply = worker.do("store", number=number, offset=at, value=value)
+        self._compare(reply, lambda: self.model.store(worker.pid, number, at, value))
 
     @precondition(lambda self: self._attached() > 0)
     @rule(which=picks, twice=st.booleans())
     def close(self, which: int, twice: bool) -> None:
-        worker, handle = self._attachment(which)
+        worker, number = self._attachment(which)
         for _ in range(1 + twice):
-            self._compare(worker.do("close", handle=handle), lambda: self.model.close(worker.pid, handle))
+            self._compare(worker.do("close", number=number), lambda: self.model.close(worker.pid, number))
         self._compare(
-            worker.do("load", handle=handle, offset=0), lambda: self.model.load(worker.pid, handle, 0), value=False
+            worker.do("load", number=number, offset=0), lambda: self.model.load(worker.pid, number, 0), value=False
         )
 
     @rule(which=picks, name=names)
@@ -184,12 +184,12 @@ class RegionMachine(RuleBasedStateMachine):
     def contents_agree(self) -> None:
         for pid, process in self.model.processes.items():
             wanted = {
-                str(handle): [byte_at(o, attached.region.size) for o in range(3)]
-                for handle, attached in process.attached.items()
+                str(number): [byte_at(o, attached.region.size) for o in range(3)]
+                for number, attached in process.attached.items()
             }
             expected = {
-                str(handle): [attached.region.load(byte_at(o, attached.region.size)) for o in range(3)]
-                for handle, attached in process.attached.items()
+                str(number): [attached.region.load(byte_at(o, attached.region.size)) for o in range(3)]
+                for number, attached in process.attached.items()
             }
             assert self.workers[pid].do("probe", offsets=wanted) == Reply(expected)
 
@@ -224,9 +224,9 @@ class RegionMachine(RuleBasedStateMachine):
         return sum(len(process.attached) for process in self.model.processes.values())
 
     def _attachment(self, which: int) -> tuple[Worker, int]:
-        pairs = [(pid, handle) for pid, process in self.model.processes.items() for handle in process.attached]
-        pid, handle = pairs[which % len(pairs)]
-        return self.workers[pid], handle
+        pairs = [(pid, number) for pid, process in self.model.processes.items() for number in process.attached]
+        pid, number = pairs[which % len(pairs)]
+        return self.workers[pid], number
 
 
 def check(backend: str, bounds: settings) -> None:
