@@ -16,7 +16,7 @@ BOOT_MODULES = ("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "overlay",
 _DIRECTORY, _FILE, _CHARACTER = 0o040000, 0o100000, 0o020000
 
 
-class Entry(NamedTuple):
+class Member(NamedTuple):
     """One member of a cpio archive; `device` is (major, minor) for a character device."""
 
     name: str
@@ -25,22 +25,22 @@ class Entry(NamedTuple):
     device: tuple[int, int] = (0, 0)
 
 
-def directory(name: str) -> Entry:
-    return Entry(name, _DIRECTORY | 0o755)
+def directory(name: str) -> Member:
+    return Member(name, _DIRECTORY | 0o755)
 
 
-def file(name: str, body: bytes, mode: int = 0o755) -> Entry:
-    return Entry(name, _FILE | mode, body)
+def file(name: str, body: bytes, mode: int = 0o755) -> Member:
+    return Member(name, _FILE | mode, body)
 
 
-def cpio(entries: list[Entry]) -> bytes:
+def cpio(members: list[Member]) -> bytes:
     """A `newc` archive (Linux Documentation/driver-api/early-userspace/buffer-format.rst), owned by root."""
     out = bytearray()
-    for number, entry in enumerate([*entries, Entry("TRAILER!!!", 0)], start=1):
-        name = entry.name.encode() + b"\0"
-        fields = (number, entry.mode, 0, 0, 1, 0, len(entry.body), 0, 0, *entry.device, len(name), 0)
+    for number, member in enumerate([*members, Member("TRAILER!!!", 0)], start=1):
+        name = member.name.encode() + b"\0"
+        fields = (number, member.mode, 0, 0, 1, 0, len(member.body), 0, 0, *member.device, len(name), 0)
         out += b"070701" + b"".join(b"%08x" % field for field in fields) + name
-        out += bytes(-len(out) % 4) + entry.body
+        out += bytes(-len(out) % 4) + member.body
         out += bytes(-len(out) % 4)
     return bytes(out)
 
@@ -72,25 +72,25 @@ def build(kernel: Kernel, job: dict[str, bytes]) -> bytes:
 
     Raises FetchError when the kernel's cache entry is damaged, HostToolMissing without `xz` or `zstd` support.
     """
-    entries = [directory(name) for name in ("bin", "dev", "proc", "sys", "modules", "job", "lower", "upper", "newroot")]
-    entries.append(Entry("dev/console", _CHARACTER | 0o600, device=(5, 1)))
-    entries.append(Entry("dev/null", _CHARACTER | 0o666, device=(1, 3)))
-    entries.append(Entry("dev/kmsg", _CHARACTER | 0o644, device=(1, 11)))
+    members = [directory(name) for name in ("bin", "dev", "proc", "sys", "modules", "job", "lower", "upper", "newroot")]
+    members.append(Member("dev/console", _CHARACTER | 0o600, device=(5, 1)))
+    members.append(Member("dev/null", _CHARACTER | 0o666, device=(1, 3)))
+    members.append(Member("dev/kmsg", _CHARACTER | 0o644, device=(1, 11)))
     try:
-        entries.append(file("bin/busybox", kernel.busybox.read_bytes()))
+        members.append(file("bin/busybox", kernel.busybox.read_bytes()))
         order = load_order((kernel.modules / "modules.dep").read_text(), BOOT_MODULES)
         names = []
         for path in order:
             names.append(Path(path).name.split(".ko")[0] + ".ko")
-            entries.append(file(f"modules/{names[-1]}", _decompressed(kernel.modules / path), 0o644))
+            members.append(file(f"modules/{names[-1]}", _decompressed(kernel.modules / path), 0o644))
     except OSError as error:
         raise FetchError(f"{kernel.root} is damaged ({error}); remove it and fetch the kernel again") from error
-    entries.append(file("modules/order", "".join(f"{name}\n" for name in names).encode(), 0o644))
+    members.append(file("modules/order", "".join(f"{name}\n" for name in names).encode(), 0o644))
     guest = resources.files(__package__) / "guest"
-    entries.append(file("init", (guest / "init.sh").read_bytes()))
-    entries.append(file("agent", (guest / "agent.sh").read_bytes()))
-    entries += [file(f"job/{name}", body) for name, body in sorted(job.items())]
-    return cpio(entries)
+    members.append(file("init", (guest / "init.sh").read_bytes()))
+    members.append(file("agent", (guest / "agent.sh").read_bytes()))
+    members += [file(f"job/{name}", body) for name, body in sorted(job.items())]
+    return cpio(members)
 
 
 def _decompressed(path: Path) -> bytes:

@@ -109,8 +109,9 @@ def no_proc() -> BackendUnavailableError:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A region found by name: its file, still to be opened. `descriptor` is an `O_PATH` descriptor of it."""
+class RootEntry:
+    """A region found by name: the entry of its file in a root's directory. `descriptor` is an `O_PATH` descriptor of
+    the file, which is still to be opened."""
 
     name: str
     root: Path
@@ -217,7 +218,7 @@ def is_attached(fd: int) -> bool:
 
 
 @contextmanager
-def find(name: str) -> Iterator[Entry]:
+def find(name: str) -> Iterator[RootEntry]:
     """Give the file that has `name`.
 
     Raises `InvalidNameError`, `RegionNotFoundError`, `AmbiguousNameError`, or `NotARegionError` for anything but an
@@ -241,9 +242,9 @@ def find(name: str) -> Iterator[Entry]:
             hit.descriptor.close()
 
 
-def _hits(name: str, places: tuple[_Root, ...]) -> list[Entry]:
+def _hits(name: str, places: tuple[_Root, ...]) -> list[RootEntry]:
     """Open what has `name` in each of the places, if these are still what they were."""
-    hits: list[Entry] = []
+    hits: list[RootEntry] = []
     for place in places:
         try:
             descriptor = Descriptor(place.prefix + name, os.O_PATH | os.O_NOFOLLOW)
@@ -252,11 +253,11 @@ def _hits(name: str, places: tuple[_Root, ...]) -> list[Entry]:
         status = os.fstat(descriptor.fd)
         if status.st_dev != place.dev:
             return []
-        hits.append(Entry(name, place.path, descriptor, FileId(status.st_dev, status.st_ino)))
+        hits.append(RootEntry(name, place.path, descriptor, FileId(status.st_dev, status.st_ino)))
     return hits
 
 
-def _the_one(name: str, hits: list[Entry]) -> Entry:
+def _the_one(name: str, hits: list[RootEntry]) -> RootEntry:
     """Return the file that is meant: names are unique, unless somebody has put files there by hand."""
     if len(hits) > 1:
         mine = [hit for hit in hits if hit.status.st_uid == os.geteuid()]
@@ -304,7 +305,7 @@ Opened = tuple[Descriptor, Path, os.stat_result]
 def open_to_attach(name: str, *, writable: bool) -> Opened | None:
     """Open the region's file and take the attachment's lock; None while somebody removes it.
 
-    Raises what `find` and `Entry.open` raise.
+    Raises what `find` and `RootEntry.open` raise.
 
     Facts: `find` needs three system calls before the file is open. With O_NOFOLLOW and O_NONBLOCK opening at once is
     harmless, whatever has the name: a symlink is refused, a FIFO does not block.
@@ -426,7 +427,7 @@ def _names() -> Iterator[tuple[_Root, str]]:
                     yield root, check_name(name)
 
 
-def _entry(root: _Root, name: str) -> Entry | None:
+def _entry(root: _Root, name: str) -> RootEntry | None:
     """Return the file of that name; None if it is no ordinary file of that root's own, or gone."""
     try:
         descriptor = Descriptor(root.prefix + name, os.O_PATH | os.O_NOFOLLOW)
@@ -435,13 +436,13 @@ def _entry(root: _Root, name: str) -> Entry | None:
     status = os.fstat(descriptor.fd)
     if not stat.S_ISREG(status.st_mode) or status.st_dev != root.dev:  # the latter: something is mounted on it
         return None
-    return Entry(name, root.path, descriptor, FileId(status.st_dev, status.st_ino))
+    return RootEntry(name, root.path, descriptor, FileId(status.st_dev, status.st_ino))
 
 
 class Found(NamedTuple):
     """A region under a root. The entry is good until the next one is asked for."""
 
-    entry: Entry
+    entry: RootEntry
     record: Record
     locked: bool
     """Somebody is attached."""

@@ -18,14 +18,14 @@ from .linux import locks, proc
 from .linux.descriptors import Descriptor
 from .procfs import FileId
 from .record import ATTACHED_BYTE, NAME_BYTE, RegionInfo
-from .registry import Entry, find, is_attached, known_to_kernel, listed, read_record, wait
+from .registry import RootEntry, find, is_attached, known_to_kernel, listed, read_record, wait
 
 _AT_ONCE = 64
 """How many orphans `gc` removes after one search of /proc for programs that map them without our lock. Searching takes
 about a hundred times as long as removing; whatever attaches in between, without the lock, keeps nameless memory."""
 
 
-def _open_to_remove(entry: Entry) -> Descriptor:
+def _open_to_remove(entry: RootEntry) -> Descriptor:
     """Open the file for writing, as the removers' locks need, also where its mode denies that to its owner.
 
     The owner may always change the mode: it is widened and put back at once. Dying in between leaves the owner `rw`
@@ -51,14 +51,14 @@ def _open_to_remove(entry: Entry) -> Descriptor:
     raise _not_yours(entry)
 
 
-def _not_yours(entry: Entry) -> AccessDeniedError:
+def _not_yours(entry: RootEntry) -> AccessDeniedError:
     return AccessDeniedError(
         f"uid {os.geteuid()} may not remove region {entry.name!r} of uid {entry.status.st_uid}",
         "ask its owner or root",
     )
 
 
-def _unlink(entry: Entry) -> None:
+def _unlink(entry: RootEntry) -> None:
     try:
         os.unlink(entry.path)
     except FileNotFoundError:
@@ -110,7 +110,7 @@ def remove_if_idle(
             _unlink(entry)
 
 
-def _busy(entry: Entry, pids: tuple[int, ...]) -> RegionBusyError:
+def _busy(entry: RootEntry, pids: tuple[int, ...]) -> RegionBusyError:
     who = f"processes {', '.join(map(str, pids[:10]))}" if pids else "other processes"
     return RegionBusyError(
         f"region {entry.name!r} is in use by {who}",

@@ -168,8 +168,8 @@ def test_a_process_whose_main_thread_has_ended_is_seen() -> None:
                 break
         found = survey(collect(choice=Choice(pids=[it.pid]), exact=True))
         it.kill()
-    (entry,) = [each for each in found.entries if each.object is not None and each.object.kind == "anonymous"]
-    assert entry.now.likely >= 31 * PAGE  # 32 tables, of which the first and the last may serve others, too
+    (usage,) = [each for each in found.usages if each.object is not None and each.object.kind == "anonymous"]
+    assert usage.now.likely >= 31 * PAGE  # 32 tables, of which the first and the last may serve others, too
 
 
 def test_what_has_no_memory_is_named_and_a_thread_is_no_process() -> None:
@@ -262,8 +262,8 @@ def test_a_hundred_thousand_mappings_in_one_process() -> None:
     (process,) = snapshot.processes
     assert process.areas is not None
     assert len(process.areas) > 99_990
-    (entry,) = [each for each in survey(snapshot).entries if each.object is not None and each.object.kind == "memfd"]
-    assert entry.size == 100_000 * PAGE
+    (usage,) = [each for each in survey(snapshot).usages if each.object is not None and each.object.kind == "memfd"]
+    assert usage.size == 100_000 * PAGE
     assert load(dump(snapshot)) == snapshot
 
 

@@ -12,7 +12,7 @@ from mshare.linux.collect import collect
 from mshare.linux.proc import memory_fields, refresh_counters
 from mshare.scan.advice import Advice, judge
 from mshare.scan.show import label
-from mshare.scan.survey import Entry, survey
+from mshare.scan.survey import ObjectUsage, survey
 from mshare.testing.postgres import Cluster
 
 CLIENTS = 50
@@ -51,15 +51,15 @@ def everyone(connected: list[subprocess.Popen[str]], sql: str, expected: str) ->
         assert client.stdout.readline() == expected + "\n"
 
 
-def shared_memory(postmaster: int) -> tuple[Entry, Advice | None]:
+def shared_memory(postmaster: int) -> tuple[ObjectUsage, Advice | None]:
     """Return what scan says of the server's shared memory, and what is advised."""
     snapshot = collect()
     found = survey(snapshot)
-    entry = next(each for each in found.entries if each.shared and each.size > SHARED_BUFFERS)
-    assert postmaster in entry.by_process
+    usage = next(each for each in found.usages if each.shared and each.size > SHARED_BUFFERS)
+    assert postmaster in usage.by_process
     verdict = judge(snapshot, found)
-    advice = next((each for each in verdict.advice if label(entry.object) in each.objects), None)
-    return entry, advice
+    advice = next((each for each in verdict.advice if label(usage.object) in each.objects), None)
+    return usage, advice
 
 
 def page_tables() -> int:
@@ -67,7 +67,7 @@ def page_tables() -> int:
     return memory_fields()["PageTables"]
 
 
-def load(server: Cluster) -> tuple[Entry, Advice | None, int]:
+def load(server: Cluster) -> tuple[ObjectUsage, Advice | None, int]:
     """Have all clients read all of the shared buffers. Return what scan says then, what it advises, and by how much
     `PageTables` has grown by the reading."""
     server.psql("select pg_prewarm('filler')")
@@ -84,12 +84,12 @@ def test_the_advice_for_postgresql_does_what_it_says(grow_pool: Callable[[int], 
     with Cluster(settings) as server:
         server.psql(TABLE)
         server.psql("checkpoint")
-        entry, advice, grown = load(server)
-        assert entry.object is not None
-        assert entry.object.leaves == (4096,)
-        assert entry.processes >= CLIENTS
-        assert abs(entry.now.likely - grown) <= 0.1 * grown
-        assert entry.now.lower <= entry.now.likely <= entry.now.upper
+        usage, advice, grown = load(server)
+        assert usage.object is not None
+        assert usage.object.leaves == (4096,)
+        assert usage.processes >= CLIENTS
+        assert abs(usage.now.likely - grown) <= 0.1 * grown
+        assert usage.now.lower <= usage.now.likely <= usage.now.upper
 
         assert advice is not None
         assert advice.title == "PostgreSQL's shared memory"
@@ -106,6 +106,6 @@ def test_the_advice_for_postgresql_does_what_it_says(grow_pool: Callable[[int], 
     assert after.object.leaves == (2 << 20,)
     assert advice_after is None
     # What was predicted, and what then happened: of 100 MiB, all but a few KiB per process.
-    assert remedy.predicted <= 0.02 * entry.now.likely
+    assert remedy.predicted <= 0.02 * usage.now.likely
     assert after.now.likely <= 2 * remedy.predicted
     assert abs((grown - grown_after) - remedy.saving) <= 0.1 * remedy.saving

@@ -35,7 +35,7 @@ from mshare.scan.remedies import remedies
 from mshare.scan.saved import dump
 from mshare.scan.series import growth, point
 from mshare.scan.show import bounds, short
-from mshare.scan.survey import Bytes, Entry, survey
+from mshare.scan.survey import Bytes, ObjectUsage, survey
 from mshare.units import GIB, MIB
 
 MSHARE = (sys.executable, "-m", "mshare")
@@ -260,8 +260,8 @@ def test_the_remedy_for_tmpfs_does_what_it_predicts(tmp_path: Path) -> None:
         file, size, count = place / "data", 64 * MIB, 5
         mapping = Mapping(kind="tmpfs", path=str(file), size=size, processes=count, addr=0, writable=False)
         with mapped(mapping) as living:
-            entry, case = _case(file, living.pids)
-            before = entry.now.likely
+            usage, case = _case(file, living.pids)
+            before = usage.now.likely
             remedy = remedies(case)[0]
         assert before >= count * size // 512
         assert remedy.now == before
@@ -280,8 +280,8 @@ def test_the_remedy_for_tmpfs_does_what_it_predicts(tmp_path: Path) -> None:
         subprocess.run(["umount", str(place)], check=True)
 
 
-def _case(file: Path, pids: tuple[int, ...]) -> tuple[Entry, Case]:
+def _case(file: Path, pids: tuple[int, ...]) -> tuple[ObjectUsage, Case]:
     snapshot = collect(choice=Choice(frozenset(pids)), exact=True)
-    (entry,) = (each for each in survey(snapshot).entries if each.object and each.object.path == str(file))
+    (usage,) = (each for each in survey(snapshot).usages if each.object and each.object.path == str(file))
     assert shlex.quote(str(file)) != str(file)
-    return entry, Case((entry,), snapshot.processes, snapshot)
+    return usage, Case((usage,), snapshot.processes, snapshot)

@@ -11,7 +11,7 @@ from mappers import LONELY, PAGE, PMD, PUD, Mapped, Mapping, mapped
 from mshare.linux import collect as collecting
 from mshare.linux.collect import Choice, collect
 from mshare.linux.pagemap import Scanner
-from mshare.scan.survey import Entry, survey
+from mshare.scan.survey import ObjectUsage, survey
 
 MIB = 1 << 20
 KNOWN = {
@@ -50,17 +50,17 @@ def known(request: pytest.FixtureRequest, tmp_path: Path, world: Path) -> Iterat
         yield mapping, living
 
 
-def entry_of(mapping: Mapping, living: Mapped, *, exact: bool) -> Entry:
+def usage_of(mapping: Mapping, living: Mapped, *, exact: bool) -> ObjectUsage:
     """Return what a scan of these processes says of the object they have in common."""
     found = survey(collect(choice=Choice(pids=living.pids), exact=exact))
     kind = {"sysv": "SysV"}.get(mapping.kind, mapping.kind)
-    (entry,) = [
-        entry
-        for entry in found.entries
-        if entry.object is not None and entry.object.kind == kind and entry.size >= mapping.size
+    (usage,) = [
+        usage
+        for usage in found.usages
+        if usage.object is not None and usage.object.kind == kind and usage.size >= mapping.size
     ]
-    assert sorted(entry.by_process) == list(living.pids)
-    return entry
+    assert sorted(usage.by_process) == list(living.pids)
+    return usage
 
 
 def shared_once(mapping: Mapping, living: Mapped) -> int:
@@ -75,7 +75,7 @@ def test_a_known_mapping(known: tuple[Mapping, Mapped], monkeypatch: pytest.Monk
     truth = sum(living.growth) - shared_once(mapping, living)
     leaf = PMD if mapping.collapse or mapping.kind == "hugetlb" else PAGE
 
-    bounded = entry_of(mapping, living, exact=False)
+    bounded = usage_of(mapping, living, exact=False)
     assert bounded.now.lower <= truth <= bounded.now.upper
     assert bounded.now.lower <= bounded.now.likely <= bounded.now.upper
     assert bounded.object is not None
@@ -84,7 +84,7 @@ def test_a_known_mapping(known: tuple[Mapping, Mapped], monkeypatch: pytest.Monk
 
     for scanner in (Scanner, lambda: None):  # PAGEMAP_SCAN; pagemap and smaps, as before Linux 6.7
         monkeypatch.setattr(collecting, "Scanner", scanner)
-        walked = entry_of(mapping, living, exact=True)
+        walked = usage_of(mapping, living, exact=True)
         assert walked.now.lower == walked.now.upper
         assert abs(walked.now.likely - truth) <= 0.05 * truth
         assert walked.object is not None
@@ -106,7 +106,7 @@ def test_tables_that_huge_pages_share_are_counted_once(huge_pages: int) -> None:
     before = survey(collect()).totals
     with mapped(mapping) as living:
         after = survey(collect()).totals
-        exact = entry_of(mapping, living, exact=True)
+        exact = usage_of(mapping, living, exact=True)
     twice = units * (processes - 1) * PAGE
     assert after.counted_twice - before.counted_twice == twice
     assert sum(living.growth) == processes * (units + 1) * PAGE

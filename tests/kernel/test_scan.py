@@ -21,9 +21,9 @@ def page_tables():
 
 def entry_of(pids, kind, exact):
     found = survey(collect(choice=Choice(pids=pids), exact=exact))
-    (entry,) = [each for each in found.entries if each.object is not None and each.object.kind == kind]
-    assert set(entry.by_process) == set(pids)
-    return entry
+    (usage,) = [each for each in found.usages if each.object is not None and each.object.kind == kind]
+    assert set(usage.by_process) == set(pids)
+    return usage
 
 
 @pytest.mark.parametrize("writable", [True, False])

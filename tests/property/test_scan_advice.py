@@ -62,7 +62,7 @@ def test_numbers_add_up(crowds: list[Crowd], memory: int) -> None:
     assert 0 <= verdict.saving <= verdict.page_tables
     assert verdict.saving == sum(each.remedies[0].saving for each in verdict.advice)
     assert [each.now.likely for each in verdict.advice] == sorted((e.now.likely for e in verdict.advice), reverse=True)
-    shared = sum(entry.now.likely for entry in found.entries if entry.shared)
+    shared = sum(usage.now.likely for usage in found.usages if usage.shared)
     assert sum(each.now.likely for each in verdict.advice) <= shared
     for each in verdict.advice:
         for remedy in each.remedies:
@@ -108,8 +108,8 @@ def test_the_pool_has_room_for_all_that_was_advised(crowds: list[Crowd], pool: l
 @given(SIZES, PEOPLE)
 def test_pages_are_the_objects_blocks_and_a_margin(size: int, people: int) -> None:
     snapshot = server(postgresql(size, people))
-    (entry,) = (entry for entry in survey(snapshot).entries if entry.shared)
-    (remedy,) = remedies(Case((entry,), snapshot.processes, snapshot))
+    (usage,) = (usage for usage in survey(snapshot).usages if usage.shared)
+    (remedy,) = remedies(Case((usage,), snapshot.processes, snapshot))
     assert pool_number(remedy.commands) == remedy.huge_pages
     assert 2 <= remedy.huge_pages - blocks(size) <= max(2, blocks(size) / 100 + 1)
 

@@ -114,8 +114,8 @@ def show_all(snapshot: Snapshot) -> None:
     found = survey(snapshot)
     sums = found.totals
     assert sums.page_tables == (sums.processes + sums.unreadable - sums.counted_twice + sums.regions + sums.unexplained)
-    for entry in found.entries:
-        assert 0 <= entry.now.lower <= entry.now.likely <= entry.now.upper
+    for usage in found.usages:
+        assert 0 <= usage.now.lower <= usage.now.likely <= usage.now.upper
     text = [cell for row in table(found, least=0, processes=7).rows for cell in row]
     text += [part for line in totals(snapshot, found) for part in line]
     text += remarks(snapshot, found)

@@ -12,18 +12,18 @@ import pytest
 from mshare.scan.groups import groups
 from mshare.scan.saved import dump, load
 from mshare.scan.show import table
-from mshare.scan.survey import Entry, survey
+from mshare.scan.survey import ObjectUsage, survey
 
 DATA = Path(__file__).parents[1] / "data"
 MIB = 1 << 20
 
 
-def shared_buffers(name: str) -> Entry:
+def shared_buffers(name: str) -> ObjectUsage:
     found = survey(load((DATA / name).read_bytes()))
-    entry = found.entries[0]  # nothing costs more
-    assert entry.size > 1 << 30
-    assert entry.shared
-    return entry
+    usage = found.usages[0]  # nothing costs more
+    assert usage.size > 1 << 30
+    assert usage.shared
+    return usage
 
 
 def test_bounds_hold_what_walking_found() -> None:

@@ -7,15 +7,15 @@ import pytest
 from mshare.geometry import PAGE, PMD, PUD
 from mshare.scan.groups import groups
 from mshare.scan.snapshot import Area, Filled, Kind, Machine, Object, Process, Snapshot
-from mshare.scan.survey import Entry, survey
+from mshare.scan.survey import ObjectUsage, survey
 
 BASE = 0x3000_0000_0000
 
 
-def entry(kind: Kind, *processes: tuple[Area, tuple[tuple[int, int, int], ...]], exact: bool = True) -> Entry:
+def usage(kind: Kind, *processes: tuple[Area, tuple[tuple[int, int, int], ...]], exact: bool = True) -> ObjectUsage:
     """Return what a survey says of one object that each of `processes` maps by one area, filled in these blocks."""
     snapshot = machine(kind, *processes, exact=exact)
-    (found,) = survey(snapshot).entries
+    (found,) = survey(snapshot).usages
     return found
 
 
@@ -37,7 +37,7 @@ def area(size: int, *, offset: int = 0, shared: bool = True, addr: int = BASE) -
 def test_parts_that_do_not_overlap_save_nothing_when_shared() -> None:
     part = 64 << 20
     whole = [(area(8 * part), ((number * part, (number + 1) * part, PAGE),)) for number in range(8)]
-    found = entry("tmpfs", *whole)
+    found = usage("tmpfs", *whole)
     own = 32 + 2
     assert found.now.likely == 8 * own * PAGE
     costs = found.what_if()
@@ -50,7 +50,7 @@ def test_private_mappings_cannot_share() -> None:
     private = [(area(size, shared=False), ((0, size, PAGE),)) for _ in range(20)]
     snapshot = machine("file", *private, (area(PAGE), ((0, PAGE, PAGE),)))
     found = survey(snapshot)
-    (one,) = found.entries
+    (one,) = found.usages
     assert one.sharers == {21}
     costs = one.what_if()
     assert costs is not None
@@ -60,7 +60,7 @@ def test_private_mappings_cannot_share() -> None:
 
 
 def test_what_is_reserved_and_not_there_is_not_counted() -> None:
-    found = survey(machine("memfd", (area(100 * PUD), ()), exact=False, vmpte=10 * PAGE)).entries[0]
+    found = survey(machine("memfd", (area(100 * PUD), ()), exact=False, vmpte=10 * PAGE)).usages[0]
     costs = found.what_if()
     assert costs is not None
     assert max(costs) <= 11 * PAGE
@@ -70,7 +70,7 @@ def test_what_is_reserved_and_not_there_is_not_counted() -> None:
 def test_huge_pages_with_holes_are_one_unit(processes: int) -> None:
     """Two ranges in one GiB are one PMD page."""
     holes = tuple((block, block + PMD, PMD) for block in range(0, 8 * PMD, 2 * PMD))
-    found = entry("hugetlb", *[(area(PUD), holes)] * processes)
+    found = usage("hugetlb", *[(area(PUD), holes)] * processes)
     assert found.now.likely == PAGE + processes * PAGE
     costs = found.what_if(1000)
     assert costs is not None
@@ -86,7 +86,7 @@ def test_no_more_is_counted_twice_than_there_is() -> None:
 
 def test_a_region_of_msharefs_has_its_tables_once() -> None:
     size = 4 << 20
-    found = entry("msharefs", *[(area(PUD), ((0, size, PAGE),))] * 10)
+    found = usage("msharefs", *[(area(PUD), ((0, size, PAGE),))] * 10)
     assert found.now.likely == 3 * PAGE + 10 * PAGE
     costs = found.what_if(100)
     assert costs is not None

@@ -37,7 +37,7 @@ class Metrics(Collector):
         yield CounterMetricFamily("mshare_scan_errors", "Scans that failed.", scan.failures)
         if scan.found is not None:
             yield from _totals(*scan.found)
-            yield from _objects(series(scan.found[1].entries, self._most))
+            yield from _objects(series(scan.found[1].usages, self._most))
 
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:
@@ -68,7 +68,7 @@ def _totals(snapshot: Snapshot, survey: Survey) -> Iterator[Metric]:
     )
     yield _gauge("mshare_unreadable_bytes", "Their page tables (VmPTE).", totals.unreadable)
     yield _gauge("mshare_vanished_processes", "Processes that ended during the scan.", snapshot.vanished)
-    yield _gauge("mshare_objects", "Objects that processes map, also those without series.", len(survey.entries))
+    yield _gauge("mshare_objects", "Objects that processes map, also those without series.", len(survey.usages))
 
 
 def _objects(found: list[Series]) -> Iterator[Metric]:

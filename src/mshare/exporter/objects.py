@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..report import printable
 from ..scan.show import label
 from ..scan.snapshot import Object
-from ..scan.survey import Bytes, Entry, WhatIf
+from ..scan.survey import Bytes, ObjectUsage, WhatIf
 
 MOST_CHARACTERS = 120
 OTHER = "other"
@@ -46,27 +46,27 @@ def name(thing: Object | None) -> str:
     return text[: MOST_CHARACTERS // 2 - 1] + "…" + text[-MOST_CHARACTERS // 2 :]
 
 
-def series(entries: Iterable[Entry], most: int) -> list[Series]:
+def series(usages: Iterable[ObjectUsage], most: int) -> list[Series]:
     """Return the `most` names with most page tables, largest first, then the rest as `other`, if there is any."""
-    by_name: dict[tuple[str, str], list[Entry]] = {}
-    for entry in entries:
-        kind = "private" if entry.object is None else entry.object.kind
-        by_name.setdefault((name(entry.object), kind), []).append(entry)
-    largest = sorted(by_name.items(), key=lambda item: -sum(entry.now.likely for entry in item[1]))
+    by_name: dict[tuple[str, str], list[ObjectUsage]] = {}
+    for usage in usages:
+        kind = "private" if usage.object is None else usage.object.kind
+        by_name.setdefault((name(usage.object), kind), []).append(usage)
+    largest = sorted(by_name.items(), key=lambda item: -sum(usage.now.likely for usage in item[1]))
     found = [_added(*key, members) for key, members in largest[:most]]
-    rest = [entry for _, members in largest[most:] for entry in members]
+    rest = [usage for _, members in largest[most:] for usage in members]
     if rest:
         found.append(_added(OTHER, OTHER, rest))
     return found
 
 
-def _added(called: str, kind: str, entries: list[Entry]) -> Series:
-    costs = [what_if for entry in entries if (what_if := entry.what_if()) is not None]
+def _added(called: str, kind: str, usages: list[ObjectUsage]) -> Series:
+    costs = [what_if for usage in usages if (what_if := usage.what_if()) is not None]
     return Series(
         called,
         kind,
-        Bytes(*map(sum, zip(*(entry.now for entry in entries), strict=True))),
-        sum(entry.size for entry in entries),
-        len({pid for entry in entries for pid in entry.by_process}),
+        Bytes(*map(sum, zip(*(usage.now for usage in usages), strict=True))),
+        sum(usage.size for usage in usages),
+        len({pid for usage in usages for pid in usage.by_process}),
         WhatIf(*map(sum, zip(*costs, strict=True))) if costs else None,
     )

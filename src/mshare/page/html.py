@@ -60,7 +60,7 @@ def render(report: Report) -> bytes:
         share=part(verdict.page_tables, verdict.memory) if verdict.memory else "",
         saved=part(verdict.saving, verdict.page_tables) if verdict.page_tables else "",
         processes=len(snapshot.processes),
-        objects=sum(entry.object is not None for entry in survey.entries),
+        objects=sum(usage.object is not None for usage in survey.usages),
         growth=report.growth,
         snapshots=len(report.points),
         pictures={each.name: (each, Markup(each.wide), Markup(each.narrow)) for each in _pictures(report)},

@@ -26,7 +26,7 @@ from ..report import printable
 from ..scan.advice import Verdict
 from ..scan.series import Identity, Point, identity
 from ..scan.show import label
-from ..scan.survey import Entry, Survey
+from ..scan.survey import ObjectUsage, Survey
 from ..units import format_size
 
 WIDE, NARROW = 7.2, 3.6
@@ -79,10 +79,10 @@ class Picture:
 def costs(survey: Survey, verdict: Verdict) -> Picture:
     """Return the page tables as they are, shared, with 2 MiB and with 1 GiB leaves, stacked by object."""
     shown, others, private = _chosen(survey, verdict)
-    layers = [(_name(entry, verdict), _four(entry)) for entry in shown]
+    layers = [(_name(usage, verdict), _four(usage)) for usage in shown]
     layers.append((f"{len(others)} other objects", [sum(each) for each in zip(*map(_four, others), strict=True)]))
     layers.append(("private memory", _four(private) if private else [0] * 4))
-    rest = verdict.page_tables - sum(entry.now.likely for entry in survey.entries)
+    rest = verdict.page_tables - sum(usage.now.likely for usage in survey.usages)
     layers.append(("not readable, or the kernel's", [max(0, rest)] * 4))
     colours = [*range(len(shown)), *_OTHERS]
     kept = [(name, sizes, _SERIES[colour]) for (name, sizes), colour in zip(layers, colours, strict=True) if any(sizes)]
@@ -113,14 +113,14 @@ def costs(survey: Survey, verdict: Verdict) -> Picture:
 def over_time(points: Sequence[Point], survey: Survey, verdict: Verdict) -> Picture:
     """Return the page tables over time, stacked by object: two `points` at least, and the last one's survey."""
     shown, _, _ = _chosen(survey, verdict)
-    keys = [identity(entry.object) for entry in shown]
+    keys = [identity(usage.object) for usage in shown]
     start = points[0].taken
     span = points[-1].taken - start
     unit_s, unit_name = (1, "seconds") if span < 180 else (60, "minutes") if span < 10_800 else (3600, "hours")
     times = [(each.taken - start) / unit_s for each in points]
     layers = [
-        (_name(entry, verdict), [each.objects.get(key, 0) for each in points])
-        for entry, key in zip(shown, keys, strict=True)
+        (_name(usage, verdict), [each.objects.get(key, 0) for each in points])
+        for usage, key in zip(shown, keys, strict=True)
     ]
     layers.append(("other objects", [_rest(each, keys) for each in points]))
     layers.append(("private memory", [each.objects.get(None, 0) for each in points]))
@@ -162,7 +162,7 @@ def over_time(points: Sequence[Point], survey: Survey, verdict: Verdict) -> Pict
 def savings(survey: Survey, verdict: Verdict) -> Picture:
     """Return what each remedy would save, for the first objects that have any."""
     rows: list[tuple[str, int | None, str]] = []
-    names = [printable(label(entry.object)) for entry in _chosen(survey, verdict)[0]]
+    names = [printable(label(usage.object)) for usage in _chosen(survey, verdict)[0]]
     for each in verdict.advice[:MOST]:
         rows.append((_short(each.title, 40), None, ""))
         colour = _SERIES[names.index(each.objects[0]) if each.objects[0] in names else MOST]
@@ -192,25 +192,25 @@ def savings(survey: Survey, verdict: Verdict) -> Picture:
     return _picture("savings", "What each remedy would save", text, draw, 0.2 + 0.42 * len(rows), 0)
 
 
-def _chosen(survey: Survey, verdict: Verdict) -> tuple[list[Entry], list[Entry], Entry | None]:
+def _chosen(survey: Survey, verdict: Verdict) -> tuple[list[ObjectUsage], list[ObjectUsage], ObjectUsage | None]:
     """Return the objects with a colour (1 % of all at least), the others, and private memory."""
-    objects = [entry for entry in survey.entries if entry.object is not None]
-    private = next((entry for entry in survey.entries if entry.object is None), None)
-    count = sum(100 * entry.now.likely >= verdict.page_tables for entry in objects[:MOST])
+    objects = [usage for usage in survey.usages if usage.object is not None]
+    private = next((usage for usage in survey.usages if usage.object is None), None)
+    count = sum(100 * usage.now.likely >= verdict.page_tables for usage in objects[:MOST])
     return objects[:count], objects[count:], private
 
 
-def _name(entry: Entry, verdict: Verdict) -> str:
+def _name(usage: ObjectUsage, verdict: Verdict) -> str:
     """Return what to call an object: as the advice on it does, if there is any."""
-    name = printable(label(entry.object))
+    name = printable(label(usage.object))
     return _short(verdict.titles.get(name, name))
 
 
-def _four(entry: Entry) -> list[int]:
+def _four(usage: ObjectUsage) -> list[int]:
     """Return an object's costs now, shared, with 2 MiB and 1 GiB leaves; what cannot be shared stays as it is, and
     nothing is drawn larger than it is now."""
-    what_if = entry.what_if()
-    now = entry.now.likely
+    what_if = usage.what_if()
+    now = usage.now.likely
     return [now] * 4 if what_if is None else [now, *(min(now, each) for each in what_if[1:])]
 
 

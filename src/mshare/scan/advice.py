@@ -13,7 +13,7 @@ from .remedies import remedies
 from .series import page_tables
 from .show import bounds, label
 from .snapshot import Process, Snapshot
-from .survey import Bytes, Entry, Survey
+from .survey import Bytes, ObjectUsage, Survey
 
 LEAST_BYTES = 64 * MIB
 LEAST_PART = 0.01
@@ -91,8 +91,8 @@ def _advice(snapshot: Snapshot, survey: Survey, memory: int) -> Iterator[Advice]
         if not worth:
             continue
         promised += worth[0].huge_pages
-        now = Bytes(*(sum(part) for part in zip(*(entry.now for entry in case.entries), strict=True)))
-        names = tuple(printable(label(entry.object)) for entry in case.entries)
+        now = Bytes(*(sum(part) for part in zip(*(usage.now for usage in case.usages), strict=True)))
+        names = tuple(printable(label(usage.object)) for usage in case.usages)
         found.append(Advice(_title(case, names), names, case.kind, len(case.users), now, worth))
     yield from found
 
@@ -101,16 +101,16 @@ def _cases(snapshot: Snapshot, survey: Survey) -> list[Case]:
     """Return the objects that are mapped shared, those of one Oracle instance together."""
     by_pid: dict[int, Process] = {process.pid: process for process in snapshot.processes}
     cases: list[Case] = []
-    for entry in survey.entries:
-        if entry.object is None or not entry.shared or not entry.by_process:
+    for usage in survey.usages:
+        if usage.object is None or not usage.shared or not usage.by_process:
             continue
-        users = tuple(by_pid[pid] for pid in entry.by_process if pid in by_pid)
-        case = Case((entry,), users, snapshot)
+        users = tuple(by_pid[pid] for pid in usage.by_process if pid in by_pid)
+        case = Case((usage,), users, snapshot)
         if case.program == "Oracle":
             for index, other in enumerate(cases):
                 if other.program == "Oracle" and set(other.users) & set(users):
                     every = {process.pid: process for process in (*other.users, *users)}
-                    cases[index] = Case((*other.entries, entry), tuple(every.values()), snapshot)
+                    cases[index] = Case((*other.usages, usage), tuple(every.values()), snapshot)
                     break
             else:
                 cases.append(case)
@@ -157,7 +157,7 @@ def _sentences(snapshot: Snapshot, survey: Survey, total: int, memory: int, foun
             yield f"{len(more)} more objects could save {format_size(sum(each.saving for each in more))} together."
     else:
         yield f"{start}, but no remedy that fits this machine would save much of that."
-        yield from _largest(survey.entries, total)
+        yield from _largest(survey.usages, total)
     if any(_wide(each.now) for each in found):
         yield "Where it says between, much may be mapped and never touched: with --exact the page tables are walked."
     unread = sum(each.processes for each in survey.unreadable)
@@ -180,8 +180,8 @@ def _better(remedy: Remedy) -> str:
     return f"With {remedy.name} it would be {format_size(remedy.predicted)}."
 
 
-def _largest(entries: tuple[Entry, ...], total: int) -> Iterator[str]:
-    private = next((entry for entry in entries if entry.object is None), None)
+def _largest(usages: tuple[ObjectUsage, ...], total: int) -> Iterator[str]:
+    private = next((usage for usage in usages if usage.object is None), None)
     if private is not None and 2 * private.now.likely > total:
         yield (
             f"{_about(private.now)} are for the processes' private memory, which cannot be shared: fewer processes, or "

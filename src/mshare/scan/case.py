@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .snapshot import Process, Snapshot
-from .survey import Entry, WhatIf
+from .survey import ObjectUsage, WhatIf
 
 ENABLED = "/sys/kernel/mm/transparent_hugepage/enabled"
 SHMEM_ENABLED = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
@@ -42,7 +42,7 @@ class Remedy(NamedTuple):
 class Case(NamedTuple):
     """An object, or several that only one remedy can help together (the segments of one Oracle instance)."""
 
-    entries: tuple[Entry, ...]
+    usages: tuple[ObjectUsage, ...]
     """All with an object that somebody maps shared."""
     users: tuple[Process, ...]
     snapshot: Snapshot
@@ -51,11 +51,11 @@ class Case(NamedTuple):
 
     @property
     def now(self) -> int:
-        return sum(entry.now.likely for entry in self.entries)
+        return sum(usage.now.likely for usage in self.usages)
 
     @property
     def kind(self) -> str:
-        thing = self.entries[0].object
+        thing = self.usages[0].object
         return "" if thing is None else thing.kind
 
     @property
@@ -67,8 +67,8 @@ class Case(NamedTuple):
         return name if shared and 2 * count > len(self.users) else ""
 
     def costs(self, which: Callable[[WhatIf], int]) -> int:
-        """Return the sum of one of the costs that `Entry.what_if` computes."""
-        return sum(which(each) for entry in self.entries if (each := entry.what_if()) is not None)
+        """Return the sum of one of the costs that `ObjectUsage.what_if` computes."""
+        return sum(which(each) for usage in self.usages if (each := usage.what_if()) is not None)
 
 
 _SHARED_MEMORY = {"PostgreSQL": ("anonymous", "SysV"), "Oracle": ("SysV",), "Java": ("memfd", "tmpfs")}

@@ -60,9 +60,9 @@ KEYS = tuple(_KEYS)
 def groups(snapshot: Snapshot, survey: Survey, key: str) -> tuple[Group, ...]:
     """Return the processes by `key` (one of `KEYS`), the group with most page tables first."""
     shared: dict[int, int] = {}
-    for entry in survey.entries:
-        for pid in entry.sharers:
-            shared[pid] = shared.get(pid, 0) + entry.by_process[pid]
+    for usage in survey.usages:
+        for pid in usage.sharers:
+            shared[pid] = shared.get(pid, 0) + usage.by_process[pid]
     found: dict[str, list[Process]] = {}
     for process in snapshot.processes:
         found.setdefault(_KEYS[key](snapshot, process), []).append(process)

@@ -53,7 +53,7 @@ def _pool(case: Case) -> _Pool:
     pages, used ones included. *Decision.* What is there stays; what is missing is added."""
     memory = case.snapshot.machine.memory
     page = memory.get("Hugepagesize", PMD)
-    pages = sum(round_up(entry.size, page) // page for entry in case.entries)
+    pages = sum(round_up(usage.size, page) // page for usage in case.usages)
     margin = max(2, -(-pages // 100))
     unused = max(0, memory.get("HugePages_Free", 0) - memory.get("HugePages_Rsvd", 0))
     missing = max(0, pages + margin + case.promised - unused)

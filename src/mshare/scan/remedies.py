@@ -2,7 +2,7 @@
 May depend on: case, programs.
 
 What is said of transparent huge pages is from Documentation/admin-guide/mm/transhuge.rst. Predictions are the
-arithmetic of `Entry.what_if`.
+arithmetic of `ObjectUsage.what_if`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _internal(case: Case) -> Iterator[Remedy]:
 
 
 def _tmpfs(case: Case) -> Iterator[Remedy]:
-    thing = case.entries[0].object
+    thing = case.usages[0].object
     settings = case.snapshot.machine.settings
     if thing is not None and not thing.region and chosen(settings.get(SHMEM_ENABLED, "")):
         where = (
@@ -85,7 +85,7 @@ def _tmpfs(case: Case) -> Iterator[Remedy]:
 
 def _copies(case: Case) -> Iterator[Remedy]:
     """A file's content as a region of mshare."""
-    thing = case.entries[0].object
+    thing = case.usages[0].object
     if thing is None:
         return
     source = f"region:{thing.region}" if thing.region else thing.path
@@ -94,7 +94,7 @@ def _copies(case: Case) -> Iterator[Remedy]:
 
 
 def _regions(case: Case, *, source: str | None = None, name: str = "NAME") -> Iterator[Remedy]:
-    size = sum(entry.size for entry in case.entries)
+    size = sum(usage.size for usage in case.usages)
     region = shell_word(f"region:{name}")
     what = (
         f"The program must be yours to change. The copy takes {size >> 20} MiB of memory; changes of the file do "

@@ -68,10 +68,10 @@ def page_tables(snapshot: Snapshot, survey: Survey) -> int:
 def point(snapshot: Snapshot, survey: Survey) -> Point:
     """Return one snapshot's figures, `survey` being its survey."""
     objects: dict[Identity | None, int] = {}
-    for entry in survey.entries:
-        if entry.now.likely >= _LEAST_BYTES:
-            key = identity(entry.object)
-            objects[key] = objects.get(key, 0) + entry.now.likely
+    for usage in survey.usages:
+        if usage.now.likely >= _LEAST_BYTES:
+            key = identity(usage.object)
+            objects[key] = objects.get(key, 0) + usage.now.likely
     return Point(snapshot.taken, snapshot.machine.host, page_tables(snapshot, survey), len(snapshot.processes), objects)
 
 

@@ -12,7 +12,7 @@ from ..report import Table, printable
 from ..units import format_size
 from .groups import Group, user
 from .snapshot import Object, Snapshot
-from .survey import Bytes, Entry, Survey, WhatIf
+from .survey import Bytes, ObjectUsage, Survey, WhatIf
 
 PRIVATE_MEMORY = "(private memory)"
 
@@ -56,38 +56,40 @@ def bounds(now: Bytes) -> str:
     return f"{number if unit == high.partition(' ')[2] else low}..{high}"
 
 
-def split(entries: Iterable[Entry], least: int, most: int | None = None) -> tuple[list[Entry], list[Entry]]:
+def split(
+    usages: Iterable[ObjectUsage], least: int, most: int | None = None
+) -> tuple[list[ObjectUsage], list[ObjectUsage]]:
     """Return those with at least `least` bytes of page tables (upper bound), `most` of them at most, and the others."""
-    shown: list[Entry] = []
-    others: list[Entry] = []
-    for entry in entries:
-        (shown if entry.now.upper >= least and (most is None or len(shown) < most) else others).append(entry)
+    shown: list[ObjectUsage] = []
+    others: list[ObjectUsage] = []
+    for usage in usages:
+        (shown if usage.now.upper >= least and (most is None or len(shown) < most) else others).append(usage)
     return shown, others
 
 
-def _cells(entry: Entry, processes: int | None) -> tuple[str, ...]:
-    what_if = entry.what_if(processes)
+def _cells(usage: ObjectUsage, processes: int | None) -> tuple[str, ...]:
+    what_if = usage.what_if(processes)
     at = (("-" if what_if is None else short(format_size(what_if.now))),) if processes else ()
     return (
-        short(bounds(entry.now)),
+        short(bounds(usage.now)),
         *at,
         *(("-",) * 3 if what_if is None else (short(format_size(size)) for size in what_if[1:])),
-        short(format_size(entry.size)),
-        leaves(entry.object),
-        str(entry.processes),
-        printable(label(entry.object)),
+        short(format_size(usage.size)),
+        leaves(usage.object),
+        str(usage.processes),
+        printable(label(usage.object)),
     )
 
 
 def table(survey: Survey, *, least: int, most: int | None = None, processes: int | None = None) -> Table:
     """Return the objects that cost at least `least` bytes, `most` of them at most; the others in one line. `processes`
     computes the columns to the right of NOW for so many."""
-    shown, others = split(survey.entries, least, most)
+    shown, others = split(survey.usages, least, most)
     at = (f"AT {processes}",) if processes else ()
     headers = ("NOW", *at, "SHARED", "2M", "1G", "SIZE", "LEAF", "PROCS", "OBJECT")
-    rows = [_cells(entry, processes) for entry in shown]
+    rows = [_cells(usage, processes) for usage in shown]
     if others:
-        rest = Bytes(*(sum(part) for part in zip(*(entry.now for entry in others), strict=True)))
+        rest = Bytes(*(sum(part) for part in zip(*(usage.now for usage in others), strict=True)))
         rows.append((short(bounds(rest)), *("",) * (len(headers) - 2), f"({len(others)} others)"))
     last = len(headers) - 1
     return Table(headers, tuple(rows), right=frozenset(range(last)), fold=last)
@@ -166,9 +168,9 @@ def remarks(snapshot: Snapshot, survey: Survey) -> list[str]:
     return found
 
 
-def entry_json(entry: Entry, processes: int | None) -> dict[str, Any]:
+def usage_json(usage: ObjectUsage, processes: int | None) -> dict[str, Any]:
     """Return one object as JSON has it: exact bytes."""
-    thing = entry.object
+    thing = usage.object
 
     def costs(what_if: WhatIf | None) -> dict[str, int] | None:
         return None if what_if is None else what_if._asdict()
@@ -181,25 +183,25 @@ def entry_json(entry: Entry, processes: int | None) -> dict[str, Any]:
         "dev": None if thing is None else thing.dev,
         "ino": None if thing is None else thing.ino,
         "region": None if thing is None or not thing.region else thing.region,
-        "size": entry.size,
+        "size": usage.size,
         "leaves": [] if thing is None else list(thing.leaves),
-        "processes": entry.processes,
-        "page_table_bytes": entry.now._asdict(),
-        "what_if": costs(entry.what_if()),
-        "projected": costs(entry.what_if(processes)) if processes else None,
-        "by_process": {str(pid): cost for pid, cost in sorted(entry.by_process.items())},
+        "processes": usage.processes,
+        "page_table_bytes": usage.now._asdict(),
+        "what_if": costs(usage.what_if()),
+        "projected": costs(usage.what_if(processes)) if processes else None,
+        "by_process": {str(pid): cost for pid, cost in sorted(usage.by_process.items())},
     }
 
 
 def survey_json(snapshot: Snapshot, survey: Survey, *, least: int, processes: int | None = None) -> dict[str, Any]:
     """Return everything about a survey, objects below `least` bytes left out."""
-    shown, others = split(survey.entries, least)
+    shown, others = split(survey.usages, least)
     return {
         "taken": snapshot.taken,
         "host": snapshot.machine.host,
         "kernel": snapshot.machine.kernel,
         "exact": survey.exact,
-        "objects": [entry_json(entry, processes) for entry in shown],
+        "objects": [usage_json(usage, processes) for usage in shown],
         "objects_left_out": len(others),
         "totals": {**survey.totals._asdict(), "explained": round(survey.totals.explained, 4)},
         "processes": {

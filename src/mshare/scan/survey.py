@@ -40,8 +40,8 @@ class WhatIf(NamedTuple):
     """Private tables with 1 GiB leaves: PUD pages."""
 
 
-class Entry(NamedTuple):
-    """One object, or all private memory."""
+class ObjectUsage(NamedTuple):
+    """What one object, or all private memory, uses in page tables."""
 
     object: Object | None
     """None for private anonymous memory."""
@@ -134,7 +134,7 @@ class Unreadable(NamedTuple):
 class Survey(NamedTuple):
     """All of it, the most expensive object first."""
 
-    entries: tuple[Entry, ...]
+    usages: tuple[ObjectUsage, ...]
     totals: Totals
     unreadable: tuple[Unreadable, ...]
     nested: int
@@ -202,16 +202,16 @@ def survey(snapshot: Snapshot) -> Survey:
         else:
             read += process.vmpte
             empty += _add(process, process.areas, snapshot.objects, sums)
-    entries = [
-        _entry(None if owner == PRIVATE else snapshot.objects[owner], each, snapshot.exact)
+    usages = [
+        _usage(None if owner == PRIVATE else snapshot.objects[owner], each, snapshot.exact)
         for owner, each in sums.items()
     ]
-    entries.sort(key=lambda entry: (-entry.now.likely, -entry.now.upper, -entry.processes))
+    usages.sort(key=lambda usage: (-usage.now.likely, -usage.now.upper, -usage.processes))
     twice = sum(each.counted_twice for each in sums.values())
     regions = sum(each.own for each in sums.values())
     page_tables = snapshot.machine.memory.get("PageTables", 0)
     return Survey(
-        tuple(entries),
+        tuple(usages),
         Totals(
             page_tables,
             read,
@@ -295,12 +295,12 @@ def _note_trees(filled: tuple[Filled, ...], areas: tuple[Area, ...], linked: set
         trees[area.writable] = max(trees.get(area.writable, 0), PAGE * (pte + pmd))
 
 
-def _entry(thing: Object | None, total: _Sum, exact: bool) -> Entry:
+def _usage(thing: Object | None, total: _Sum, exact: bool) -> ObjectUsage:
     twice, own = total.counted_twice, total.own
     likely = total.likely - twice
     now = Bytes(round(max(0.0, total.lower - twice)), round(likely) + own, round(total.upper) + own)
     pmd_once = min(PAGE * len(total.units), round(likely))
-    return Entry(
+    return ObjectUsage(
         thing,
         total.size,
         total.by_process,

@@ -13,7 +13,7 @@ from ..report import printable
 from ..scan.groups import groups, user
 from ..scan.show import bounds, label, leaves, split
 from ..scan.snapshot import Object, Snapshot
-from ..scan.survey import Bytes, Entry, Survey
+from ..scan.survey import Bytes, ObjectUsage, Survey
 from ..units import format_size
 
 
@@ -74,42 +74,42 @@ def key_of(thing: Object | None) -> str:
 
 def objects(reading: Reading, least: int) -> tuple[list[Row], str]:
     """Return the objects with at least `least` bytes of page tables, and what to say of the others."""
-    shown, others = split(reading.survey.entries, least)
+    shown, others = split(reading.survey.usages, least)
     return list(map(_object, shown)), _rest(others)
 
 
-def _object(entry: Entry) -> Row:
-    name, kind = label(entry.object), "private" if entry.object is None else entry.object.kind
-    what_if = entry.what_if()
+def _object(usage: ObjectUsage) -> Row:
+    name, kind = label(usage.object), "private" if usage.object is None else usage.object.kind
+    what_if = usage.what_if()
     shared, by_2m = ("-", "-") if what_if is None else (format_size(what_if.shared), format_size(what_if.leaves_2m))
     cells = (
-        bounds(entry.now),
+        bounds(usage.now),
         shared,
         by_2m,
-        format_size(entry.size),
-        str(entry.processes),
-        leaves(entry.object),
+        format_size(usage.size),
+        str(usage.processes),
+        leaves(usage.object),
         kind,
         printable(name),
     )
-    return Row(key_of(entry.object), cells, (entry.now.likely, 0, 0, entry.size, entry.processes, 0, kind, name))
+    return Row(key_of(usage.object), cells, (usage.now.likely, 0, 0, usage.size, usage.processes, 0, kind, name))
 
 
-def _rest(entries: Sequence[Entry]) -> str:
-    if not entries:
+def _rest(usages: Sequence[ObjectUsage]) -> str:
+    if not usages:
         return ""
-    total = Bytes(*(sum(part) for part in zip(*(entry.now for entry in entries), strict=True)))
-    return f"{len(entries)} others: {bounds(total)}"
+    total = Bytes(*(sum(part) for part in zip(*(usage.now for usage in usages), strict=True)))
+    return f"{len(usages)} others: {bounds(total)}"
 
 
 def processes(reading: Reading, key: str) -> tuple[list[Row], str]:
     """Return the processes that map the object `key`, none if it is gone, and the object's name."""
-    entry = next((each for each in reading.survey.entries if key_of(each.object) == key), None)
-    if entry is None:
+    usage = next((each for each in reading.survey.usages if key_of(each.object) == key), None)
+    if usage is None:
         return [], "nobody maps it any more"
     rows = []
     for process in reading.snapshot.processes:
-        tables = entry.by_process.get(process.pid)
+        tables = usage.by_process.get(process.pid)
         if tables is not None:
             owner = user(reading.snapshot, process.uid)
             cells = (
@@ -120,7 +120,7 @@ def processes(reading: Reading, key: str) -> tuple[list[Row], str]:
                 printable(process.command),
             )
             rows.append(Row(str(process.pid), cells, (tables, process.vmpte, process.pid, owner, process.command)))
-    return rows, printable(label(entry.object))
+    return rows, printable(label(usage.object))
 
 
 def grouped(reading: Reading, by: str) -> tuple[list[Row], str]:
