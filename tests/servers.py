@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mshare.geometry import PAGE, PMD
 from mshare.scan.case import ENABLED, SHMEM_ENABLED
-from mshare.scan.snapshot import PRIVATE, Area, Kind, Machine, Object, Process, Snapshot
+from mshare.scan.snapshot import PRIVATE, Area, Kind, Object, Process, Snapshot, System
 from mshare.scan.tables import Piece, needs
 from mshare.units import GIB, MIB
 
@@ -78,7 +78,7 @@ def server(
     settings = {SHMEM_ENABLED: shmem, ENABLED: "always [madvise] never"} if shmem else {}
     users = {105: "postgres", 1000: "app"}
     return Snapshot(
-        taken, Machine(host, "6.12.0", fields, settings, ()), objects, tuple(processes), users, 0, False, False
+        taken, System(host, "6.12.0", fields, settings, ()), objects, tuple(processes), users, 0, False, False
     )
 
 

@@ -204,9 +204,9 @@ def _kernel(wanted: str) -> Kernel:
     return store.ensure(cache, wanted, progress)
 
 
-def _machine(options: argparse.Namespace, kernel: Kernel, limit: int) -> machine.Machine:
+def _machine(options: argparse.Namespace, kernel: Kernel, limit: int) -> machine.VirtualMachine:
     writable = (Path.cwd(), *(path.absolute() for path in options.rw))
-    return machine.Machine(
+    return machine.VirtualMachine(
         kernel,
         options.memory,
         options.cpus,

@@ -48,7 +48,7 @@ ICOUNT = ("-icount", "shift=0")
 Output = Callable[[int, bytes], None]
 
 
-class Machine(NamedTuple):
+class VirtualMachine(NamedTuple):
     """What to boot and how. `command_limit_seconds` counts in the guest, from the command's start.
 
     `nodes`: NUMA nodes that share memory and CPUs evenly; 1 is a machine without NUMA.
@@ -97,7 +97,7 @@ def guest_environment(extra: dict[str, str]) -> dict[str, str]:
     return {"HOME": "/root", "USER": "root", "SHELL": "/bin/sh", **kept, "PATH": path, **extra}
 
 
-def qemu_command(machine: Machine, initrd: Path, channels: dict[str, str], *, interactive: bool) -> list[str]:
+def qemu_command(machine: VirtualMachine, initrd: Path, channels: dict[str, str], *, interactive: bool) -> list[str]:
     """QEMU's arguments; `channels` maps a virtio port's name (and `console`) to the host file behind it."""
     program = shutil.which("qemu-system-x86_64")
     if program is None:
@@ -160,7 +160,7 @@ def processor_arguments(nodes: int, memory: str, cpus: int) -> list[str]:
 
 
 SOURCES = ("src", "tests", "benchmarks")
-"""Python in the current directory (`Machine.writable[0]`) that guests run and do not change."""
+"""Python in the current directory (`VirtualMachine.writable[0]`) that guests run and do not change."""
 
 
 def cached_directories(writable: Sequence[Path], prefix: Path) -> list[Path]:
@@ -173,7 +173,7 @@ def cached_directories(writable: Sequence[Path], prefix: Path) -> list[Path]:
     return inside + [path / name for path in writable[:1] for name in SOURCES if (path / name).is_dir()]
 
 
-def _job(machine: Machine, script: bytes, mode: str) -> dict[str, bytes]:
+def _job(machine: VirtualMachine, script: bytes, mode: str) -> dict[str, bytes]:
     prefix = Path(sys.prefix)
     cached = cached_directories(machine.writable, prefix)
     for directory in cached:
@@ -194,7 +194,7 @@ def _job(machine: Machine, script: bytes, mode: str) -> dict[str, bytes]:
     }
 
 
-def run(machine: Machine, script: bytes, on_output: Output, results: Path, progress: Progress) -> Boot:
+def run(machine: VirtualMachine, script: bytes, on_output: Output, results: Path, progress: Progress) -> Boot:
     """Boot, run the script, wait for the end; a death before the first user process is tried once more, and said.
 
     Never longer than twice BOOT_LIMIT_SECONDS plus the command's limit plus END_LIMIT_SECONDS. `on_output(1 or 2,
@@ -213,7 +213,7 @@ def run(machine: Machine, script: bytes, on_output: Output, results: Path, progr
     return _boot(machine, script, on_output, results)._replace(attempts=2)
 
 
-def _boot(machine: Machine, script: bytes, on_output: Output, directory: Path) -> Boot:
+def _boot(machine: VirtualMachine, script: bytes, on_output: Output, directory: Path) -> Boot:
     directory.mkdir(parents=True, exist_ok=True)
     initrd = directory / "initramfs"
     initrd.write_bytes(initramfs.build(machine.kernel, _job(machine, script, "run")))
@@ -256,7 +256,7 @@ def _boot(machine: Machine, script: bytes, on_output: Output, directory: Path) -
     return Boot(result, boot_seconds, time.monotonic() - began, directory)
 
 
-def shell(machine: Machine, script: bytes) -> int:
+def shell(machine: VirtualMachine, script: bytes) -> int:
     """Boot with this terminal as the guest's console until the shell ends; QEMU's own exit status. C-a x ends QEMU."""
     with tempfile.TemporaryDirectory(prefix="mshare-vm-") as name:
         initrd = Path(name) / "initramfs"

@@ -97,7 +97,9 @@ def run(kernel: Kernel, only: list[str], progress: Progress) -> int:
 
 def _try(kernel: Kernel, case: Case, directory: Path, results: Path) -> tuple[str | None, machine.Boot]:
     output: list[bytes] = []
-    guest = machine.Machine(kernel, command_limit_seconds=case.limit_seconds, append=case.append, writable=(directory,))
+    guest = machine.VirtualMachine(
+        kernel, command_limit_seconds=case.limit_seconds, append=case.append, writable=(directory,)
+    )
     script = machine.command_script([case.command], directory, machine.guest_environment({}))
     boot = machine.run(guest, script, lambda stream, data: output.append(data), results, lambda text: None)
     got = boot.verdict

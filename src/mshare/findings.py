@@ -59,7 +59,7 @@ class RemoveIpc(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineFacts:
     """Everything `doctor` looks at. Bytes, unless it says otherwise; None: no limit, or not there."""
 
     size: int
@@ -114,7 +114,7 @@ def parse_remove_ipc(files: Sequence[tuple[str, str]]) -> RemoveIpc:
     return found
 
 
-def findings(machine: Machine) -> list[Finding]:
+def findings(machine: MachineFacts) -> list[Finding]:
     """Return what the facts mean, the most important first: backends, then what limits them."""
     return [
         Finding(OK, "kernel", machine.kernel),
@@ -129,7 +129,7 @@ def findings(machine: Machine) -> list[Finding]:
     ]
 
 
-def _backends(machine: Machine) -> Iterator[Finding]:
+def _backends(machine: MachineFacts) -> Iterator[Finding]:
     anything = any(backend.usable for backend in machine.backends)
     for backend in machine.backends:
         topic = f"backend {backend.name}"
@@ -146,7 +146,7 @@ def _backends(machine: Machine) -> Iterator[Finding]:
             yield Finding(ADVICE if anything else PROBLEM, topic, f"not usable: {backend.reason}{advice}", command)
 
 
-def _choice(machine: Machine) -> Finding:
+def _choice(machine: MachineFacts) -> Finding:
     asked = f"a region of {format_size(machine.size)}"
     if machine.chosen is None:
         return Finding(PROBLEM, "choice", f"{asked} cannot be created: {machine.why}")
@@ -166,7 +166,7 @@ def _choice(machine: Machine) -> Finding:
     return Finding(OK, "choice", f"{asked} would be on {machine.chosen} ({machine.why})")
 
 
-def _pool_needed(machine: Machine) -> int:
+def _pool_needed(machine: MachineFacts) -> int:
     """Pages the pool must have in all for a region of that size, what is in use now staying in use."""
     pages = file_size(machine.size, PMD) // PMD
     if machine.pool is None:
@@ -175,7 +175,7 @@ def _pool_needed(machine: Machine) -> int:
     return machine.pool.total + max(0, pages - unused)
 
 
-def _pool(machine: Machine) -> Iterator[Finding]:
+def _pool(machine: MachineFacts) -> Iterator[Finding]:
     pool = machine.pool
     if pool is None:
         yield Finding(ADVICE, "huge pages", "this kernel has no pool of 2 MiB pages")
@@ -193,7 +193,7 @@ def _pool(machine: Machine) -> Iterator[Finding]:
         )
 
 
-def _thp(machine: Machine) -> Finding:
+def _thp(machine: MachineFacts) -> Finding:
     if machine.thp_enabled is None:
         return Finding(ADVICE, "THP", "this kernel has no transparent huge pages, so no backend thp")
     return Finding(
@@ -204,7 +204,7 @@ def _thp(machine: Machine) -> Finding:
     )
 
 
-def _place(machine: Machine) -> Iterator[Finding]:
+def _place(machine: MachineFacts) -> Iterator[Finding]:
     place = machine.place
     if place is None:
         yield Finding(PROBLEM, "tmpfs", "there is no directory for regions of thp and shm")
@@ -233,7 +233,7 @@ def _mebibytes(size_bytes: int) -> int:
     return -(-(file_size(size_bytes, PMD)) // MIB)
 
 
-def _remove_ipc(machine: Machine) -> Finding:
+def _remove_ipc(machine: MachineFacts) -> Finding:
     remove = machine.remove_ipc
     if remove is None:
         return Finding(OK, "RemoveIPC", "no systemd runs here, so nothing empties /dev/shm at logout")
@@ -255,7 +255,7 @@ def _remove_ipc(machine: Machine) -> Finding:
     )
 
 
-def _memory(machine: Machine) -> Iterator[Finding]:
+def _memory(machine: MachineFacts) -> Iterator[Finding]:
     enough = file_size(machine.size, PMD)
     level = OK if machine.memory_free >= enough else ADVICE
     yield Finding(level, "memory", f"{format_size(machine.memory_free)} can be had ({machine.memory_limit})")
@@ -281,7 +281,7 @@ def _memory(machine: Machine) -> Iterator[Finding]:
         yield Finding(OK, "overcommit", f"vm.overcommit_memory={machine.overcommit}")
 
 
-def _limits(machine: Machine) -> Iterator[Finding]:
+def _limits(machine: MachineFacts) -> Iterator[Finding]:
     limits = (("-v", "addresses", machine.address_limit), ("-f", "file size", machine.file_limit))
     for flag, what, limit in limits:
         if limit is None:
@@ -297,7 +297,7 @@ def _limits(machine: Machine) -> Iterator[Finding]:
     yield Finding(OK if machine.window_free >= machine.size else PROBLEM, "addresses", text)
 
 
-def findings_json(machine: Machine, found: Sequence[Finding]) -> dict[str, Any]:
+def findings_json(machine: MachineFacts, found: Sequence[Finding]) -> dict[str, Any]:
     """Return facts and findings as JSON has them: everything in bytes, named tuples as objects."""
     facts = {
         key: value._asdict() if isinstance(value, tuple) and hasattr(value, "_asdict") else value

@@ -10,7 +10,7 @@ from pathlib import Path
 from . import backends
 from .backend import Request, choose, explain
 from .errors import InvalidSizeError, MshareError
-from .findings import BackendFacts, HugePool, Machine, Place, RemoveIpc, parse_remove_ipc
+from .findings import BackendFacts, HugePool, MachineFacts, Place, RemoveIpc, parse_remove_ipc
 from .geometry import USER_END, WINDOW, Span
 from .linux import proc
 from .linux.memory import cgroup_room, memory_room
@@ -26,14 +26,14 @@ _LOGIND_DIRS = ("/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/
 """Where logind.conf and logind.conf.d/*.conf are, most important first (logind.conf(5))."""
 
 
-def inspect(size: int) -> Machine:
+def inspect(size: int) -> MachineFacts:
     """Look at this machine as a process that wants a region of `size` bytes. Changes nothing; costs milliseconds."""
     if not 1 <= size <= USER_END // 2:
         raise InvalidSizeError(f"a region of {size} bytes makes no sense", f"1 byte to {format_size(USER_END // 2)}")
     kernel = os.uname()
     chosen, why = _chosen(size)
     room, group = memory_room(), cgroup_room()
-    return Machine(
+    return MachineFacts(
         size=size,
         kernel=f"{kernel.sysname} {kernel.release} {kernel.machine}",
         uid=os.geteuid(),

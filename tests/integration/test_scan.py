@@ -129,7 +129,7 @@ def test_hidden_processes_are_said_to_be_hidden(sleeper: int) -> None:
         subprocess.run(["mount", "-t", "proc", "-o", "hidepid=2", "proc", "/proc"], check=True)
         as_stranger()
         snapshot = collect()
-        return [each.pid for each in snapshot.processes], list(snapshot.machine.blind)
+        return [each.pid for each in snapshot.processes], list(snapshot.system.blind)
 
     seen, blind = in_child(look).value
     assert sleeper not in seen
@@ -144,7 +144,7 @@ def test_processes_that_may_not_be_looked_at_are_counted(sleeper: int) -> None:
         subprocess.run(["mount", "-t", "proc", "-o", "hidepid=1", "proc", "/proc"], check=True)
         as_stranger()
         snapshot = collect()
-        return [each.pid for each in snapshot.processes], list(snapshot.machine.blind)
+        return [each.pid for each in snapshot.processes], list(snapshot.system.blind)
 
     seen, blind = in_child(look).value
     assert sleeper not in seen

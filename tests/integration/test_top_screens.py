@@ -11,7 +11,7 @@ from rich.text import Text
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Footer, Static
 
-from mshare.scan.snapshot import Area, Machine, Object, Process, Snapshot
+from mshare.scan.snapshot import Area, Object, Process, Snapshot, System
 from mshare.scan.survey import survey
 from mshare.top.app import TopApp
 from mshare.top.rows import Reading
@@ -33,8 +33,8 @@ def reading(costs: dict[str, list[int]]) -> Reading:
                 Process(pid, f"command{number}", number, f"/x.slice/unit{index}.service", 0, vmpte * KIB, (area,))
             )
     total = sum(each.vmpte for each in processes)
-    machine = Machine("host", "6.12", {"PageTables": total, "MemTotal": 10 * total}, {}, ())
-    snapshot = Snapshot(0.0, machine, tuple(objects), tuple(processes), {0: "root"}, 0, False, False)
+    system = System("host", "6.12", {"PageTables": total, "MemTotal": 10 * total}, {}, ())
+    snapshot = Snapshot(0.0, system, tuple(objects), tuple(processes), {0: "root"}, 0, False, False)
     return Reading(snapshot, survey(snapshot))
 
 

@@ -58,7 +58,7 @@ def test_numbers_add_up(crowds: list[Crowd], memory: int) -> None:
     found = survey(snapshot)
     verdict = judge(snapshot, found)
     assert verdict.act == bool(verdict.advice)
-    assert verdict.page_tables == snapshot.machine.memory["PageTables"]
+    assert verdict.page_tables == snapshot.system.memory["PageTables"]
     assert 0 <= verdict.saving <= verdict.page_tables
     assert verdict.saving == sum(each.remedies[0].saving for each in verdict.advice)
     assert [each.now.likely for each in verdict.advice] == sorted((e.now.likely for e in verdict.advice), reverse=True)
@@ -76,7 +76,7 @@ def test_numbers_add_up(crowds: list[Crowd], memory: int) -> None:
 def test_small_page_tables_are_left_alone(crowds: list[Crowd], memory: int) -> None:
     snapshot = server(*crowds, memory=memory)
     verdict = judged(snapshot)
-    tables = snapshot.machine.memory["PageTables"]
+    tables = snapshot.system.memory["PageTables"]
     if tables < LEAST_BYTES and tables < LEAST_PART * memory:
         assert not verdict.act
         assert len(verdict.sentences) == 1

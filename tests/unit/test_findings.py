@@ -16,7 +16,7 @@ from mshare.findings import (
     BackendFacts,
     Finding,
     HugePool,
-    Machine,
+    MachineFacts,
     Place,
     RemoveIpc,
     findings,
@@ -27,7 +27,7 @@ from mshare.geometry import PAGE, PMD, Span
 from mshare.machine import inspect, largest_gap, logind_files
 from mshare.units import GIB, MIB
 
-GOOD = Machine(
+GOOD = MachineFacts(
     size=GIB,
     kernel="Linux 6.12 x86_64",
     uid=1000,
@@ -54,7 +54,7 @@ GOOD = Machine(
 )
 
 
-def about(machine: Machine, topic: str) -> Finding:
+def about(machine: MachineFacts, topic: str) -> Finding:
     (finding,) = (finding for finding in findings(machine) if finding.topic == topic)
     return finding
 

@@ -152,7 +152,7 @@ def test_settings_have_their_value_in_brackets() -> None:
 
 def test_chosen_processes_are_judged_by_what_they_have() -> None:
     snapshot = server(Crowd("/srv/data", GIB, 5))
-    few = snapshot._replace(partial=True, machine=snapshot.machine._replace(memory={"PageTables": 9 * GIB}))
+    few = snapshot._replace(partial=True, system=snapshot.system._replace(memory={"PageTables": 9 * GIB}))
     assert judge_sentence(few) == "Page tables of the 5 processes chosen take 10.1 MiB: nothing to do."
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from mshare.geometry import PAGE, PMD, PUD
 from mshare.scan.groups import groups
-from mshare.scan.snapshot import Area, Filled, Kind, Machine, Object, Process, Snapshot
+from mshare.scan.snapshot import Area, Filled, Kind, Object, Process, Snapshot, System
 from mshare.scan.survey import ObjectUsage, survey
 
 BASE = 0x3000_0000_0000
@@ -27,7 +27,7 @@ def machine(
     for number, (mapped, filled) in enumerate(processes):
         there = tuple(Filled(mapped.start + start, mapped.start + end, 0, leaf) for start, end, leaf in filled)
         found.append(Process(1 + number, "made", 0, "/", 0, vmpte, (mapped,), there if exact else None))
-    return Snapshot(0.0, Machine("made", "6", {}, {}, ()), (thing,), tuple(found), {}, 0, exact, False)
+    return Snapshot(0.0, System("made", "6", {}, {}, ()), (thing,), tuple(found), {}, 0, exact, False)
 
 
 def area(size: int, *, offset: int = 0, shared: bool = True, addr: int = BASE) -> Area:

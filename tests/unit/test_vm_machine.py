@@ -41,7 +41,7 @@ def kernel(tmp_path: Path) -> store.Kernel:
 
 def test_every_boot_stops_at_the_first_complaint(kernel: store.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
-    guest = machine.Machine(kernel, append="nokaslr", writable=(Path("/a,b"),))
+    guest = machine.VirtualMachine(kernel, append="nokaslr", writable=(Path("/a,b"),))
     command = machine.qemu_command(guest, Path("/initrd"), {"console": "/c,d"}, interactive=False)
     boot = command[command.index("-append") + 1].split()
     assert {"panic=-1", "oops=panic", "panic_on_warn=1", "nokaslr"} <= set(boot)
@@ -55,14 +55,14 @@ def test_without_nodes_qemu_is_told_as_little_as_possible(
     kernel: store.Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
-    command = machine.qemu_command(machine.Machine(kernel, cpus=3), Path("/initrd"), {}, interactive=False)
+    command = machine.qemu_command(machine.VirtualMachine(kernel, cpus=3), Path("/initrd"), {}, interactive=False)
     assert "-smp 3 -m 2G" in " ".join(command)
     assert "-numa" not in command
 
 
 def test_nodes_are_sockets_that_share_memory_and_cpus(kernel: store.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
-    guest = machine.Machine(kernel, nodes=2, memory="3G", cpus=4)
+    guest = machine.VirtualMachine(kernel, nodes=2, memory="3G", cpus=4)
     assert (
         "-smp 4,sockets=2,cores=2,threads=1,maxcpus=4 -m 3072M "
         "-object memory-backend-ram,id=node0,size=1536M -numa node,nodeid=0,memdev=node0,cpus=0,cpus=1 "
@@ -94,7 +94,7 @@ def test_a_size_qemu_would_refuse_is_refused_before(capsys: pytest.CaptureFixtur
 def test_instructions_are_counted_by_one_thread(kernel: store.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     for icount, accel in ((True, "tcg,thread=single"), (False, "tcg,thread=multi")):
-        guest = machine.Machine(kernel, icount=icount)
+        guest = machine.VirtualMachine(kernel, icount=icount)
         command = machine.qemu_command(guest, Path("/initrd"), {"console": "/c"}, interactive=False)
         assert command[command.index("-accel") + 1] == accel
         assert ("-icount" in command) == icount

@@ -48,7 +48,7 @@ def _totals(snapshot: Snapshot, survey: Survey) -> Iterator[Metric]:
     totals = survey.totals
     yield _gauge("mshare_scan_timestamp_seconds", "When the last scan was taken.", snapshot.taken)
     yield _gauge("mshare_page_tables_bytes", "PageTables of /proc/meminfo.", totals.page_tables)
-    yield _gauge("mshare_memory_bytes", "MemTotal of /proc/meminfo.", snapshot.machine.memory.get("MemTotal", 0))
+    yield _gauge("mshare_memory_bytes", "MemTotal of /proc/meminfo.", snapshot.system.memory.get("MemTotal", 0))
     yield _gauge(
         "mshare_page_tables_explained_bytes",
         "The part of PageTables that processes and regions have.",

@@ -32,7 +32,7 @@ from ..procfs import (
     parse_smaps,
     parse_status,
 )
-from ..scan.snapshot import PRIVATE, Area, Filled, Kind, Machine, Object, Process, Snapshot
+from ..scan.snapshot import PRIVATE, Area, Filled, Kind, Object, Process, Snapshot, System
 from .pagemap import Scanner, is_missing, read_blocks
 from .proc import memory_fields, process_ids, refresh_counters
 
@@ -110,7 +110,7 @@ class _Collector:
                 self.without_memory.append(pid)
         return Snapshot(
             taken=time.time(),
-            machine=_machine(tuple(self._blindness())),
+            system=_system(tuple(self._blindness())),
             objects=self.objects.finished(self._leaves(processes)),
             processes=tuple(processes),
             users={uid: name for uid in {each.uid for each in processes} if (name := _user(uid)) is not None},
@@ -425,13 +425,13 @@ def _user(uid: int) -> str | None:
         return None
 
 
-def _machine(blind: tuple[str, ...]) -> Machine:
+def _system(blind: tuple[str, ...]) -> System:
     refresh_counters()
     settings = {}
     for path in SETTINGS:
         with suppress(OSError):
             settings[path] = Path(path).read_text().strip()
-    return Machine(socket.gethostname(), platform.release(), memory_fields(), settings, blind)
+    return System(socket.gethostname(), platform.release(), memory_fields(), settings, blind)
 
 
 def _blindness() -> list[str]:

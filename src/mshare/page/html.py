@@ -53,8 +53,8 @@ def render(report: Report) -> bytes:
     environment.filters["printable"] = printable
     snapshot, survey, verdict = report.snapshot, report.survey, report.verdict
     page = environment.get_template("page.html").render(
-        host=snapshot.machine.host,
-        kernel=snapshot.machine.kernel,
+        host=snapshot.system.host,
+        kernel=snapshot.system.kernel,
         taken=f"{datetime.fromtimestamp(snapshot.taken, UTC):%Y-%m-%d %H:%M:%S} UTC",
         verdict=verdict,
         share=part(verdict.page_tables, verdict.memory) if verdict.memory else "",

@@ -74,7 +74,7 @@ def matters(size_bytes: float, memory_bytes: int) -> bool:
 def judge(snapshot: Snapshot, survey: Survey) -> Verdict:
     """Return the verdict on a snapshot, `survey` being its survey."""
     total = page_tables(snapshot, survey)
-    memory = snapshot.machine.memory.get("MemTotal", 0)
+    memory = snapshot.system.memory.get("MemTotal", 0)
     found = tuple(_advice(snapshot, survey, memory)) if matters(total, memory) else ()
     sentences = tuple(_sentences(snapshot, survey, total, memory, found))
     return Verdict(bool(found), sentences, total, memory, found)

@@ -51,7 +51,7 @@ class _Pool(NamedTuple):
 def _pool(case: Case) -> _Pool:
     """*Facts.* HugePages_Free has pages in it that are promised already (HugePages_Rsvd). vm.nr_hugepages counts all
     pages, used ones included. *Decision.* What is there stays; what is missing is added."""
-    memory = case.snapshot.machine.memory
+    memory = case.snapshot.system.memory
     page = memory.get("Hugepagesize", PMD)
     pages = sum(round_up(usage.size, page) // page for usage in case.usages)
     margin = max(2, -(-pages // 100))
@@ -131,7 +131,7 @@ def oracle(case: Case) -> Iterator[Remedy]:
 def java(case: Case) -> Iterator[Remedy]:
     """Yield what Java has for a heap in a memfd (ZGC)."""
     pool = _pool(case)
-    if chosen(case.snapshot.machine.settings.get(SHMEM_ENABLED, "")):
+    if chosen(case.snapshot.system.settings.get(SHMEM_ENABLED, "")):
         yield Remedy(
             "transparent huge pages",
             "For a heap in a memfd, as ZGC has it. Memory made from then on; the program restarts.",

@@ -36,7 +36,7 @@ def remedies(case: Case) -> tuple[Remedy, ...]:
 
 def _internal(case: Case) -> Iterator[Remedy]:
     """Memory on the kernel's own tmpfs: one setting for all of it."""
-    value = chosen(case.snapshot.machine.settings.get(SHMEM_ENABLED, ""))
+    value = chosen(case.snapshot.system.settings.get(SHMEM_ENABLED, ""))
     if value:
         on = value in ("always", "within_size", "force")
         commands = (
@@ -62,7 +62,7 @@ def _internal(case: Case) -> Iterator[Remedy]:
 
 def _tmpfs(case: Case) -> Iterator[Remedy]:
     thing = case.usages[0].object
-    settings = case.snapshot.machine.settings
+    settings = case.snapshot.system.settings
     if thing is not None and not thing.region and chosen(settings.get(SHMEM_ENABLED, "")):
         where = (
             "/dev/shm" if thing.path.startswith("/dev/shm/") else f'"$(findmnt -no TARGET -T {shell_word(thing.path)})"'

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, get_args
 
 from ..errors import NotASnapshotError
 from ..geometry import PAGE, PMD, PUD
-from .snapshot import PRIVATE, Area, Filled, Kind, Machine, Object, Process, Snapshot
+from .snapshot import PRIVATE, Area, Filled, Kind, Object, Process, Snapshot, System
 
 VERSION = 1
 MOST_BYTES = 128 << 20
@@ -31,7 +31,7 @@ def dump(snapshot: Snapshot) -> bytes:
     document = {
         "mshare_snapshot": VERSION,
         **snapshot._asdict(),
-        "machine": snapshot.machine._asdict(),
+        "machine": snapshot.system._asdict(),
         "users": sorted(snapshot.users.items()),
     }
     return gzip.compress(json.dumps(document, separators=(",", ":")).encode(), mtime=0)
@@ -97,7 +97,7 @@ def _snapshot(document: dict[str, Any]) -> Snapshot:
         _bad()
     return Snapshot(
         float(taken),
-        Machine(
+        System(
             _text(machine["host"]),
             _text(machine["kernel"]),
             {_text(name): _int(value, PAGE * (name == "Hugepagesize")) for name, value in machine["memory"].items()},

@@ -72,7 +72,7 @@ def point(snapshot: Snapshot, survey: Survey) -> Point:
         if usage.now.likely >= _LEAST_BYTES:
             key = identity(usage.object)
             objects[key] = objects.get(key, 0) + usage.now.likely
-    return Point(snapshot.taken, snapshot.machine.host, page_tables(snapshot, survey), len(snapshot.processes), objects)
+    return Point(snapshot.taken, snapshot.system.host, page_tables(snapshot, survey), len(snapshot.processes), objects)
 
 
 def growth(points: Sequence[Point], titles: Mapping[str, str] | None = None) -> Growth | None:

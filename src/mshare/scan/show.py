@@ -119,7 +119,7 @@ def totals(snapshot: Snapshot, survey: Survey) -> list[tuple[str, str]]:
     sums = survey.totals
     read = sum(process.areas is not None for process in snapshot.processes)
     lines = [
-        ("PageTables", f"{format_size(sums.page_tables)} on {printable(snapshot.machine.host)} (/proc/meminfo)"),
+        ("PageTables", f"{format_size(sums.page_tables)} on {printable(snapshot.system.host)} (/proc/meminfo)"),
         ("  in processes", f"{format_size(sums.processes)}: VmPTE of {read}"),
     ]
     if survey.unreadable:
@@ -150,7 +150,7 @@ def totals(snapshot: Snapshot, survey: Survey) -> list[tuple[str, str]]:
 
 def remarks(snapshot: Snapshot, survey: Survey) -> list[str]:
     """Return what a reader must know of what is not in the table: one sentence each."""
-    found = [printable(each) for each in snapshot.machine.blind]
+    found = [printable(each) for each in snapshot.system.blind]
     if snapshot.partial:
         found.append("only chosen processes were read: the total explains no more than theirs")
     if survey.unreadable:
@@ -198,8 +198,8 @@ def survey_json(snapshot: Snapshot, survey: Survey, *, least: int, processes: in
     shown, others = split(survey.usages, least)
     return {
         "taken": snapshot.taken,
-        "host": snapshot.machine.host,
-        "kernel": snapshot.machine.kernel,
+        "host": snapshot.system.host,
+        "kernel": snapshot.system.kernel,
         "exact": survey.exact,
         "objects": [usage_json(usage, processes) for usage in shown],
         "objects_left_out": len(others),

@@ -83,7 +83,7 @@ class Process(NamedTuple):
     """None unless the page tables were walked."""
 
 
-class Machine(NamedTuple):
+class System(NamedTuple):
     """What the kernel said of itself when the snapshot was taken."""
 
     host: str
@@ -101,7 +101,7 @@ class Snapshot(NamedTuple):
 
     taken: float
     """Seconds since the epoch."""
-    machine: Machine
+    system: System
     objects: tuple[Object, ...]
     processes: tuple[Process, ...]
     users: Mapping[int, str]

@@ -209,7 +209,7 @@ def survey(snapshot: Snapshot) -> Survey:
     usages.sort(key=lambda usage: (-usage.now.likely, -usage.now.upper, -usage.processes))
     twice = sum(each.counted_twice for each in sums.values())
     regions = sum(each.own for each in sums.values())
-    page_tables = snapshot.machine.memory.get("PageTables", 0)
+    page_tables = snapshot.system.memory.get("PageTables", 0)
     return Survey(
         tuple(usages),
         Totals(

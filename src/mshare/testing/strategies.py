@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mshare.geometry import PAGE, PMD, PUD, USER_END, WINDOW
 from mshare.record import MAGIC, RECORD_SIZE, VERSION, Record, file_size
-from mshare.scan.snapshot import PRIVATE, Area, Filled, Kind, Machine, Object, Process, Snapshot
+from mshare.scan.snapshot import PRIVATE, Area, Filled, Kind, Object, Process, Snapshot, System
 
 names = st.sampled_from(("sga", "säule", "b" * 255))
 """Three good names: a plain one, one that is not ASCII, the longest."""
@@ -188,7 +188,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     found = draw(st.lists(_processes(things, exact), max_size=4, unique_by=lambda process: process.pid))
     return Snapshot(
         draw(st.integers(0, 1 << 33)) / 2,
-        Machine(
+        System(
             "host\x1b",
             "6.1",
             {"PageTables": draw(st.integers(0, 400)) * PAGE, "MemTotal": 1 << 30},

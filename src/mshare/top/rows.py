@@ -142,7 +142,7 @@ def ordered(rows: Sequence[Row], columns: Sequence[Column], column: int) -> list
 def heading(reading: Reading) -> str:
     """Return the machine's page tables in one line."""
     snapshot, totals = reading
-    memory = snapshot.machine.memory.get("MemTotal", 0)
+    memory = snapshot.system.memory.get("MemTotal", 0)
     tables = totals.totals.page_tables
     parts = [f"PageTables {format_size(tables)}"]
     if memory:
