@@ -43,7 +43,7 @@ STOCK, HUGE = "huge_pages=off", "huge_pages=on"
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PgbenchRun:
     """One pgbench run."""
 
     setting: str
@@ -72,7 +72,7 @@ def _interval_s(seconds: int) -> int:
 
 
 def parse_pgbench(text: str, seconds: int) -> dict[str, float]:
-    """Return the figures of `Run` that are in the output of pgbench 14 or later after a run of so many seconds.
+    """Return the figures of `PgbenchRun` that are in the output of pgbench 14 or later after a run of so many seconds.
 
     Without a progress report that is all of the second half, as in a run of one second, those of the whole run count.
     """
@@ -126,7 +126,7 @@ def _pgbench(server: Cluster, *arguments: str) -> Iterator[tuple[subprocess.Pope
             running.wait()
 
 
-def _bench(server: Cluster, setting: str, clients: int, seconds: int) -> Run:
+def _bench(server: Cluster, setting: str, clients: int, seconds: int) -> PgbenchRun:
     stat = Path(f"/proc/{server.pid}/stat")
     before, faults = page_tables_bytes(), children_faults(stat.read_bytes())
     arguments = ["-S", "-n", "-M", "prepared", "-c", str(clients), "-j", str(_WORKERS), "-T", str(seconds)]
@@ -142,7 +142,7 @@ def _bench(server: Cluster, setting: str, clients: int, seconds: int) -> Run:
     if running.returncode:
         raise ChildProcessError(f"pgbench failed with status {running.returncode}: {text[-600:].strip()}")
     _wait_until_alone(server)
-    return Run(
+    return PgbenchRun(
         setting,
         clients,
         page_tables_bytes=tables,
@@ -160,14 +160,16 @@ def _wait_until_alone(server: Cluster) -> None:
         time.sleep(0.1)
 
 
-def measure(size_bytes: int, counts: Sequence[int], seconds: int, rounds: int) -> tuple[list[Run], list[str], str]:
+def measure(
+    size_bytes: int, counts: Sequence[int], seconds: int, rounds: int
+) -> tuple[list[PgbenchRun], list[str], str]:
     """Run pgbench with every number of clients, `rounds` times with either setting, in turns. Return the runs, what is
     missing from them, and the server's version."""
-    runs: list[Run] = []
+    runs: list[PgbenchRun] = []
     missing: list[str] = []
     settings = {"shared_buffers": f"{size_bytes // MIB}MB", "max_connections": str(max(counts) + 20)}
     with Cluster({**settings, "huge_pages": "off", "checkpoint_timeout": "1h"}) as server:
-        server.run("pgbench", "-i", "-q", "-s", str(max(1, int(size_bytes * _FILLED) // _SCALE_BYTES)))
+        server.run_program("pgbench", "-i", "-q", "-s", str(max(1, int(size_bytes * _FILLED) // _SCALE_BYTES)))
         server.psql("create extension pg_prewarm")
         version = server.psql("show server_version")
         needed = int(server.psql("show shared_memory_size_in_huge_pages")) * PMD
@@ -188,7 +190,7 @@ def measure(size_bytes: int, counts: Sequence[int], seconds: int, rounds: int) -
     return runs, sorted(set(missing)), version
 
 
-def markdown(document: dict[str, Any], runs: Sequence[Run]) -> str:
+def markdown(document: dict[str, Any], runs: Sequence[PgbenchRun]) -> str:
     """Return the report: medians by number of clients, and huge pages by 4 KiB pages. Pure."""
     before, after = document["load_1min"]
     rounds = "one round, whose tps is one sample"
@@ -247,7 +249,7 @@ def markdown(document: dict[str, Any], runs: Sequence[Run]) -> str:
         "PageTables is the whole machine's, with whatever else starts and ends meanwhile; VmPTE is the server's own, "
         "and counts tables that processes share in each of them.",
         "",
-        "The columns are explained at `Run` in `benchmarks/postgres.py`.",
+        "The columns are explained at `PgbenchRun` in `benchmarks/postgres.py`.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -261,7 +263,7 @@ def _spread(values: Sequence[float], show: Callable[[float], str]) -> str:
     return middle if len(values) == 1 else f"{middle} ({show(min(values))} to {show(max(values))})"
 
 
-def _ratio(stock: Sequence[Run], huge: Sequence[Run], name: str) -> str:
+def _ratio(stock: Sequence[PgbenchRun], huge: Sequence[PgbenchRun], name: str) -> str:
     old, new = (median(getattr(run, name) for run in group) for group in (stock, huge))
     return f"{new / old:.3f}" if old > 0 else "-"
 

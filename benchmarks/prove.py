@@ -119,7 +119,7 @@ def facts() -> dict[str, Any]:
     }
 
 
-def run(guest: Guest, directory: Path, limit_seconds: int) -> None:
+def run_guest(guest: Guest, directory: Path, limit_seconds: int) -> None:
     """Boot a guest, and keep what it gives."""
     start = time.monotonic()
     print(f"prove: guest {guest.name}, {format_size(guest.memory_bytes)}", file=sys.stderr, flush=True)
@@ -155,7 +155,7 @@ def main() -> int:
     known = guests(options.factor)
     for guest in known:
         if not options.only or guest.name in options.only:
-            run(guest, directory, options.timeout)
+            run_guest(guest, directory, options.timeout)
     files = {guest.name: _kept(guest, directory) for guest in known}
     given = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
     whole = options.factor == LARGE and len(given) == len(known)

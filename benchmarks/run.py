@@ -60,7 +60,7 @@ def _usable(lent_bytes: int) -> tuple[list[str], list[str]]:
     return names, notes
 
 
-def run(plan: Plan, tell: Callable[[str], None]) -> Results:
+def measure_all(plan: Plan, tell: Callable[[str], None]) -> Results:
     """Measure every peer at every size that fits, and return all of it. `tell` is called before each step."""
     facts = machine.facts()
     costs: list[Cost] = []

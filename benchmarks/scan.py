@@ -35,7 +35,7 @@ class Taken(NamedTuple):
     peak_bytes: int
 
 
-def run(command: list[str]) -> Taken:
+def timed(command: list[str]) -> Taken:
     """Run `command` once, its output thrown away."""
     start = perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -53,7 +53,7 @@ def measure() -> list[dict[str, object]]:
     for processes, mappings in SHAPES:
         with crowd(processes, mappings):
             for name, command in COMMANDS.items():
-                taken = [run(command) for _ in range(RUNS)]
+                taken = [timed(command) for _ in range(RUNS)]
                 row: dict[str, object] = {
                     "processes": processes,
                     "mappings": mappings,

@@ -22,7 +22,7 @@ SUITES = ("trixie", "trixie-backports", "sid")
 _PACKAGE_OF = {"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg", "depmod": "kmod", "tar": "tar"}
 
 
-def run(command: list[str], cwd: Path | None = None) -> bytes:
+def output_of(command: list[str], cwd: Path | None = None) -> bytes:
     """What a package tool prints. Raises HostToolMissing, FetchError with its last lines."""
     program = shutil.which(command[0], path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if program is None:
@@ -47,26 +47,26 @@ class Apt(NamedTuple):
     def update(self, progress: Progress) -> None:
         """Have the package lists brought up to date: those of a fresh machine are missing or too old."""
         if self.private or os.geteuid() == 0:
-            run(["apt-get", *self.options, "update", "-qq"])
+            output_of(["apt-get", *self.options, "update", "-qq"])
         else:
             progress("not root: package lists stay as old as they are")
 
     def kernels(self) -> bytes:
         """The names of all kernel image packages, one a line, each followed by its description."""
-        return run(["apt-cache", *self.options, "search", "--names-only", "^linux-image-[0-9].*-amd64$"])
+        return output_of(["apt-cache", *self.options, "search", "--names-only", "^linux-image-[0-9].*-amd64$"])
 
     def depends(self, package: str) -> bytes:
-        return run(["apt-cache", *self.options, "depends", package])
+        return output_of(["apt-cache", *self.options, "depends", package])
 
     def download(self, packages: Iterable[str], directory: Path) -> None:
         """These packages alone, into `directory`."""
-        run(["apt-get", *self.options, "download", "-qq", *packages], cwd=directory)
+        output_of(["apt-get", *self.options, "download", "-qq", *packages], cwd=directory)
 
     def download_all(self, package: str, directory: Path) -> None:
         """A package with all that it needs, down to the C library, into `directory`; nothing is installed."""
         (directory / "partial").mkdir()
         command = ["apt-get", *self.options, "-o", f"Dir::Cache::archives={directory}", "-qq", "--yes"]
-        run([*command, "--no-install-recommends", "--download-only", "install", package])
+        output_of([*command, "--no-install-recommends", "--download-only", "install", package])
 
 
 def other_suites(directory: Path, etc: Path = Path("/etc/apt")) -> Apt:

@@ -85,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.module:
         script = suite.with_module(suite.build_module(cwd, kernel, progress), script)
     results = options.results or Path(tempfile.mkdtemp(prefix="mshare-vm-"))
-    boot = machine.run(
+    boot = machine.boot(
         _machine(options, kernel, options.timeout), script, _show(options.json), results.absolute(), progress
     )
     for line in report.as_lines(kernel.release, boot):
@@ -139,7 +139,7 @@ def _test(options: argparse.Namespace) -> int:
         script = suite.with_module(
             module, machine.command_script([*pytest, *options.words], cwd, environment), name="pytest"
         )
-        boot = machine.run(_machine(options, kernel, options.timeout), script, _show(options.json), results, progress)
+        boot = machine.boot(_machine(options, kernel, options.timeout), script, _show(options.json), results, progress)
         found = suite.judge(boot.verdict, junit.read_bytes() if junit.is_file() else None)
         boot = boot._replace(verdict=found.verdict)
         for line in report.as_lines(kernel.release, boot, found.report):
@@ -191,7 +191,7 @@ def _shell(options: argparse.Namespace) -> int:
 
 
 def _selftest(options: argparse.Namespace) -> int:
-    return selftest.run(_kernel(options.kernel), options.only, progress)
+    return selftest.check(_kernel(options.kernel), options.only, progress)
 
 
 def _kernel(wanted: str) -> Kernel:

@@ -77,7 +77,7 @@ def _build(root: Path, wanted: str, progress: Progress) -> None:
     machine.update(progress)
     machine.download([SOURCE], root)
     (package,) = root.glob("*.deb")
-    apt.run(["dpkg-deb", "-x", str(package), str(root)])
+    apt.output_of(["dpkg-deb", "-x", str(package), str(root)])
     package.unlink()
     (archive,) = root.glob(f"usr/src/{SOURCE}.tar.*")
     source = root / "linux"

@@ -45,12 +45,12 @@ def checkpatch_script(cache: Path, progress: Progress) -> Path:
             machine.update(progress)
             machine.download([SOURCE], work)
             (package,) = work.glob("*.deb")
-            apt.run(["dpkg-deb", "-x", str(package), str(work)])
+            apt.output_of(["dpkg-deb", "-x", str(package), str(work)])
             (archive,) = work.glob(f"usr/src/{SOURCE}.tar.xz")
             unpacked = work / "checkpatch"
             unpacked.mkdir()
             members = [f"{SOURCE}/scripts/{name}" for name in _SCRIPTS]
-            apt.run(
+            apt.output_of(
                 ["tar", "-xJf", str(archive), "-C", str(unpacked), "--strip-components=2", "--occurrence=1", *members]
             )
             unpacked.rename(directory)

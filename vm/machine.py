@@ -194,7 +194,7 @@ def _job(machine: VirtualMachine, script: bytes, mode: str) -> dict[str, bytes]:
     }
 
 
-def run(machine: VirtualMachine, script: bytes, on_output: Output, results: Path, progress: Progress) -> Boot:
+def boot(machine: VirtualMachine, script: bytes, on_output: Output, results: Path, progress: Progress) -> Boot:
     """Boot, run the script, wait for the end; a death before the first user process is tried once more, and said.
 
     Never longer than twice BOOT_LIMIT_SECONDS plus the command's limit plus END_LIMIT_SECONDS. `on_output(1 or 2,
@@ -202,10 +202,10 @@ def run(machine: VirtualMachine, script: bytes, on_output: Output, results: Path
     `results`; those of an early death move to its `lost` directory. Raises HostToolMissing, FetchError.
     """
     progress(f"booting {machine.kernel.release}")
-    boot = _boot(machine, script, on_output, results)
-    if not boot.verdict.early_death:
-        return boot
-    progress(f"lost VM: {boot.verdict.reason}; trying once more")
+    first = _boot(machine, script, on_output, results)
+    if not first.verdict.early_death:
+        return first
+    progress(f"lost VM: {first.verdict.reason}; trying once more")
     lost = results / "lost"
     lost.mkdir(exist_ok=True)
     for path in [path for path in results.iterdir() if path.is_file()]:

@@ -66,7 +66,7 @@ DEBUG_CASES = {
 }
 
 
-def run(kernel: Kernel, only: list[str], progress: Progress) -> int:
+def check(kernel: Kernel, only: list[str], progress: Progress) -> int:
     """Boot every case (all but `only`, if any); 0 if each gave its verdict, else 1. About 6 s a case.
 
     Raises BuildError when the complaining module does not compile.
@@ -101,7 +101,7 @@ def _try(kernel: Kernel, case: Case, directory: Path, results: Path) -> tuple[st
         kernel, command_limit_seconds=case.limit_seconds, append=case.append, writable=(directory,)
     )
     script = machine.command_script([case.command], directory, machine.guest_environment({}))
-    boot = machine.run(guest, script, lambda stream, data: output.append(data), results, lambda text: None)
+    boot = machine.boot(guest, script, lambda stream, data: output.append(data), results, lambda text: None)
     got = boot.verdict
     printed = b"".join(output).decode(errors="replace")
     for wanted, seen, what in (

@@ -140,10 +140,10 @@ def _fetch(cache: Path, wanted: str, progress: Progress) -> Kernel:
         archives = sorted(work.glob("*.deb"))
         progress(f"unpacking {len(archives)} packages")
         for package in archives:
-            apt.run(["dpkg-deb", "-x", str(package), str(unpacked)])
+            apt.output_of(["dpkg-deb", "-x", str(package), str(unpacked)])
             package.unlink()
         _settle(unpacked, kernel)
-        apt.run(["depmod", "-b", str(unpacked), found.release])
+        apt.output_of(["depmod", "-b", str(unpacked), found.release])
         _relocate(unpacked, kernel)
         if chosen.private:
             toolchain.install(unpacked, kernel.root)

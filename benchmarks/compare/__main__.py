@@ -103,7 +103,7 @@ def _measure(column: str, who: Sequence[contenders.Contender], plan: trial.Plan)
     found: dict[str, list[trial.Outcome]] = {contender.label: [] for contender in who}
     for number in range(rounds):
         for contender in who if number % 2 == 0 else reversed(who):
-            done = trial.run(contender, column, plan)
+            done = trial.run_trial(contender, column, plan)
             found[contender.label].append(done)
             print(f"{column}: {done.peer}: {done.seconds:.1f} s {done.failure}", file=sys.stderr, flush=True)
     return [trial.middle(outcomes) if column == "random" else outcomes[0] for outcomes in found.values()]

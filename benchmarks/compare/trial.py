@@ -66,7 +66,7 @@ class Outcome:
 _TAIL_CHARS = 600
 
 
-def run(contender: Contender, column: str, plan: Plan) -> Outcome:
+def run_trial(contender: Contender, column: str, plan: Plan) -> Outcome:
     """Run it to its end, or to the time limit."""
     start = time.monotonic()
     size = plan.size(column)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (see `cli/_exits.py`). `argv` is without the program's name."""
     try:
-        from .cli import run
+        from .cli import dispatch
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("typer", "rich", "click"):
             raise
@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    return run(sys.argv[1:] if argv is None else argv)
+    return dispatch(sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

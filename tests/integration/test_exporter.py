@@ -262,7 +262,8 @@ def test_it_listens_on_ipv6() -> None:
 
 def test_without_the_extra_it_says_what_to_install() -> None:
     program = (
-        "import sys; sys.modules['prometheus_client'] = None; from mshare.cli import run; sys.exit(run(['exporter']))"
+        "import sys; sys.modules['prometheus_client'] = None\n"
+        "from mshare.cli import dispatch; sys.exit(dispatch(['exporter']))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, text=True)
     assert done.returncode == 1

@@ -52,7 +52,7 @@ def lab_groups() -> list[Path]:
 
 def load(way: str, limit_bytes: int, clients: int) -> Run:
     with group(limit_bytes) as limit:
-        return sga.run(way, sga.Load(SIZE, clients, samples=10), limit)
+        return sga.conduct(way, sga.Load(SIZE, clients, samples=10), limit)
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +118,7 @@ def test_clients_that_die_with_the_creator_are_no_survivors() -> None:
     """The file is cut short just before: whoever reads on gets SIGBUS."""
     with group(400 * MIB) as limit:
         tell = told("killing the creator", lambda: os.truncate(region(), 4096))
-        run = sga.run("plain", sga.Load(SIZE, 5), limit, tell)
+        run = sga.conduct("plain", sga.Load(SIZE, 5), limit, tell)
     assert (run.reached, run.asked, run.survivors, run.killed_later) == (5, 5, 0, 0)
     assert run.newcomer != "ok"
 
@@ -129,14 +129,14 @@ def test_wrong_bytes_count_in_clients_and_in_survivors() -> None:
             file.write(b"\0")
 
     with group(400 * MIB) as limit:
-        run = sga.run("plain", sga.Load(SIZE, 6), limit, told("1 of 6 clients", change))
+        run = sga.conduct("plain", sga.Load(SIZE, 6), limit, told("1 of 6 clients", change))
     assert (run.reached, run.wrong, run.asked, run.survivors) == (6, 5, 6, 0)
     assert "of 32 pages are right" in run.newcomer
 
 
 def test_a_creator_that_dies_is_a_failure_that_leaves_nothing() -> None:
     with group(40 * MIB) as limit:  # less than the region
-        run = sga.run("plain", sga.Load(SIZE, 5), limit)
+        run = sga.conduct("plain", sga.Load(SIZE, 5), limit)
     assert run.failure is not None
     assert "ended with status -9" in run.failure
     assert (run.reached, run.samples) == (0, ())

@@ -23,7 +23,7 @@ from PIL import Image
 from servers import Crowd, postgresql, server
 from worlds import needs_root
 
-from mshare.cli import run as mshare_command
+from mshare.cli import dispatch
 from mshare.geometry import PAGE
 from mshare.linux.collect import Choice, collect
 from mshare.linux.proc import status_fields
@@ -233,7 +233,7 @@ def test_json_needs_no_package(tmp_path: Path) -> None:
 def test_what_makes_no_sense_is_refused(
     options: tuple[str, ...], code: int, word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert mshare_command(["report", *options]) == code
+    assert dispatch(["report", *options]) == code
     out, err = capsys.readouterr()
     assert (out, err.startswith(("mshare: ", '{"error"')), word in err) == ("", True, True)
 

@@ -134,7 +134,7 @@ def test_where_there_is_no_terminal_it_prints_tables(world: Path) -> None:
 
 
 def test_without_the_extra_it_says_what_to_install() -> None:
-    program = "import sys; sys.modules['textual'] = None; from mshare.cli import run; sys.exit(run(['top']))"
+    program = "import sys; sys.modules['textual'] = None; from mshare.cli import dispatch; sys.exit(dispatch(['top']))"
     with Terminal([sys.executable, "-c", program]) as terminal:
         assert terminal.end() == 1
         assert "mshare: textual is not installed: pip install '.[top]'" in terminal.text

@@ -16,7 +16,7 @@ SIZE = 32 * MIB
 def load(way, limit_bytes, clients):
     with control_group(limit_bytes) as limit:
         assert limit.kind == V2
-        run = sga.run(way, sga.Load(SIZE, clients, samples=10), limit)
+        run = sga.conduct(way, sga.Load(SIZE, clients, samples=10), limit)
         group = limit.group
     assert not group.exists()
     assert not Path("/dev/shm", f"mshare-lab-{group.name.rpartition('-')[2]}").exists()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.postgres import HUGE, STOCK, Run, children_faults, markdown, parse_pgbench
+from benchmarks.postgres import HUGE, STOCK, PgbenchRun, children_faults, markdown, parse_pgbench
 
 OUTPUT = """pgbench (15.18 (Debian 15.18-0+deb12u1))
 transaction type: <builtin: select only>
@@ -55,7 +55,7 @@ def test_faults_of_children_in_a_real_line() -> None:
 
 def test_the_report_has_medians_and_ratios_within_the_run() -> None:
     runs = [
-        Run(setting, 50, tps, 1.0, tps, 1.0, tables, tables, faults)
+        PgbenchRun(setting, 50, tps, 1.0, tps, 1.0, tables, tables, faults)
         for setting, tps, tables, faults in [
             (STOCK, 100.0, 1 << 30, 1000),
             (STOCK, 300.0, 3 << 30, 3000),

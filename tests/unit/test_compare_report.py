@@ -153,7 +153,7 @@ def test_contenders_take_turns_at_random_reads_in_alternating_order(monkeypatch:
         asked.append(contender.label)
         return Outcome(contender.label, column, 1.0, {"ns": float(len(asked)), "best_ns": 1.0})
 
-    monkeypatch.setattr(trial, "run", run)
+    monkeypatch.setattr(trial, "run_trial", run)
     who = [contenders.Contender(label, "") for label in "ab"]
     plan = replace(PLAN, random_rounds=3)
     found = _measure("random", who, plan)

@@ -74,5 +74,5 @@ def test_every_file_is_read_and_a_checker_that_fails_in_silence_is_heard(
 def test_a_cached_checkpatch_needs_no_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "checkpatch").mkdir()
     (tmp_path / "checkpatch" / "checkpatch.pl").touch()
-    monkeypatch.setattr("vm.apt.run", lambda *_: pytest.fail("a cached checkpatch must not need apt"))
+    monkeypatch.setattr("vm.apt.output_of", lambda *_: pytest.fail("a cached checkpatch must not need apt"))
     assert lint.checkpatch_script(tmp_path, print) == tmp_path / "checkpatch" / "checkpatch.pl"

@@ -1,7 +1,7 @@
 """The command line: one file per command, each with a `command` function, its help, and `EXAMPLES`.
 
 To add a command: write `cli/NAME.py` and add NAME to `COMMANDS`. A command prints its result (`_console`), returns its
-exit code or None for 0, and lets errors pass: `run` turns them into a message and the code that fits (`_exits`).
+exit code or None for 0, and lets errors pass: `dispatch` turns them into a message and the code that fits (`_exits`).
 May depend on: everything below; nothing depends on it.
 """
 
@@ -55,7 +55,7 @@ def _root(
 
 def make_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
     """Return the command line with these of the `COMMANDS`. Fact: `mshare ls` took 600 ms with all of them, 470 with
-    its own. Decision: `run` asks for the one that it needs."""
+    its own. Decision: `dispatch` asks for the one that it needs."""
     app = typer.Typer(
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -69,7 +69,7 @@ def make_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
     return app
 
 
-def run(argv: Sequence[str]) -> int:
+def dispatch(argv: Sequence[str]) -> int:
     """Run one command and return its exit code. Errors go to stderr, as JSON if `--json` was given."""
     if sys.stdout is None:  # file descriptor 1 is closed: who closed it wants nothing
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for as long as the process lives

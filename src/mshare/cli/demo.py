@@ -35,7 +35,7 @@ def command(
     is killed; then what page tables cost here, measured. Needs the extra `demo`. Leaves nothing behind.
     """
     with steps() as tell:
-        result = _main.run(
+        result = _main.demonstrate(
             None if size is None else parse_size(size),
             processes,
             measured=table,

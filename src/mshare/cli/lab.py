@@ -89,7 +89,7 @@ def command(
     with steps() as tell:
         for way in chosen:
             with _limit(limited, whole_machine=whole_machine) as under:
-                runs.append(sga.run(way, load, under, tell))
+                runs.append(sga.conduct(way, load, under, tell))
     if as_json:
         print_json({"factor": factor, "runs": [run.as_json() for run in runs]})
     else:

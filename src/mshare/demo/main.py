@@ -117,7 +117,7 @@ def _cleaned_up(prefix: str) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run(
+def demonstrate(
     size_bytes: int | None = None,
     processes: int = DEFAULT_PROCESSES,
     *,

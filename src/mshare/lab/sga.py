@@ -66,7 +66,7 @@ class KernelLog:
         return lines_of(text.decode("utf-8", "replace"))
 
 
-def run(way: str, load: Load, limit: Limit, tell: Tell = lambda _: None) -> Run:
+def conduct(way: str, load: Load, limit: Limit, tell: Tell = lambda _: None) -> Run:
     """Put the load on one way of sharing and return what happened. Everything of it is gone afterwards.
 
     Clients offer themselves to the kernel's killing (`oom_score_adj`). Where something goes wrong on the way, `failure`

@@ -69,7 +69,7 @@ def collect(
     leaves. `regions` has the names of mshare's own, `progress` is called with the processes done and to do. Processes
     that end meanwhile are counted; a chosen pid that is not there raises `ProcessLookupError`.
     """
-    return _Collector(choice or Choice(), exact, regions or {}).run(progress)
+    return _Collector(choice or Choice(), exact, regions or {}).collect(progress)
 
 
 class _Collector:
@@ -86,7 +86,7 @@ class _Collector:
         self.without_memory: list[int] = []
         """Chosen, but kernel threads or zombies."""
 
-    def run(self, progress: Progress | None) -> Snapshot:
+    def collect(self, progress: Progress | None) -> Snapshot:
         pids = sorted(process_ids() if self.choice.pids is None else self.choice.pids)
         processes = []
         for done, pid in enumerate(pids):

@@ -114,7 +114,7 @@ class Cluster:
                 self._server.wait()
             self._server = None
 
-    def run(self, program: str, *arguments: str) -> str:
+    def run_program(self, program: str, *arguments: str) -> str:
         """Run a client program of PostgreSQL (`pgbench`, ...) on this server and return what it prints.
 
         Raises `ChildProcessError` with its message if it fails.
@@ -128,7 +128,7 @@ class Cluster:
 
     def psql(self, sql: str) -> str:
         """Run SQL and return its rows as text: fields separated by `|`, one row a line. Raises as `run` does."""
-        return self.run("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", sql).removesuffix("\n")
+        return self.run_program("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", sql).removesuffix("\n")
 
     def client(self) -> subprocess.Popen[str]:
         """Return a new connection: a psql that executes what is written to its standard input and answers as `psql`
