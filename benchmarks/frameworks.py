@@ -20,10 +20,10 @@ from tempfile import mkdtemp
 from typing import Any, Protocol, runtime_checkable
 
 from mshare.measure import Peer
-from mshare.measure.peers import Attachment
+from mshare.measure.mechanisms import Attachment
 from mshare.units import MIB
 
-from .peers import Held
+from .mechanisms import Held
 
 _PATIENCE_S = 10.0
 

@@ -14,7 +14,7 @@ from mshare.linux.memory import memory_room
 from mshare.measure import Cost, Nothing, measure
 from mshare.units import GIB, MIB, format_size
 
-from . import machine, peers, pool
+from . import machine, mechanisms, pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def measure_all(plan: Plan, tell: Callable[[str], None]) -> Results:
     notes: list[str] = []
     with pool.lent(_largest(plan.sizes)) as (lent_bytes, problem):
         names, unusable = _usable(lent_bytes)
-        contenders, missing = peers.all_peers(names)
+        contenders, missing = mechanisms.all_peers(names)
         notes += [*filter(None, [problem]), *unusable, *missing]
         for size in plan.sizes:
             room = memory_room().free_bytes

@@ -17,7 +17,7 @@ from typing import Any
 from mshare.units import GIB, MIB, parse_size
 
 from .. import machine, output, pool
-from . import contenders, inside, report, trial
+from . import inside, report, specs, trial
 
 FULL = trial.Plan(GIB, 4 * GIB, 64 * MIB, count=1000, runs=3, limit_s=240, random_rounds=3)
 QUICK = trial.Plan(32 * MIB, 64 * MIB, 8 * MIB, count=20, runs=1, limit_s=60)
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "limit_s": options.limit,
     }
     plan = replace(plan, **{name: value for name, value in given.items() if value is not None})
-    labels = [contender.label for contender in contenders.ALL if not (options.light and contender.heavy)]
+    labels = [contender.label for contender in specs.ALL if not (options.light and contender.heavy)]
     peers = _chosen(options.peers, labels, "peer")
     columns = _chosen(options.columns, inside.NAMES, "column")
     pool.give_back_on_signals()
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     outcomes: list[trial.Outcome] = []
     missing: list[str] = []
     ready = []
-    for contender in contenders.ALL:
+    for contender in specs.ALL:
         if contender.label in peers:
             problem = contender.problem()
             if problem:
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     text = ""
     for column in columns:
-        who = [c for c in ready if c.label != contenders.BASELINE or column in inside.OF_THE_BASELINE]
+        who = [c for c in ready if c.label != specs.BASELINE or column in inside.OF_THE_BASELINE]
         outcomes += _measure(column, who, plan)
         document |= {"load_1min": [load, os.getloadavg()[0]], "seconds": time.monotonic() - start}
         document["outcomes"] = [asdict(outcome) for outcome in outcomes]
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measure(column: str, who: Sequence[contenders.Contender], plan: trial.Plan) -> list[trial.Outcome]:
+def _measure(column: str, who: Sequence[specs.Contender], plan: trial.Plan) -> list[trial.Outcome]:
     """Measure the peers one after the other, so that what is compared is near in time; random reads, which depend most
     on how the kernel happens to place memory, in rounds of alternating order."""
     rounds = plan.random_rounds if column == "random" else 1

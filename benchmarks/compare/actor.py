@@ -12,7 +12,7 @@ from time import perf_counter_ns
 from typing import Any
 
 from mshare.measure.child import Child, requests, say
-from mshare.measure.peers import Attachment, Peer, load, touch_every_page
+from mshare.measure.mechanisms import Attachment, Peer, load, touch_every_page
 from mshare.measure.probe import scan
 
 _PROGRAM = "from benchmarks.compare.actor import main; main()"

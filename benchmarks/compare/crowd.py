@@ -19,7 +19,7 @@ from mshare.linux import proc
 from mshare.measure import Peer, SharedMemory
 from mshare.measure.child import Child, requests, say
 from mshare.measure.cost import page_tables_bytes
-from mshare.measure.peers import load
+from mshare.measure.mechanisms import load
 from mshare.measure.probe import touch
 
 from .actor import actor, death

@@ -9,12 +9,12 @@ import json
 import sys
 from typing import Any
 
-from mshare.measure.peers import load
+from mshare.measure.mechanisms import load
 from mshare.units import MIB
 
 from ..frameworks import Served
 from . import crowd, fates, figures, world
-from .contenders import Contender
+from .specs import Contender
 
 COLUMNS = {
     "process": figures.process,

@@ -9,7 +9,7 @@ from mshare.report import printable
 from mshare.units import format_size
 
 from .. import machine
-from .contenders import BASELINE, PLAIN
+from .specs import BASELINE, PLAIN
 from .trial import Outcome, Plan
 
 Values = dict[str, Any]

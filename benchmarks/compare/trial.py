@@ -22,8 +22,8 @@ from typing import Any
 from mshare.geometry import PMD
 
 from .. import pool
-from .contenders import Contender
 from .inside import ANSWER, CROWD
+from .specs import Contender
 
 
 @dataclass(frozen=True, slots=True)

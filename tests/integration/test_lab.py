@@ -20,8 +20,8 @@ from mshare.errors import BackendUnavailableError
 from mshare.lab import sga
 from mshare.lab.fleet import fleet
 from mshare.lab.limit import Limit, control_group, whole_machine
+from mshare.lab.mechanisms import Place
 from mshare.lab.run import V1, Run
-from mshare.lab.ways import Place
 from mshare.testing.processes import in_child
 from mshare.units import KIB, MIB
 
@@ -155,7 +155,8 @@ def test_clients_do_not_outlive_who_counts_them(tmp_path: Path) -> None:
     path.write_bytes(b"\1" * 4096)
     place = Place("file", str(path), 0x2000_0000_0000, 4096, 4096)
     program = (
-        "from mshare.lab.fleet import fleet; from mshare.lab.limit import Limit; from mshare.lab.ways import Place\n"
+        "from mshare.lab.fleet import fleet; from mshare.lab.limit import Limit\n"
+        "from mshare.lab.mechanisms import Place\n"
         f"with fleet(Place(*{tuple(place)!r}), 4096, Limit('machine', 0), 2) as group:\n"
         "    group.grow(5)\n"
         "    print(group.process.pid, *group.alive, flush=True)\n"

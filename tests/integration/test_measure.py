@@ -15,7 +15,7 @@ from mshare import backends
 from mshare.geometry import PMD
 from mshare.measure import Cost, Mshare, Nothing, Peer, SharedMemory, Slope, measure, measure_slope
 from mshare.measure.cost import existing, page_tables_growth, process_costs
-from mshare.measure.peers import load
+from mshare.measure.mechanisms import load
 from mshare.measure.probe import scan
 from mshare.measure.projection import SLOPE_BYTES
 from mshare.units import MIB

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.compare import contenders, report, trial
+from benchmarks.compare import report, specs, trial
 from benchmarks.compare.__main__ import _measure
 from benchmarks.compare.inside import ANSWER
 from benchmarks.compare.trial import Outcome, Plan
@@ -56,10 +56,10 @@ def test_what_is_missing_and_how_busy_the_machine_was_is_said() -> None:
 def test_the_target_is_judged_by_the_fastest_peer_with_small_pages(ns: float, verdict: str) -> None:
     outcomes = [
         read_in("mshare thp", ns),
-        read_in(contenders.PLAIN, 13.0),
+        read_in(specs.PLAIN, 13.0),
         read_in("posix_ipc", 12.5),
         read_in("sysv_ipc SHM_HUGETLB", 1.0),
-        read_in(contenders.BASELINE, 0.5),
+        read_in(specs.BASELINE, 0.5),
     ]
     text = report.markdown(DOCUMENT, PLAN, outcomes)
     (target,) = [line for line in text.split("\n") if line.startswith("Target: `mshare thp`")]
@@ -87,8 +87,8 @@ def costs(peer: str, vmpte_bytes: int) -> Outcome:
 
 
 def test_the_pages_of_a_peer_are_told_by_its_page_tables_where_they_were_measured() -> None:
-    read = [read_in("mshare thp", 10.0), read_in(contenders.PLAIN, 20.0), read_in("Ray", 11.0), read_in("other", 12.0)]
-    measured = [costs(contenders.PLAIN, 2 << 20), costs("Ray", 8 << 10), costs("other", (2 << 20) - 8192)]
+    read = [read_in("mshare thp", 10.0), read_in(specs.PLAIN, 20.0), read_in("Ray", 11.0), read_in("other", 12.0)]
+    measured = [costs(specs.PLAIN, 2 << 20), costs("Ray", 8 << 10), costs("other", (2 << 20) - 8192)]
     text = report.markdown(DOCUMENT, PLAN, [*read, *measured])
     assert "pages: 1.20 (the fastest of them) to 2.00 (the slowest)" in text
     assert "pages: 1.10 (the fastest of them) to 2.00 (the slowest)" in report.markdown(DOCUMENT, PLAN, read)
@@ -119,7 +119,7 @@ def test_memory_of_a_daemon_is_not_seen() -> None:
 def test_exceptions_to_the_general_rule_are_said() -> None:
     touched = Outcome("Ray", "touch", 1.0, {"ns": 1, "bytes": 1, "runs": 1})
     assert "first touch of Ray: one process" in report.markdown(DOCUMENT, PLAN, [touched])
-    assert "faults are as counted" in report.markdown(DOCUMENT, PLAN, [costs(contenders.BASELINE, 0)])
+    assert "faults are as counted" in report.markdown(DOCUMENT, PLAN, [costs(specs.BASELINE, 0)])
 
 
 @pytest.mark.parametrize(
@@ -148,13 +148,13 @@ def test_rounds_of_random_reads_are_shown_by_their_median_and_their_spread() -> 
 def test_contenders_take_turns_at_random_reads_in_alternating_order(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def run(contender: contenders.Contender, column: str, plan: Plan) -> Outcome:
+    def run(contender: specs.Contender, column: str, plan: Plan) -> Outcome:
         del plan
         asked.append(contender.label)
         return Outcome(contender.label, column, 1.0, {"ns": float(len(asked)), "best_ns": 1.0})
 
     monkeypatch.setattr(trial, "run_trial", run)
-    who = [contenders.Contender(label, "") for label in "ab"]
+    who = [specs.Contender(label, "") for label in "ab"]
     plan = replace(PLAN, random_rounds=3)
     found = _measure("random", who, plan)
     assert asked == ["a", "b", "b", "a", "a", "b"]

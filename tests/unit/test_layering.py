@@ -135,7 +135,7 @@ def test_pure_modules_of_the_lab_do_not_touch_the_operating_system(part: str) ->
     assert not outside & OS_LAYER
     assert inside <= {*PURE, "lab"}
     siblings = {node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
-    assert not siblings & {"zygote", "ways", "creator", "limit", "fleet", "sga", "picture"}
+    assert not siblings & {"zygote", "mechanisms", "creator", "limit", "fleet", "sga", "picture"}
 
 
 def test_the_zygote_carries_nothing_of_mshare() -> None:

@@ -13,8 +13,8 @@ import typer
 
 from ..geometry import PAGE, PMD
 from ..lab import limit, picture, scale, sga, table
+from ..lab.mechanisms import WAYS
 from ..lab.run import Run
-from ..lab.ways import WAYS
 from ..report import printable
 from ..units import format_size, parse_size
 from ._console import AsJson, print_json, print_line, print_table

@@ -2,5 +2,5 @@
 Needs root: processes get killed for lack of memory, and only root keeps itself out of that.
 """
 
-# General layout: scale, run, kernel_log (pure)  ->  zygote (forks the clients)  ->  ways, creator (the region)  ->
-# limit (where memory ends)  ->  fleet (clients, counted)  ->  sga (the load).
+# General layout: scale, run, kernel_log (pure)  ->  zygote (forks the clients)  ->  mechanisms, creator (the
+# region)  ->  limit (where memory ends)  ->  fleet (clients, counted)  ->  sga (the load).

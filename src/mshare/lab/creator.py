@@ -1,5 +1,5 @@
-"""The process that makes the region, and is killed while others use it; and one that comes later. May depend on: ways,
-run, measure.child, geometry.
+"""The process that makes the region, and is killed while others use it; and one that comes later. May depend on:
+mechanisms, run, measure.child, geometry.
 
 Both are fresh interpreters (`measure.child.Child`) and use the library of the way under test.
 """
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from ..geometry import PAGE
 from ..measure.child import requests, say
+from .mechanisms import WAYS
 from .run import again_step_bytes
-from .ways import WAYS
 
 CREATOR = "from mshare.lab.creator import create; create()"
 NEWCOMER = "from mshare.lab.creator import come; come()"

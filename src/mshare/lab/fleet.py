@@ -1,5 +1,5 @@
-"""Clients from their start to their end, seen from the process that counts them. May depend on: errors, zygote, ways,
-limit, run."""
+"""Clients from their start to their end, seen from the process that counts them. May depend on: errors, zygote,
+mechanisms, limit, run."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from typing import NamedTuple
 from ..errors import MshareError
 from . import zygote
 from .limit import Limit
+from .mechanisms import Place
 from .run import again_step_bytes
-from .ways import Place
 
 SILENCE_LIMIT_S = 300.0
 """Nothing heard for so long: something is stuck. An emulated machine that is out of memory takes its time."""

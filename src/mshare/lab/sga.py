@@ -1,5 +1,5 @@
 """The load: clients attach a region and read all of it, one after the other, until all are there or memory has run out;
-then the creator is killed. May depend on: fleet, creator, ways, limit, run, kernel_log, linux, errors.
+then the creator is killed. May depend on: fleet, creator, mechanisms, limit, run, kernel_log, linux, errors.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from .creator import CREATOR, NEWCOMER
 from .fleet import Fleet, fleet
 from .kernel_log import lines_of, oom_excerpt
 from .limit import Limit, quiet
+from .mechanisms import NOTHING, WAYS, Place, remove
 from .run import Run, Sample, Spread, again_step_bytes
-from .ways import NOTHING, WAYS, Place, remove
 
 Tell = Callable[[str], None]
 """Called with what is going on."""

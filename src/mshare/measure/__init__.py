@@ -6,11 +6,11 @@
 True
 """
 
-# General layout: peers (what is measured: ours and others', one protocol)  ->  probe (the process that pays, and its
-# instruments)  ->  cost (starts probes, takes medians)  ->  projection (arithmetic from what was measured).
+# General layout: mechanisms (what is measured: ours and others', one protocol)  ->  probe (the process that pays, and
+# its instruments)  ->  cost (starts probes, takes medians)  ->  projection (arithmetic from what was measured).
 
 from .cost import Cost, measure
-from .peers import Mshare, Nothing, Peer, SharedMemory
+from .mechanisms import Mshare, Nothing, Peer, SharedMemory
 from .projection import Slope, measure_slope
 
 __all__ = ["Cost", "Mshare", "Nothing", "Peer", "SharedMemory", "Slope", "measure", "measure_slope"]

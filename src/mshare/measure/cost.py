@@ -1,4 +1,4 @@
-"""Starts probes, lets them pay, and takes medians. May depend on: peers, probe, linux."""
+"""Starts probes, lets them pay, and takes medians. May depend on: mechanisms, probe, linux."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..linux import proc
 from .child import Child, ask_all
-from .peers import Peer, touch_every_page
+from .mechanisms import Peer, touch_every_page
 from .probe import IN_A_ROW, ProcessCost
 
 Step = Callable[[str], None]

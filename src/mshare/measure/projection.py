@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..geometry import PUD
 from .child import ask_all
 from .cost import Step, existing, page_tables_bytes, probes
-from .peers import Peer
+from .mechanisms import Peer
 
 SLOPE_BYTES = 2 * PUD
 """Bytes of memory that measuring a slope takes."""

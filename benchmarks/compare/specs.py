@@ -8,7 +8,7 @@ from typing import NamedTuple
 from mshare import backends
 from mshare.measure import Nothing, SharedMemory
 
-from .. import frameworks, peers
+from .. import frameworks, mechanisms
 
 
 class Contender(NamedTuple):
@@ -16,7 +16,7 @@ class Contender(NamedTuple):
 
     label: str
     spec: str
-    """For `mshare.measure.peers.load`."""
+    """For `mshare.measure.mechanisms.load`."""
     package: str | None = None
     """What must be importable."""
     huge_pages: bool = False
@@ -37,21 +37,21 @@ class Contender(NamedTuple):
 
 
 BASELINE = Nothing.label
-PLAIN = peers.Memfd.label
+PLAIN = mechanisms.Memfd.label
 """What ratios are taken against: 4 KiB pages and nothing around them."""
 
 ALL = (
     Contender(BASELINE, Nothing.spec),
     *(
-        Contender(f"mshare {name}", f"mshare.measure.peers:Mshare:{name}", huge_pages=name == "hugetlb")
+        Contender(f"mshare {name}", f"mshare.measure.mechanisms:Mshare:{name}", huge_pages=name == "hugetlb")
         for name in ("msharefs", "hugetlb", "thp", "shm")
     ),
-    Contender(PLAIN, peers.Memfd.spec),
+    Contender(PLAIN, mechanisms.Memfd.spec),
     Contender(SharedMemory.label, SharedMemory.spec),
-    Contender("posix_ipc", peers.PosixIpc.spec, "posix_ipc"),
-    Contender("sysv_ipc", f"{peers.__name__}:SysV:small", "sysv_ipc"),
-    Contender("sysv_ipc SHM_HUGETLB", f"{peers.__name__}:SysV:huge", "sysv_ipc", huge_pages=True),
-    Contender("SharedArray", peers.SharedArray.spec, "SharedArray"),
+    Contender("posix_ipc", mechanisms.PosixIpc.spec, "posix_ipc"),
+    Contender("sysv_ipc", f"{mechanisms.__name__}:SysV:small", "sysv_ipc"),
+    Contender("sysv_ipc SHM_HUGETLB", f"{mechanisms.__name__}:SysV:huge", "sysv_ipc", huge_pages=True),
+    Contender("SharedArray", mechanisms.SharedArray.spec, "SharedArray"),
     Contender("Ray", frameworks.Ray.spec, "ray", heavy=True),
     Contender("torch file_descriptor", f"{frameworks.__name__}:Torch:file_descriptor", "torch", heavy=True),
     Contender("torch file_system", f"{frameworks.__name__}:Torch:file_system", "torch", heavy=True),

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from mshare.measure import Mshare, Nothing, Peer, SharedMemory
-from mshare.measure.peers import Attachment
+from mshare.measure.mechanisms import Attachment
 
 
 class _Mapped:
