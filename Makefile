@@ -60,7 +60,7 @@ bench-scan: venv
 bench-top: venv
 	$(BIN)/python -m benchmarks.top
 
-# Every peer, the heavy ones too: gigabytes to install, 20 minutes, 9 GiB of memory at the most. As root, or no huge pages.
+# Every mechanism, the heavy ones too: gigabytes to install, 20 minutes, 9 GiB of memory at the most. As root, or no huge pages.
 COMPARE_TORCH ?= torch
 compare: venv
 	$(BIN)/python -m pip install --quiet '$(COMPARE_TORCH)'

@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Protocol, runtime_checkable
 
-from mshare.measure import Peer
+from mshare.measure import Mechanism
 from mshare.measure.mechanisms import Attachment
 from mshare.units import MIB
 
@@ -29,8 +29,8 @@ _PATIENCE_S = 10.0
 
 
 @runtime_checkable
-class Served(Peer, Protocol):
-    """A peer with a daemon."""
+class Served(Mechanism, Protocol):
+    """A mechanism with a daemon."""
 
     def serve(self, size_bytes: int) -> None:
         """Start the daemon, with room for so many bytes, and return when it can be reached."""

@@ -1,6 +1,6 @@
 """Other ways to share memory, behind `mshare.measure`'s protocol. Each does what its documentation shows.
 
-A peer imports its library when it is made, so that no timing contains that.
+A mechanism imports its library when it is made, so that no timing contains that.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from mshare.measure import Mshare, Nothing, Peer, SharedMemory
+from mshare.measure import Mechanism, Mshare, Nothing, SharedMemory
 from mshare.measure.mechanisms import Attachment
 
 
@@ -166,13 +166,13 @@ class Memfd:
         os.close(self._fds.pop(token))
 
 
-def all_peers(backends: list[str]) -> tuple[list[Peer], list[str]]:
-    """Return the baseline, mshare on each of `backends`, every peer that is installed, and what is not."""
-    peers: list[Peer] = [Nothing(), *(Mshare(backend) for backend in backends), SharedMemory(), Memfd()]
+def all_mechanisms(backends: list[str]) -> tuple[list[Mechanism], list[str]]:
+    """Return the baseline, mshare on each of `backends`, every mechanism that is installed, and what is not."""
+    mechanisms: list[Mechanism] = [Nothing(), *(Mshare(backend) for backend in backends), SharedMemory(), Memfd()]
     missing = []
-    for module, peer in (("posix_ipc", PosixIpc), ("SharedArray", SharedArray)):
+    for module, mechanism in (("posix_ipc", PosixIpc), ("SharedArray", SharedArray)):
         if find_spec(module):
-            peers.append(peer())
+            mechanisms.append(mechanism())
         else:
             missing.append(f"{module} is missing: pip install {module}")
-    return peers, missing
+    return mechanisms, missing

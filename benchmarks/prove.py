@@ -1,9 +1,9 @@
 """`make prove`: the proposal's server in guests with a stock kernel, and the page about it.
 
-Each way has a guest of its own because one of them ends with the machine out of memory. A small run is one guest, in
-which the one that ends so comes last: half the time of five guests is their start. In every guest `mshare lab sga`
-runs as a user would run it, with `--whole-machine`; what it prints as JSON is collected here. `prove_page` makes the
-page and `mshare.lab.picture` the picture.
+Each mechanism has a guest of its own because one of them ends with the machine out of memory. A small run is one
+guest, in which the one that ends so comes last: half the time of five guests is their start. In every guest `mshare
+lab sga` runs as a user would run it, with `--whole-machine`; what it prints as JSON is collected here. `prove_page`
+makes the page and `mshare.lab.picture` the picture.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mshare.units import MIB, format_size
 
 from . import prove_page
 
-WAYS = ("plain", "shared_memory", "thp", "hugetlb", "msharefs")
+MECHANISMS = ("plain", "shared_memory", "thp", "hugetlb", "msharefs")
 SWEEP = ("64M", "256M", "1G", "2G", "4G")
 SWEEP_CLIENTS = 32
 SWEEP_ROUNDS = 3
@@ -56,23 +56,23 @@ def guests(factor: int) -> list[Guest]:
     small, scaled = server(factor), ("--factor", str(factor))
     pages = file_size(small.region_bytes, PMD) // PMD
     if factor > MOST_FULL:
-        loads = tuple(("--ways", ways, *scaled) for ways in ("hugetlb", "thp,msharefs,plain"))
-        return [Guest("ways", small.memory_bytes, loads, huge_pages=pages, needs_module=True)]
+        loads = tuple(("--mechanisms", mechanisms, *scaled) for mechanisms in ("hugetlb", "thp,msharefs,plain"))
+        return [Guest("mechanisms", small.memory_bytes, loads, huge_pages=pages, needs_module=True)]
     found = [
         Guest(
-            way,
+            mechanism,
             small.memory_bytes,
-            (("--ways", way, *scaled),),
-            huge_pages=pages if way == "hugetlb" else 0,
-            needs_module=way == "msharefs",
+            (("--mechanisms", mechanism, *scaled),),
+            huge_pages=pages if mechanism == "hugetlb" else 0,
+            needs_module=mechanism == "msharefs",
         )
-        for way in WAYS
+        for mechanism in MECHANISMS
     ]
     few = str(SWEEP_CLIENTS)
-    sizes = tuple(("--ways", "msharefs", "--clients", few, "--size", size) for size in SWEEP)
+    sizes = tuple(("--mechanisms", "msharefs", "--clients", few, "--size", size) for size in SWEEP)
     rounds = (sizes[:: -1 if number % 2 else 1] for number in range(SWEEP_ROUNDS))
     found.append(Guest("sweep", 6144 * MIB, tuple(chain.from_iterable(rounds)), needs_module=True))
-    full = ("--ways", "msharefs,plain", "--size", "300G", "--sparse", "--clients", str(PROPOSAL.clients))
+    full = ("--mechanisms", "msharefs,plain", "--size", "300G", "--sparse", "--clients", str(PROPOSAL.clients))
     found.append(Guest("full", 4096 * MIB, (full,), needs_module=True))
     return found
 
@@ -163,7 +163,7 @@ def main() -> int:
     document = {"factor": options.factor, "guests": given}
     output.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
     found = prove_page.Results.from_json(document)
-    picture.draw(found.ways, output.with_suffix(".svg"), title=prove_page.title(found))
+    picture.draw(found.mechanisms, output.with_suffix(".svg"), title=prove_page.title(found))
     output.with_suffix(".md").write_text(prove_page.page(found, picture_name=f"{output.name}.svg"))
     print(f"prove: {output.with_suffix('.md')}", file=sys.stderr)
     missed = [target for target in prove_page.targets(found) if not target.met and not target.is_time]

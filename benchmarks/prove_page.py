@@ -14,7 +14,7 @@ from mshare.report import Table
 from mshare.units import GIB, MIB, format_size
 
 DYING = ("plain", "shared_memory")
-"""Ways that the proposal's server does not survive."""
+"""Mechanisms that the proposal's server does not survive."""
 TABLES_RATIO, SLOPE_LIMIT, TIME_RATIO = 400, 1.0, 1.3
 """Targets: (a)'s need by what (e) causes; bytes per further client and MiB of region; 4 GiB by 64 MiB."""
 
@@ -23,7 +23,7 @@ class Results(NamedTuple):
     """All runs, by what they are for."""
 
     factor: int
-    ways: list[Run]
+    mechanisms: list[Run]
     sweep: list[Run]
     """msharefs, one run per size and round, small to large."""
     full: list[Run]
@@ -34,21 +34,21 @@ class Results(NamedTuple):
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
         found = {name: [Run.from_json(run) for run in guest["runs"]] for name, guest in document["guests"].items()}
-        ways = [run for name, runs in found.items() if name not in ("sweep", "full") for run in runs]
+        mechanisms = [run for name, runs in found.items() if name not in ("sweep", "full") for run in runs]
         guests = document["guests"].items()
         last: dict[str, Any] = list(document["guests"].values())[-1]
         seconds = {name: guest["seconds"] for name, guest in document["guests"].items()}
         ran = {name: f"{guest['facts'].get('date')}, host: {guest['facts'].get('host')}" for name, guest in guests}
-        facts = {"guest": last["facts"].get("guest"), **(ways[0].facts if ways else {}), **ran}
+        facts = {"guest": last["facts"].get("guest"), **(mechanisms[0].facts if mechanisms else {}), **ran}
         sweep = sorted(found.get("sweep", []), key=lambda run: run.size_bytes)
-        return cls(document["factor"], ways, sweep, found.get("full", []), seconds, facts)
+        return cls(document["factor"], mechanisms, sweep, found.get("full", []), seconds, facts)
 
     def sizes(self) -> list[list[Run]]:
         """Return the sweep's runs by size, small to large."""
         return [list(runs) for _, runs in groupby(self.sweep, key=lambda run: run.size_bytes)]
 
-    def way(self, name: str) -> Run | None:
-        return next((run for run in self.ways if run.way == name and run.unavailable is None), None)
+    def mechanism(self, name: str) -> Run | None:
+        return next((run for run in self.mechanisms if run.mechanism == name and run.unavailable is None), None)
 
 
 class Target(NamedTuple):
@@ -68,25 +68,25 @@ def targets(found: Results) -> list[Target]:
 
 def _clients(found: Results) -> Iterator[Target]:
     """Who is reached, who dies, and who lives on."""
-    dying = [run for run in found.ways if run.way in DYING]
-    living = [run for run in found.ways if run.way not in DYING]
+    dying = [run for run in found.mechanisms if run.mechanism in DYING]
+    living = [run for run in found.mechanisms if run.mechanism not in DYING]
     if dying:
         value = ", ".join(f"{run.reached:,} of {run.wanted:,}" for run in dying)
         dead = all(_whole(run) and run.reached < run.wanted and run.oom_log for run in dying)
         yield Target("4 KiB pages of one's own: memory runs out, and the kernel says so", value, dead)
     if living:
-        names = ", ".join(run.way for run in living)
+        names = ", ".join(run.mechanism for run in living)
         value = ", ".join(f"{run.reached:,}" for run in living)
         yield Target(f"{names}: all {living[0].wanted:,} clients are reached", value, all(map(_reached, living)))
         shut = sum(run.newcomer != "ok" for run in living)
         yield Target(f"{names}: the name outlives the creator", f"{shut} do not", shut == 0)
-    runs = [*found.ways, *found.sweep, *found.full]
+    runs = [*found.mechanisms, *found.sweep, *found.full]
     if runs:
         wrong = sum(run.wrong for run in runs)
         lost = sum(run.asked - run.survivors - run.killed_later for run in runs)
         yield Target("every client reads what the creator wrote", f"{wrong} do not", wrong == 0)
         yield Target("every client survives the creator's SIGKILL", f"{lost} do not", lost == 0)
-    ours = [run for run in runs if run.way == "msharefs" and run.reached]
+    ours = [run for run in runs if run.mechanism == "msharefs" and run.reached]
     if ours:
         worst = max(run.faults.most - run.base_faults.least for run in ours)
         yield Target("no region faults per client on a warm region, of any size", f"{worst:,} at most", worst <= 0)
@@ -94,7 +94,7 @@ def _clients(found: Results) -> Iterator[Target]:
 
 def _costs(found: Results) -> Iterator[Target]:
     """What the region costs beside private page tables."""
-    plain, ours = found.way("plain"), found.way("msharefs")
+    plain, ours = found.mechanism("plain"), found.mechanism("msharefs")
     if ours is not None and plain is not None and ours.wanted == PROPOSAL.clients:
         need, caused = plain.needed_bytes(ours.wanted), ours.caused_bytes()
         yield Target(
@@ -103,7 +103,7 @@ def _costs(found: Results) -> Iterator[Target]:
             caused * TABLES_RATIO <= need,
         )
     for run in found.full:
-        if run.way == "msharefs":
+        if run.mechanism == "msharefs":
             text = f"{format_size(run.size_bytes)}: msharefs reaches {run.wanted:,} clients"
             yield Target(text, f"{run.reached:,}", _reached(run))
 
@@ -196,7 +196,7 @@ def _head(found: Results, picture_name: str) -> Iterator[str]:
         )
         + f" With 4 KiB pages of their own they would need {format_size(small.private_tables_bytes)} of page tables.\n"
     )
-    guests = "one guest" if len(found.seconds) == 1 else "one guest per way"
+    guests = "one guest" if len(found.seconds) == 1 else "one guest per mechanism"
     command = "make prove" + ("" if found.factor == 128 else f" FACTOR={found.factor}")
     yield (
         f"Made by `{command}` in {sum(found.seconds.values()) / 60:.0f} minutes. Stock "
@@ -205,11 +205,11 @@ def _head(found: Results, picture_name: str) -> Iterator[str]:
         "within one guest at most.\n"
     )
     yield f"![page tables against number of clients]({picture_name})\n"
-    yield from _markdown(memory_table(found.ways, small.clients))
+    yield from _markdown(memory_table(found.mechanisms, small.clients))
     yield ""
-    yield from _markdown(client_table(found.ways))
+    yield from _markdown(client_table(found.mechanisms))
     yield ""
-    yield from (f"- {note}" for note in notes(found.ways))
+    yield from (f"- {note}" for note in notes(found.mechanisms))
     yield ""
 
 
@@ -223,7 +223,7 @@ def _targets(found: Results) -> Iterator[str]:
 
 
 def _deaths(found: Results) -> Iterator[str]:
-    dead = [run for run in found.ways if run.oom_log]
+    dead = [run for run in found.mechanisms if run.oom_log]
     if dead:
         yield "## What the kernel said\n"
         yield "The first kill of each run that ran out of memory. Counts in Mem-Info are pages of 4 KiB.\n"
@@ -293,7 +293,7 @@ def _full(found: Results) -> Iterator[str]:
             f"{run.survivors:,} of {run.asked:,} survive the creator's SIGKILL"
             + (f" (the kernel killed {run.killed_later:,} for lack of memory)." if run.killed_later else ".")
         )
-    ours = next((run for run in found.full if run.way == "msharefs" and run.samples), None)
+    ours = next((run for run in found.full if run.mechanism == "msharefs" and run.samples), None)
     if ours is not None and _reached(ours):
         ratio = 878 * GIB / ours.caused_bytes()
         yield f"\nThe proposal's 878 GiB against {format_size(ours.caused_bytes())}: 1/{ratio:,.0f}."

@@ -45,10 +45,10 @@ class Target(NamedTuple):
 
 
 def by_size(results: Results) -> dict[int, dict[str, Cost]]:
-    """Return the costs by size and peer, in the order measured."""
+    """Return the costs by size and mechanism, in the order measured."""
     found: dict[int, dict[str, Cost]] = {}
     for cost in results.costs:
-        found.setdefault(cost.size_bytes, {})[cost.peer] = cost
+        found.setdefault(cost.size_bytes, {})[cost.mechanism] = cost
     return found
 
 
@@ -72,7 +72,7 @@ def targets(results: Results) -> Iterator[Target]:
         others = [cost for name, cost in costs.items() if not name.startswith(("mshare", Nothing.label))]
         best = min(others, key=lambda cost: cost.process.scan_ns)
         yield _at_most(
-            f"{label}: warm scan no slower than the fastest peer's ({best.peer})",
+            f"{label}: warm scan no slower than the fastest other mechanism's ({best.mechanism})",
             ours.process.scan_ns,
             best.process.scan_ns,
         )
@@ -100,7 +100,7 @@ def _table(costs: dict[str, Cost]) -> Iterator[str]:
     yield _row(["", *(header for header, _ in _COLUMNS)])
     yield "|---|" + "---:|" * len(_COLUMNS)
     for cost in costs.values():
-        yield _row([cost.peer, *(show(cost) for _, show in _COLUMNS)])
+        yield _row([cost.mechanism, *(show(cost) for _, show in _COLUMNS)])
 
 
 def _ratios(costs: dict[str, Cost]) -> Iterator[str]:

@@ -61,26 +61,26 @@ def _usable(lent_bytes: int) -> tuple[list[str], list[str]]:
 
 
 def measure_all(plan: Plan, tell: Callable[[str], None]) -> Results:
-    """Measure every peer at every size that fits, and return all of it. `tell` is called before each step."""
+    """Measure every mechanism at every size that fits, and return all of it. `tell` is called before each step."""
     facts = machine.facts()
     costs: list[Cost] = []
     notes: list[str] = []
     with pool.lent(_largest(plan.sizes)) as (lent_bytes, problem):
         names, unusable = _usable(lent_bytes)
-        contenders, missing = mechanisms.all_peers(names)
+        chosen, missing = mechanisms.all_mechanisms(names)
         notes += [*filter(None, [problem]), *unusable, *missing]
         for size in plan.sizes:
             room = memory_room().free_bytes
             if size + PMD > min(room, backends.ALL[-1].space().free_bytes):
                 notes.append(f"{format_size(size)} is missing: {format_size(room)} of memory is free")
                 continue
-            for peer in contenders:
-                if isinstance(peer, Nothing) and size != plan.sizes[0]:
+            for mechanism in chosen:
+                if isinstance(mechanism, Nothing) and size != plan.sizes[0]:
                     continue
                 try:
                     costs.append(
                         measure(
-                            peer,
+                            mechanism,
                             size,
                             name=f"mshare-bench-{os.getpid()}",
                             processes=plan.processes,
@@ -91,7 +91,7 @@ def measure_all(plan: Plan, tell: Callable[[str], None]) -> Results:
                         )
                     )
                 except MshareError as error:  # somebody else took the memory meanwhile
-                    notes.append(f"{format_size(size)} with {peer.label} is missing: {error}")
+                    notes.append(f"{format_size(size)} with {mechanism.label} is missing: {error}")
     return Results(facts, plan, tuple(costs), tuple(notes))
 
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.compare [--quick] [--peers ...] [--columns ...] [--json FILE] [--markdown FILE]`.
+"""`python -m benchmarks.compare [--quick] [--mechanisms ...] [--columns ...] [--json FILE] [--markdown FILE]`.
 
 Report on stdout, steps on stderr. As root, all of it; else without huge pages.
 """
@@ -38,19 +38,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.compare", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small regions, one process per figure")
     parser.add_argument("--light", action="store_true", help="without the frameworks (Ray, torch, iceoryx2, vineyard)")
-    parser.add_argument("--peers", help="only these, by their labels, with commas between")
+    parser.add_argument("--mechanisms", help="only these, by their labels, with commas between")
     parser.add_argument("--columns", help=f"only these: {','.join(inside.NAMES)}")
     parser.add_argument("--size", type=parse_size, help="region for page tables, faults, times and first touch")
     parser.add_argument("--random-size", type=parse_size, help="region for random reads")
     parser.add_argument("--small-size", type=parse_size, help="region that is killed, filled and attached by a crowd")
     parser.add_argument("--processes", type=int, help="the crowd")
-    parser.add_argument("--limit", type=float, metavar="SECONDS", help="for one column of one peer")
+    parser.add_argument("--limit", type=float, metavar="SECONDS", help="for one column of one mechanism")
     output.add_options(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run, print, write, and return 0 whatever the peers did: that is the result."""
+    """Run, print, write, and return 0 whatever the mechanisms did: that is the result."""
     options = _parse(argv)
     plan = QUICK if options.quick else FULL
     given = {
@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "limit_s": options.limit,
     }
     plan = replace(plan, **{name: value for name, value in given.items() if value is not None})
-    labels = [contender.label for contender in specs.ALL if not (options.light and contender.heavy)]
-    peers = _chosen(options.peers, labels, "peer")
+    labels = [mechanism.label for mechanism in specs.ALL if not (options.light and mechanism.heavy)]
+    mechanisms = _chosen(options.mechanisms, labels, "mechanism")
     columns = _chosen(options.columns, inside.NAMES, "column")
     pool.give_back_on_signals()
 
@@ -71,13 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     outcomes: list[trial.Outcome] = []
     missing: list[str] = []
     ready = []
-    for contender in specs.ALL:
-        if contender.label in peers:
-            problem = contender.problem()
+    for mechanism in specs.ALL:
+        if mechanism.label in mechanisms:
+            problem = mechanism.problem()
             if problem:
-                missing.append(f"{contender.label}: {problem}")
+                missing.append(f"{mechanism.label}: {problem}")
             else:
-                ready.append(contender)
+                ready.append(mechanism)
     document: dict[str, Any] = {
         "machine": facts,
         "command": shlex.join(["python", "-m", "benchmarks.compare", *(sys.argv[1:] if argv is None else argv)]),
@@ -96,16 +96,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measure(column: str, who: Sequence[specs.Contender], plan: trial.Plan) -> list[trial.Outcome]:
-    """Measure the peers one after the other, so that what is compared is near in time; random reads, which depend most
-    on how the kernel happens to place memory, in rounds of alternating order."""
+def _measure(column: str, who: Sequence[specs.MechanismSpec], plan: trial.Plan) -> list[trial.Outcome]:
+    """Measure the mechanisms one after the other, so that what is compared is near in time; random reads, which depend
+    most on how the kernel happens to place memory, in rounds of alternating order."""
     rounds = plan.random_rounds if column == "random" else 1
-    found: dict[str, list[trial.Outcome]] = {contender.label: [] for contender in who}
+    found: dict[str, list[trial.Outcome]] = {mechanism.label: [] for mechanism in who}
     for number in range(rounds):
-        for contender in who if number % 2 == 0 else reversed(who):
-            done = trial.run_trial(contender, column, plan)
-            found[contender.label].append(done)
-            print(f"{column}: {done.peer}: {done.seconds:.1f} s {done.failure}", file=sys.stderr, flush=True)
+        for mechanism in who if number % 2 == 0 else reversed(who):
+            done = trial.run_trial(mechanism, column, plan)
+            found[mechanism.label].append(done)
+            print(f"{column}: {done.mechanism}: {done.seconds:.1f} s {done.failure}", file=sys.stderr, flush=True)
     return [trial.middle(outcomes) if column == "random" else outcomes[0] for outcomes in found.values()]
 
 

@@ -12,7 +12,7 @@ from time import perf_counter_ns
 from typing import Any
 
 from mshare.measure.child import Child, requests, say
-from mshare.measure.mechanisms import Attachment, Peer, load, touch_every_page
+from mshare.measure.mechanisms import Attachment, Mechanism, load, touch_every_page
 from mshare.measure.probe import scan
 
 _PROGRAM = "from benchmarks.compare.actor import main; main()"
@@ -21,7 +21,7 @@ _BLOCK = 1 << 16
 
 
 class Refused(Exception):
-    """The peer's library raised an error, whose text this is."""
+    """The mechanism's library raised an error, whose text this is."""
 
 
 class Actor:
@@ -66,9 +66,9 @@ def death(status: int) -> str:
 
 
 @contextmanager
-def actor(peer: Peer) -> Iterator[Actor]:
-    """Give a new process that has imported the peer's library and attached nothing. Ends it normally."""
-    with Child(_PROGRAM, peer.spec) as child:
+def actor(mechanism: Mechanism) -> Iterator[Actor]:
+    """Give a new process that has imported the mechanism's library and attached nothing. Ends it normally."""
+    with Child(_PROGRAM, mechanism.spec) as child:
         child.answer()
         yield Actor(child)
 
@@ -96,26 +96,26 @@ def random_reads(buf: memoryview, rounds: int) -> list[float]:
 class _Doer:
     """What an actor can do."""
 
-    def __init__(self, peer: Peer) -> None:
-        self._peer = peer
+    def __init__(self, mechanism: Mechanism) -> None:
+        self._mechanism = mechanism
         self._attachment: Attachment | None = None
         self._sum = 0
 
     def create(self, name: str, size: int) -> str:
-        return self._peer.create(name, size)
+        return self._mechanism.create(name, size)
 
     def attach(self, token: str) -> None:
-        self._attachment = self._peer.attach(token)
+        self._attachment = self._mechanism.attach(token)
 
     def fill(self, name: str, size: int) -> int:
         """Create, attach, write to each page; return the nanoseconds that took; remove it."""
         start = perf_counter_ns()
-        token = self._peer.create(name, size)
+        token = self._mechanism.create(name, size)
         self.attach(token)
         self.touch()
         took = perf_counter_ns() - start
         self.close()
-        self._peer.destroy(token)
+        self._mechanism.destroy(token)
         return took
 
     def touch(self) -> None:

@@ -16,7 +16,7 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from mshare.linux import proc
-from mshare.measure import Peer, SharedMemory
+from mshare.measure import Mechanism, SharedMemory
 from mshare.measure.child import Child, requests, say
 from mshare.measure.cost import page_tables_bytes
 from mshare.measure.mechanisms import load
@@ -31,10 +31,10 @@ _MEMORY_BYTES = 6 << 30
 """When so much less memory is free on the machine, whoever took it, no more are started."""
 
 
-def crowd(peer: Peer, size_bytes: int, count: int, limit_s: float) -> dict[str, Any]:
+def crowd(mechanism: Mechanism, size_bytes: int, count: int, limit_s: float) -> dict[str, Any]:
     """Return how many of `count` processes attached and touched everything within `limit_s`, what stopped the next one,
     and what those cost the machine."""
-    with actor(peer) as creator, Child(_PROGRAM, peer.spec, creator.make(_NAME, size_bytes)) as zygote:
+    with actor(mechanism) as creator, Child(_PROGRAM, mechanism.spec, creator.make(_NAME, size_bytes)) as zygote:
         zygote.answer()
         tables, free = page_tables_bytes(), proc.memory_fields()["MemAvailable"]
         start = time.monotonic()
@@ -51,10 +51,10 @@ def crowd(peer: Peer, size_bytes: int, count: int, limit_s: float) -> dict[str, 
         }
 
 
-def _one(peer: Peer, token: str, told: int, hold: int) -> None:
+def _one(mechanism: Mechanism, token: str, told: int, hold: int) -> None:
     """In the child: attach, touch everything, say so, and stay until the parent ends."""
     try:
-        attachment = peer.attach(token)
+        attachment = mechanism.attach(token)
         assert attachment.buf is not None
         touch(attachment.buf, 0, len(attachment.buf))
         os.write(told, b"ok")
@@ -65,11 +65,11 @@ def _one(peer: Peer, token: str, told: int, hold: int) -> None:
 
 
 def _cut(attached: int, why: str) -> dict[str, Any]:
-    """Return the answer where it was not the peer that failed."""
+    """Return the answer where it was not the mechanism that failed."""
     return {"attached": attached, "stopped": f"stopped by this benchmark, {why}", "cut": True}
 
 
-def _gather(peer: Peer, token: str, count: int, limit_s: float) -> dict[str, Any]:
+def _gather(mechanism: Mechanism, token: str, count: int, limit_s: float) -> dict[str, Any]:
     """Fork children one after the other; the first that does not attach ends it. Nobody closes `hold` but our end."""
     hold, _held = os.pipe()
     deadline = time.monotonic() + limit_s
@@ -86,7 +86,7 @@ def _gather(peer: Peer, token: str, count: int, limit_s: float) -> dict[str, Any
             return {"attached": attached, "stopped": f"fork: {error}"}
         if pid == 0:
             os.close(_held)
-            _one(peer, token, told, hold)
+            _one(mechanism, token, told, hold)
         os.close(told)
         if not select.select([heard], [], [], _CHILD_LIMIT_S)[0]:
             os.kill(pid, signal.SIGKILL)
@@ -99,22 +99,22 @@ def _gather(peer: Peer, token: str, count: int, limit_s: float) -> dict[str, Any
     return {"attached": count, "stopped": ""}
 
 
-def _prepare(peer: Peer) -> None:
+def _prepare(mechanism: Mechanism) -> None:
     """Before the forks, set up what children of one program have in common.
 
     Fact: a process that attaches a `shared_memory` without a resource tracker starts one, another interpreter; children
     of `multiprocessing` share their parent's. What Ray's daemon starts for a reader no reader could start for others.
     """
-    if isinstance(peer, SharedMemory):
+    if isinstance(mechanism, SharedMemory):
         resource_tracker.ensure_running()
 
 
 def main() -> None:
     """Serve one request: gather that many, answer, and stay until the creator closes; the children end with us."""
     gc.disable()
-    peer = load(sys.argv[1])
-    _prepare(peer)
+    mechanism = load(sys.argv[1])
+    _prepare(mechanism)
     gc.freeze()
     say("ready")
     for request in requests():
-        say(_gather(peer, sys.argv[2], **request))
+        say(_gather(mechanism, sys.argv[2], **request))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mshare.linux import proc
-from mshare.measure import Peer
+from mshare.measure import Mechanism
 
 from .actor import Refused, actor
 from .world import HUGE, MSHAREFS, SHM
@@ -18,43 +18,43 @@ _SETTLE_S = 2.0
 """How long helpers of the dead (resource trackers, daemons) get to do what they do."""
 
 
-def creator(peer: Peer, size_bytes: int, runs: int) -> dict[str, Any]:
+def creator(mechanism: Mechanism, size_bytes: int, runs: int) -> dict[str, Any]:
     """Kill the creator with SIGKILL while a reader is attached: does the reader go on, does a newcomer get in while it
     does, does one when everybody has gone, and what memory stays?"""
     del runs
     before = _kept_bytes()
-    with actor(peer) as reader:
-        with actor(peer) as first:
+    with actor(mechanism) as reader:
+        with actor(mechanism) as first:
             token = first.make(_NAME, size_bytes)
             reader.do("attach", token=token)
             reader.do("read")
             first.child.kill()
-        newcomer = _newcomer(peer, token)
+        newcomer = _newcomer(mechanism, token)
         others = reader.outcome("use")
     return {
         "others": others,
         "newcomer": newcomer,
-        "later": _newcomer(peer, token),
+        "later": _newcomer(mechanism, token),
         "kept_bytes": max(0, _kept_bytes() - before),
     }
 
 
-def reader(peer: Peer, size_bytes: int, runs: int) -> dict[str, Any]:
+def reader(mechanism: Mechanism, size_bytes: int, runs: int) -> dict[str, Any]:
     """Let a reader attach, read, close and end: can the creator go on, can another reader attach?"""
     del runs
-    with actor(peer) as first:
+    with actor(mechanism) as first:
         token = first.make(_NAME, size_bytes)
-        with actor(peer) as one:
+        with actor(mechanism) as one:
             one.do("attach", token=token)
             one.do("read")
-        return {"newcomer": _newcomer(peer, token), "creator": first.outcome("use")}
+        return {"newcomer": _newcomer(mechanism, token), "creator": first.outcome("use")}
 
 
-def full(peer: Peer, size_bytes: int, runs: int) -> dict[str, Any]:
+def full(mechanism: Mechanism, size_bytes: int, runs: int) -> dict[str, Any]:
     """Create twice as much as there is room for, attach it, write to all of it: which step says so, and how? If none
     does, where is the memory?"""
     del runs
-    with actor(peer) as first:
+    with actor(mechanism) as first:
         step = "create"
         try:
             token = first.do("create", name=_NAME, size=size_bytes)
@@ -73,10 +73,10 @@ def _largest_shared_file(pid: int) -> str:
     return os.fsdecode(max(shared, key=lambda vma: vma.span.end - vma.span.start).path) if shared else "nowhere"
 
 
-def _newcomer(peer: Peer, token: str) -> str:
+def _newcomer(mechanism: Mechanism, token: str) -> str:
     """Return how attaching and reading goes in a new process, once helpers of the dead have done their work."""
     time.sleep(_SETTLE_S)
-    with actor(peer) as newcomer:
+    with actor(mechanism) as newcomer:
         outcome = newcomer.outcome("attach", token=token)
         return newcomer.outcome("read") if outcome == "ok" else outcome
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from mshare.measure import Peer
+from mshare.measure import Mechanism
 from mshare.measure.cost import existing, middle, page_tables_growth, process_costs
 
 from ..frameworks import Served
@@ -16,34 +16,34 @@ _PROCESSES = 8
 """Attached at once when `PageTables` is read, whose noise is divided by them."""
 
 
-def process(peer: Peer, size_bytes: int, runs: int) -> dict[str, Any]:
+def process(mechanism: Mechanism, size_bytes: int, runs: int) -> dict[str, Any]:
     """Return `mshare.measure.ProcessCost` of fresh processes, medians."""
-    with existing(peer, _NAME, size_bytes) as memory:
-        return middle(process_costs(peer, memory.token, runs, cycles=5, in_a_row=1))._asdict()
+    with existing(mechanism, _NAME, size_bytes) as memory:
+        return middle(process_costs(mechanism, memory.token, runs, cycles=5, in_a_row=1))._asdict()
 
 
-def tables(peer: Peer, size_bytes: int, runs: int) -> dict[str, Any]:
+def tables(mechanism: Mechanism, size_bytes: int, runs: int) -> dict[str, Any]:
     """Return the growth of the machine's `PageTables` per process, of so many that have touched everything."""
-    with existing(peer, _NAME, size_bytes) as memory:
+    with existing(mechanism, _NAME, size_bytes) as memory:
         # New processes each time: those of Ray and vineyard keep their tables when they let go of an object.
-        grown = [page_tables_growth(peer, memory.token, size_bytes, _PROCESSES) for _ in range(runs)]
+        grown = [page_tables_growth(mechanism, memory.token, size_bytes, _PROCESSES) for _ in range(runs)]
     return {"page_tables_bytes": int(median(grown))}
 
 
-def touch(peer: Peer, size_bytes: int, runs: int) -> dict[str, Any]:
+def touch(mechanism: Mechanism, size_bytes: int, runs: int) -> dict[str, Any]:
     """Return the time from nothing to memory that has been written once: creating, attaching, a write to each page."""
     times = []
-    for number in range(1 if isinstance(peer, Served) else runs):  # a daemon keeps memory, touched, for the next
-        with actor(peer) as one:
+    for number in range(1 if isinstance(mechanism, Served) else runs):  # a daemon keeps memory, touched, for the next
+        with actor(mechanism) as one:
             times.append(one.do("fill", name=f"{_NAME}-{number}", size=size_bytes))
     return {"ns": int(median(times)), "bytes": size_bytes, "runs": len(times)}
 
 
-def random(peer: Peer, size_bytes: int, runs: int) -> dict[str, Any]:
+def random(mechanism: Mechanism, size_bytes: int, runs: int) -> dict[str, Any]:
     """Return the nanoseconds of a random read of 8 bytes in a process that has read everything before. Only one: it is
     the trial that is repeated (`Plan.random_rounds`), with memory of its own."""
     del runs
-    with actor(peer) as creator, actor(peer) as reader:
+    with actor(mechanism) as creator, actor(mechanism) as reader:
         reader.do("attach", token=creator.make(_NAME, size_bytes))
         times = reader.do("random", rounds=64)
     return {"ns": median(times), "best_ns": min(times)}

@@ -1,4 +1,4 @@
-"""One trial, inside: builds its world, starts the peer's daemon, measures one column, prints one marked line of JSON.
+"""One trial, inside: builds its world, starts the daemon, measures one column, prints one marked line of JSON.
 
 Runs as the first process of a PID namespace (see `trial`): whatever it leaves behind ends with it.
 """
@@ -14,7 +14,7 @@ from mshare.units import MIB
 
 from ..frameworks import Served
 from . import crowd, fates, figures, world
-from .specs import Contender
+from .specs import MechanismSpec
 
 COLUMNS = {
     "process": figures.process,
@@ -32,37 +32,37 @@ NAMES = (*COLUMNS, CROWD)
 ANSWER = "benchmarks.compare answers: "
 """Begins the line that is the answer: libraries and their helpers print on standard output, too, also at exit."""
 _BESIDES = 128 * MIB
-"""Room on /dev/shm for what a peer keeps there besides the region."""
+"""Room on /dev/shm for what a mechanism keeps there besides the region."""
 
 
 def trial(
-    contender: Contender, column: str, *, size_bytes: int, runs: int, count: int, limit_s: float
+    spec: MechanismSpec, column: str, *, size_bytes: int, runs: int, count: int, limit_s: float
 ) -> dict[str, Any]:
-    """Measure and return what `column` says of `contender`."""
+    """Measure and return what `column` says of `spec`."""
     room = size_bytes * 11 // 10 * (runs if column == "touch" else 1) + _BESIDES  # torch frees some time after its end
-    huge_bytes = world.free_huge_bytes() if contender.huge_pages else 0
+    huge_bytes = world.free_huge_bytes() if spec.huge_pages else 0
     if column == "full":
         room = size_bytes // 2
-        if contender.huge_pages:  # what is full is the pool
+        if spec.huge_pages:  # what is full is the pool
             size_bytes = huge_bytes + 64 * MIB
     world.build(room, huge_bytes)
-    world.choose_root(contender.label)
-    peer = load(contender.spec)
-    if isinstance(peer, Served):
-        peer.serve(size_bytes)
+    world.choose_root(spec.label)
+    mechanism = load(spec.spec)
+    if isinstance(mechanism, Served):
+        mechanism.serve(size_bytes)
     if column == CROWD:
-        return crowd.crowd(peer, size_bytes, count, limit_s * 2 / 3)
-    values = COLUMNS[column](peer, size_bytes, runs)
-    if contender.hidden and "kept_bytes" in values:
+        return crowd.crowd(mechanism, size_bytes, count, limit_s * 2 / 3)
+    values = COLUMNS[column](mechanism, size_bytes, runs)
+    if spec.hidden and "kept_bytes" in values:
         values["kept_bytes"] = None
     return values
 
 
 if __name__ == "__main__":
     request = json.loads(sys.argv[1])
-    request["contender"] = Contender(*request["contender"])
+    request["spec"] = MechanismSpec(*request["spec"])
     try:
         answer: dict[str, Any] = {"values": trial(**request)}
-    except Exception as error:  # whatever a peer raises is a result
+    except Exception as error:  # whatever a mechanism raises is a result
         answer = {"failure": f"{type(error).__name__}: {error}"}
     print(f"\n{ANSWER}{json.dumps(answer)}", flush=True)

@@ -63,10 +63,10 @@ class _Notes:
 
 def markdown(document: dict[str, Any], plan: Plan, outcomes: Sequence[Outcome]) -> str:
     """Return the whole report. `document`: machine, command, loads, and what was left out and why."""
-    found = {(outcome.peer, outcome.column): outcome for outcome in outcomes}
-    peers = list(dict.fromkeys(outcome.peer for outcome in outcomes))
+    found = {(outcome.mechanism, outcome.column): outcome for outcome in outcomes}
+    mechanisms = list(dict.fromkeys(outcome.mechanism for outcome in outcomes))
     notes = _Notes()
-    lines = ["# Every peer side by side", ""]
+    lines = ["# Every mechanism side by side", ""]
     lines += ["What the columns mean, and what they leave out: [measuring](../measuring.md).", ""]
     lines += [f"- {key}: {value}" for key, value in document["machine"].items()]
     before, after = document["load_1min"]
@@ -75,9 +75,9 @@ def markdown(document: dict[str, Any], plan: Plan, outcomes: Sequence[Outcome]) 
     lines += [
         f"- page tables, faults, attach, fork, exit, first touch: a region of {format_size(plan.size_bytes)}, medians "
         f"of {plan.runs} fresh processes; random reads: {format_size(plan.random_bytes)}, median of "
-        f"{plan.random_rounds}, with memory and a process of their own, the contenders in alternating order, in "
+        f"{plan.random_rounds}, with memory and a process of their own, the mechanisms in alternating order, in "
         f"brackets the least and the most; the rest: {format_size(plan.small_bytes)}",
-        *_remarks(peers, found, plan),
+        *_remarks(mechanisms, found, plan),
         *(f"- {remark}" for remark in machine.remarks(document["machine"])),
         "- compare within this table; the machine did other things as well"
         if max(before, after) > 1
@@ -85,14 +85,14 @@ def markdown(document: dict[str, Any], plan: Plan, outcomes: Sequence[Outcome]) 
         "",
         "## What one further process pays",
         "",
-        *_figures(peers, found, notes),
+        *_figures(mechanisms, found, notes),
         "",
-        *_ratios(peers, found, plan.size_bytes),
+        *_ratios(mechanisms, found, plan.size_bytes),
         "## What happens when",
         "",
-        *_fates(peers, found, notes),
+        *_fates(mechanisms, found, notes),
         "",
-        *_crowd(peers, found, notes),
+        *_crowd(mechanisms, found, notes),
         "",
         "## In their own words",
         "",
@@ -103,12 +103,12 @@ def markdown(document: dict[str, Any], plan: Plan, outcomes: Sequence[Outcome]) 
     return "\n".join(lines) + "\n"
 
 
-def _remarks(peers: Sequence[str], found: Found, plan: Plan) -> Iterator[str]:
+def _remarks(mechanisms: Sequence[str], found: Found, plan: Plan) -> Iterator[str]:
     """Yield what is not as the general rule says, or would be misread."""
     once = [
-        peer
-        for peer in peers
-        if (values := _values(found, peer, "touch")) and values.get("runs", plan.runs) == 1 < plan.runs
+        mechanism
+        for mechanism in mechanisms
+        if (values := _values(found, mechanism, "touch")) and values.get("runs", plan.runs) == 1 < plan.runs
     ]
     if once:
         yield f"- first touch of {', '.join(once)}: one process, as the daemon keeps memory, touched, for the next"
@@ -118,7 +118,11 @@ def _remarks(peers: Sequence[str], found: Found, plan: Plan) -> Iterator[str]:
             "- minor faults are as counted, nothing is taken off for the baseline: those of the baseline, "
             f"{baseline['minor_faults']:,}, are the reading program's, which maps one page of its own and shares none"
         )
-    partly = [peer for peer in peers if (outcome := found.get((peer, "random"))) and outcome.values and outcome.failure]
+    partly = [
+        mechanism
+        for mechanism in mechanisms
+        if (outcome := found.get((mechanism, "random"))) and outcome.values and outcome.failure
+    ]
     if partly:
         yield f"- random reads of {', '.join(partly)}: a round failed, the others count"
 
@@ -133,20 +137,23 @@ def _table(headers: Sequence[str], rows: Iterator[Sequence[str]], mark: str) -> 
     yield from map(_row, rows)
 
 
-def _cell(found: Found, peer: str, column: str, notes: _Notes, show: Callable[[Values], str]) -> str:
-    outcome = found.get((peer, column))
+def _cell(found: Found, mechanism: str, column: str, notes: _Notes, show: Callable[[Values], str]) -> str:
+    outcome = found.get((mechanism, column))
     if outcome is None:
         return ""
     return show(outcome.values) if outcome.values is not None else f"failed {notes.mark(outcome.failure)}"
 
 
-def _figures(peers: Sequence[str], found: Found, notes: _Notes) -> Iterator[str]:
-    rows = ([peer, *(_cell(found, peer, column, notes, show) for _, column, show in _FIGURES)] for peer in peers)
+def _figures(mechanisms: Sequence[str], found: Found, notes: _Notes) -> Iterator[str]:
+    rows = (
+        [mechanism, *(_cell(found, mechanism, column, notes, show) for _, column, show in _FIGURES)]
+        for mechanism in mechanisms
+    )
     yield from _table([header for header, _, _ in _FIGURES], rows, "---:|")
 
 
-def _values(found: Found, peer: str, column: str) -> Values | None:
-    outcome = found.get((peer, column))
+def _values(found: Found, mechanism: str, column: str) -> Values | None:
+    outcome = found.get((mechanism, column))
     return outcome.values if outcome else None
 
 
@@ -155,30 +162,38 @@ def is_small_paged(values: Values, size_bytes: int) -> bool:
     return bool(values["vmpte_bytes"] >= size_bytes // 4096 * 8 * 0.9)
 
 
-def _has_small_pages(found: Found, peer: str, size_bytes: int) -> bool:
-    values = _values(found, peer, "process")
-    return is_small_paged(values, size_bytes) if values else "HUGETLB" not in peer  # else by its label
+def _has_small_pages(found: Found, mechanism: str, size_bytes: int) -> bool:
+    values = _values(found, mechanism, "process")
+    return is_small_paged(values, size_bytes) if values else "HUGETLB" not in mechanism  # else by its label
 
 
-def _ratios(peers: Sequence[str], found: Found, size_bytes: int) -> Iterator[str]:
-    """Yield random reads by the plain peer, and the target: huge pages at least 1.2 times as fast as small ones."""
+def _ratios(mechanisms: Sequence[str], found: Found, size_bytes: int) -> Iterator[str]:
+    """Yield random reads by the plain mechanism, and the target: huge pages 1.2 times as fast as small ones."""
     plain = _values(found, PLAIN, "random")
     if plain is None:
         return
-    times = {peer: values["ns"] for peer in peers if peer != BASELINE and (values := _values(found, peer, "random"))}
-    rows = ([peer, f"{plain['ns'] / ns:.2f}"] for peer, ns in times.items())
+    times = {
+        mechanism: values["ns"]
+        for mechanism in mechanisms
+        if mechanism != BASELINE and (values := _values(found, mechanism, "random"))
+    }
+    rows = ([mechanism, f"{plain['ns'] / ns:.2f}"] for mechanism, ns in times.items())
     yield from _table([f"random reads, {PLAIN} = 1; more is faster"], rows, "---:|")
     yield ""
-    ours = [peer for peer in ("mshare thp", "mshare hugetlb") if peer in times]
-    small = [peer for peer in times if not peer.startswith("mshare ") and _has_small_pages(found, peer, size_bytes)]
+    ours = [mechanism for mechanism in ("mshare thp", "mshare hugetlb") if mechanism in times]
+    small = [
+        mechanism
+        for mechanism in times
+        if not mechanism.startswith("mshare ") and _has_small_pages(found, mechanism, size_bytes)
+    ]
     if ours and small:
-        slowest, fastest = max(times[peer] for peer in small), min(times[peer] for peer in small)
-        for peer in ours:
-            low, high = fastest / times[peer], slowest / times[peer]
+        slowest, fastest = max(times[mechanism] for mechanism in small), min(times[mechanism] for mechanism in small)
+        for mechanism in ours:
+            low, high = fastest / times[mechanism], slowest / times[mechanism]
             verdict = "met" if low >= _TARGET else "**missed**"
             yield (
-                f"Target: `{peer}` reads at least {_TARGET} times as fast as the peers with 4 KiB pages: "
-                f"{low:.2f} (the fastest of them) to {high:.2f} (the slowest): {verdict}."
+                f"Target: `{mechanism}` reads at least {_TARGET} times as fast as the other mechanisms with 4 KiB "
+                f"pages: {low:.2f} (the fastest of them) to {high:.2f} (the slowest): {verdict}."
             )
             yield ""
 
@@ -199,7 +214,7 @@ def _kept(values: Values) -> str:
     return "not seen" if values["kept_bytes"] is None else format_size(values["kept_bytes"])
 
 
-def _fates(peers: Sequence[str], found: Found, notes: _Notes) -> Iterator[str]:
+def _fates(mechanisms: Sequence[str], found: Found, notes: _Notes) -> Iterator[str]:
     columns: tuple[tuple[str, str, Callable[[Values], str]], ...] = (
         ("creator killed: a reader", "creator", lambda values: _good(values["others"], "goes on", notes)),
         ("a newcomer attaches", "creator", lambda values: _good(values["newcomer"], "yes", notes)),
@@ -209,15 +224,15 @@ def _fates(peers: Sequence[str], found: Found, notes: _Notes) -> Iterator[str]:
         ("the file system is full", "full", lambda values: _full(values, notes)),
     )
     rows = (
-        [peer, *(_cell(found, peer, column, notes, show) for _, column, show in columns)]
-        for peer in peers
-        if peer != BASELINE
+        [mechanism, *(_cell(found, mechanism, column, notes, show) for _, column, show in columns)]
+        for mechanism in mechanisms
+        if mechanism != BASELINE
     )
     yield from _table([header for header, _, _ in columns], rows, "---|")
 
 
-def _crowd(peers: Sequence[str], found: Found, notes: _Notes) -> Iterator[str]:
-    count = next((values["count"] for peer in peers if (values := _values(found, peer, "crowd"))), None)
+def _crowd(mechanisms: Sequence[str], found: Found, notes: _Notes) -> Iterator[str]:
+    count = next((values["count"] for mechanism in mechanisms if (values := _values(found, mechanism, "crowd"))), None)
     if count is None:
         return
     columns: tuple[tuple[str, Callable[[Values], str]], ...] = (
@@ -226,5 +241,7 @@ def _crowd(peers: Sequence[str], found: Found, notes: _Notes) -> Iterator[str]:
         ("PageTables per process", lambda values: format_size(values["page_tables_bytes"])),
         ("stopped by", lambda values: notes.mark(values["stopped"]) if values["stopped"] else ""),
     )
-    rows = ([peer, *(_cell(found, peer, "crowd", notes, show) for _, show in columns)] for peer in peers)
+    rows = (
+        [mechanism, *(_cell(found, mechanism, "crowd", notes, show) for _, show in columns)] for mechanism in mechanisms
+    )
     yield from _table([f"{count:,} processes: {columns[0][0]}", *(header for header, _ in columns[1:])], rows, "---:|")

@@ -11,8 +11,8 @@ from mshare.measure import Nothing, SharedMemory
 from .. import frameworks, mechanisms
 
 
-class Contender(NamedTuple):
-    """A peer, not yet made: its library is imported by the trials alone."""
+class MechanismSpec(NamedTuple):
+    """A mechanism, not yet made: its library is imported by the trials alone."""
 
     label: str
     spec: str
@@ -41,20 +41,20 @@ PLAIN = mechanisms.Memfd.label
 """What ratios are taken against: 4 KiB pages and nothing around them."""
 
 ALL = (
-    Contender(BASELINE, Nothing.spec),
+    MechanismSpec(BASELINE, Nothing.spec),
     *(
-        Contender(f"mshare {name}", f"mshare.measure.mechanisms:Mshare:{name}", huge_pages=name == "hugetlb")
+        MechanismSpec(f"mshare {name}", f"mshare.measure.mechanisms:Mshare:{name}", huge_pages=name == "hugetlb")
         for name in ("msharefs", "hugetlb", "thp", "shm")
     ),
-    Contender(PLAIN, mechanisms.Memfd.spec),
-    Contender(SharedMemory.label, SharedMemory.spec),
-    Contender("posix_ipc", mechanisms.PosixIpc.spec, "posix_ipc"),
-    Contender("sysv_ipc", f"{mechanisms.__name__}:SysV:small", "sysv_ipc"),
-    Contender("sysv_ipc SHM_HUGETLB", f"{mechanisms.__name__}:SysV:huge", "sysv_ipc", huge_pages=True),
-    Contender("SharedArray", mechanisms.SharedArray.spec, "SharedArray"),
-    Contender("Ray", frameworks.Ray.spec, "ray", heavy=True),
-    Contender("torch file_descriptor", f"{frameworks.__name__}:Torch:file_descriptor", "torch", heavy=True),
-    Contender("torch file_system", f"{frameworks.__name__}:Torch:file_system", "torch", heavy=True),
-    Contender("iceoryx2", frameworks.Iceoryx2.spec, "iceoryx2", heavy=True),
-    Contender("vineyard", frameworks.Vineyard.spec, "vineyard", heavy=True, hidden=True),
+    MechanismSpec(PLAIN, mechanisms.Memfd.spec),
+    MechanismSpec(SharedMemory.label, SharedMemory.spec),
+    MechanismSpec("posix_ipc", mechanisms.PosixIpc.spec, "posix_ipc"),
+    MechanismSpec("sysv_ipc", f"{mechanisms.__name__}:SysV:small", "sysv_ipc"),
+    MechanismSpec("sysv_ipc SHM_HUGETLB", f"{mechanisms.__name__}:SysV:huge", "sysv_ipc", huge_pages=True),
+    MechanismSpec("SharedArray", mechanisms.SharedArray.spec, "SharedArray"),
+    MechanismSpec("Ray", frameworks.Ray.spec, "ray", heavy=True),
+    MechanismSpec("torch file_descriptor", f"{frameworks.__name__}:Torch:file_descriptor", "torch", heavy=True),
+    MechanismSpec("torch file_system", f"{frameworks.__name__}:Torch:file_system", "torch", heavy=True),
+    MechanismSpec("iceoryx2", frameworks.Iceoryx2.spec, "iceoryx2", heavy=True),
+    MechanismSpec("vineyard", frameworks.Vineyard.spec, "vineyard", heavy=True, hidden=True),
 )

@@ -1,4 +1,4 @@
-"""Starts one trial: one column of one peer, in namespaces of its own, with a time limit.
+"""Starts one trial: one column of one mechanism, in namespaces of its own, with a time limit.
 
 Fact: daemons, resource trackers and segments outlive the processes that made them; that is among what we measure.
 Consequence: a trial would find what others left, and so would the machine. Decision: PID, mount and IPC namespaces per
@@ -23,7 +23,7 @@ from mshare.geometry import PMD
 
 from .. import pool
 from .inside import ANSWER, CROWD
-from .specs import Contender
+from .specs import MechanismSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Plan:
     limit_s: float
     """Time for one trial."""
     random_rounds: int = 1
-    """How often the contenders take turns at random reads, each time in a fresh process."""
+    """How often the mechanisms take turns at random reads, each time in a fresh process."""
 
     def size(self, column: str) -> int:
         """Return the size of the region for `column`."""
@@ -56,7 +56,7 @@ class Plan:
 class Outcome:
     """What one trial came to: values, or why there are none."""
 
-    peer: str
+    mechanism: str
     column: str
     seconds: float
     values: dict[str, Any] | None = None
@@ -66,17 +66,17 @@ class Outcome:
 _TAIL_CHARS = 600
 
 
-def run_trial(contender: Contender, column: str, plan: Plan) -> Outcome:
+def run_trial(spec: MechanismSpec, column: str, plan: Plan) -> Outcome:
     """Run it to its end, or to the time limit."""
     start = time.monotonic()
     size = plan.size(column)
-    with pool.pages(size + 8 * PMD) if contender.huge_pages else nullcontext((1, "")) as (_, problem):
-        values, failure = (None, problem) if problem else _run(contender, column, plan, size)
-    return Outcome(contender.label, column, round(time.monotonic() - start, 2), values, failure)
+    with pool.pages(size + 8 * PMD) if spec.huge_pages else nullcontext((1, "")) as (_, problem):
+        values, failure = (None, problem) if problem else _run(spec, column, plan, size)
+    return Outcome(spec.label, column, round(time.monotonic() - start, 2), values, failure)
 
 
-def _run(contender: Contender, column: str, plan: Plan, size: int) -> tuple[dict[str, Any] | None, str]:
-    request = {"contender": list(contender), "column": column, "size_bytes": size, "runs": plan.runs}
+def _run(spec: MechanismSpec, column: str, plan: Plan, size: int) -> tuple[dict[str, Any] | None, str]:
+    request = {"spec": list(spec), "column": column, "size_bytes": size, "runs": plan.runs}
     request |= {"count": plan.count if column == CROWD else 0, "limit_s": plan.limit_s}
     unshare = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"]
     if os.geteuid() != 0:
@@ -138,4 +138,4 @@ def middle(outcomes: Sequence[Outcome]) -> Outcome:
         "rounds": len(times),
     }
     failed = next((outcome.failure for outcome in outcomes if outcome.failure), "")
-    return Outcome(outcomes[0].peer, outcomes[0].column, seconds, values, failed)
+    return Outcome(outcomes[0].mechanism, outcomes[0].column, seconds, values, failed)

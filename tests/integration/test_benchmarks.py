@@ -1,4 +1,4 @@
-"""The benchmarks, tiny: every peer is measured, the report has every target, nothing is left and nothing changed."""
+"""The benchmarks, tiny: every mechanism is measured, the report has every target, nothing is left or changed."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def left_by(pid: int) -> list[Path]:
     return list(SHM.glob(f"mshare-bench-{pid}*"))
 
 
-def test_every_peer_is_in_json_and_report(tmp_path: Path) -> None:
+def test_every_mechanism_is_in_json_and_report(tmp_path: Path) -> None:
     files = ["--json", str(tmp_path / "out.json"), "--markdown", str(tmp_path / "out.md")]
     run = subprocess.Popen([*COMMAND, *files], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     output, steps = run.communicate()
     assert run.returncode == 0, steps
     document = json.loads((tmp_path / "out.json").read_text())
-    peers = {cost["peer"] for cost in document["costs"]}
+    mechanisms = {cost["mechanism"] for cost in document["costs"]}
     expected = {"nothing (baseline)", "mshare shm", "multiprocessing.shared_memory", "memfd (bare)", "posix_ipc"}
-    assert expected | {"SharedArray"} <= peers
-    assert ("mshare hugetlb" in peers) or any("hugetlb is missing" in note for note in document["notes"])
+    assert expected | {"SharedArray"} <= mechanisms
+    assert ("mshare hugetlb" in mechanisms) or any("hugetlb is missing" in note for note in document["notes"])
     assert {cost["size_bytes"] for cost in document["costs"]} == {4 << 20}
     assert document["machine"]["cpus"] == os.cpu_count()
     assert output == (tmp_path / "out.md").read_text()
     assert "## Targets" in output
-    assert all(peer in output for peer in peers)
+    assert all(mechanism in output for mechanism in mechanisms)
     assert left_by(run.pid) == []
 
 

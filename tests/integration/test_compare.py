@@ -1,4 +1,4 @@
-"""The comparison, tiny: real peers, real deaths; a peer's failure is a result; nothing is left on the machine."""
+"""The comparison, tiny: real mechanisms, real deaths; a failure is a result; nothing is left on the machine."""
 
 from __future__ import annotations
 
@@ -23,10 +23,19 @@ ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "benchmarks.compare", "--quick", "--size", "4M", "--random-size", "4M"]
 
 
-def test_two_peers_and_their_fates(tmp_path: Path) -> None:
-    peers = ["mshare shm", "multiprocessing.shared_memory"]
+def test_two_mechanisms_and_their_fates(tmp_path: Path) -> None:
+    mechanisms = ["mshare shm", "multiprocessing.shared_memory"]
     columns = ["process", "random", "creator", "full", "crowd"]
-    arguments = ["--peers", ",".join(peers), "--columns", ",".join(columns), "--small-size", "2M", "--processes", "5"]
+    arguments = [
+        "--mechanisms",
+        ",".join(mechanisms),
+        "--columns",
+        ",".join(columns),
+        "--small-size",
+        "2M",
+        "--processes",
+        "5",
+    ]
     files = ["--json", str(tmp_path / "out.json"), "--markdown", str(tmp_path / "out.md")]
     run = subprocess.run([*COMMAND, *arguments, *files], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
@@ -34,10 +43,10 @@ def test_two_peers_and_their_fates(tmp_path: Path) -> None:
     assert "root-of-mshare" not in Path("/proc/self/mountinfo").read_text()
     assert run.stdout == (tmp_path / "out.md").read_text()
     document = json.loads((tmp_path / "out.json").read_text())
-    found: dict[tuple[str, str], Any] = {(one["peer"], one["column"]): one for one in document["outcomes"]}
-    assert set(found) == {(peer, column) for peer in peers for column in columns}
+    found: dict[tuple[str, str], Any] = {(one["mechanism"], one["column"]): one for one in document["outcomes"]}
+    assert set(found) == {(mechanism, column) for mechanism in mechanisms for column in columns}
     assert not [one for one in found.values() if one["failure"]]
-    ours, rival = ({column: found[peer, column]["values"] for column in columns} for peer in peers)
+    ours, rival = ({column: found[mechanism, column]["values"] for column in columns} for mechanism in mechanisms)
     assert ours["creator"] == {
         "others": "ok",
         "newcomer": "ok",
@@ -66,8 +75,8 @@ def only_child(pid: int, comm: str) -> int:
 
 
 def test_an_interrupted_run_keeps_the_columns_that_were_done(tmp_path: Path) -> None:
-    peers, files = ["mshare shm", "posix_ipc"], [tmp_path / "out.json", tmp_path / "out.md"]
-    arguments = ["--peers", ",".join(peers), "--columns", "process,creator", "--small-size", "2M"]
+    mechanisms, files = ["mshare shm", "posix_ipc"], [tmp_path / "out.json", tmp_path / "out.md"]
+    arguments = ["--mechanisms", ",".join(mechanisms), "--columns", "process,creator", "--small-size", "2M"]
     arguments += ["--json", str(files[0]), "--markdown", str(files[1])]
     run = subprocess.Popen([*COMMAND, *arguments], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with run:
@@ -77,14 +86,14 @@ def test_an_interrupted_run_keeps_the_columns_that_were_done(tmp_path: Path) -> 
         assert run.communicate()[0] == ""
     assert run.returncode == 128 + signal.SIGTERM
     done = json.loads(files[0].read_text())["outcomes"]
-    assert [(one["peer"], one["column"]) for one in done] == [(peer, "process") for peer in peers]
+    assert [(one["mechanism"], one["column"]) for one in done] == [(mechanism, "process") for mechanism in mechanisms]
     assert "| posix_ipc |" in files[1].read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_death_of_the_benchmark_ends_its_trial(number: signal.Signals) -> None:
     run = subprocess.Popen(
-        [*COMMAND, "--peers", "mshare shm", "--columns", "creator"], cwd=ROOT, stderr=subprocess.PIPE
+        [*COMMAND, "--mechanisms", "mshare shm", "--columns", "creator"], cwd=ROOT, stderr=subprocess.PIPE
     )
     with run:
         first = only_child(only_child(run.pid, "python"), "unshare")

@@ -18,8 +18,8 @@ def children(pid: int) -> list[int]:
 
 
 def test_the_processes_share_one_resource_tracker() -> None:
-    peer = SharedMemory()
-    with actor(peer) as creator, Child(crowd._PROGRAM, peer.spec, creator.make(_NAME, 1 << 20)) as zygote:
+    mechanism = SharedMemory()
+    with actor(mechanism) as creator, Child(crowd._PROGRAM, mechanism.spec, creator.make(_NAME, 1 << 20)) as zygote:
         zygote.answer()
         zygote.ask(count=3, limit_s=60.0)
         assert zygote.answer() == {"attached": 3, "stopped": ""}
@@ -28,7 +28,7 @@ def test_the_processes_share_one_resource_tracker() -> None:
         assert [grandchild for child in forked for grandchild in children(child)] == []
 
 
-def test_a_limit_of_the_benchmark_is_no_failure_of_the_peer() -> None:
+def test_a_limit_of_the_benchmark_is_no_failure_of_the_mechanism() -> None:
     assert crowd._gather(Nothing(), "", 3, -1.0) == {
         "attached": 0,
         "stopped": "stopped by this benchmark, after -1 s",

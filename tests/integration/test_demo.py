@@ -80,9 +80,9 @@ def test_it_shows_what_it_promises_and_leaves_nothing(world: Path) -> None:
     assert story["latecomer_agrees"] is True
     assert 0 < story["columns_written_when_killed"] < story["columns"] == 19
     assert 0 < story["rows_done_when_killed"] < story["rows"] * 5
-    peers = {line["cost"]["peer"]: line["cost"] for line in result["bill"]["lines"]}
-    assert {"mshare shm", "multiprocessing.shared_memory"} <= set(peers)
-    assert peers["mshare shm"]["process"]["vmpte_bytes"] >= 8 * 4096
+    mechanisms = {line["cost"]["mechanism"]: line["cost"] for line in result["bill"]["lines"]}
+    assert {"mshare shm", "multiprocessing.shared_memory"} <= set(mechanisms)
+    assert mechanisms["mshare shm"]["process"]["vmpte_bytes"] >= 8 * 4096
     assert all(line["projected_bytes"] is None for line in result["bill"]["lines"])
     assert result["left_behind"] == []
     assert files_of(demo.pid, world) == []

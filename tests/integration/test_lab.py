@@ -50,9 +50,9 @@ def lab_groups() -> list[Path]:
     return list(Path("/sys/fs/cgroup").rglob(f"mshare-lab-{os.getpid()}"))
 
 
-def load(way: str, limit_bytes: int, clients: int) -> Run:
+def load(mechanism: str, limit_bytes: int, clients: int) -> Run:
     with group(limit_bytes) as limit:
-        return sga.conduct(way, sga.Load(SIZE, clients, samples=10), limit)
+        return sga.conduct(mechanism, sga.Load(SIZE, clients, samples=10), limit)
 
 
 @pytest.fixture(autouse=True)
@@ -64,11 +64,11 @@ def nothing_is_left(world: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("way", "tables", "faults"),
+    ("mechanism", "tables", "faults"),
     [("plain", 136 * KIB, PAGES // 16), ("thp", 8 * KIB, SIZE // (2 * MIB))],
 )
-def test_everybody_reads_everything_and_survives_the_creator(way: str, tables: int, faults: int) -> None:
-    run = load(way, 400 * MIB, 20)
+def test_everybody_reads_everything_and_survives_the_creator(mechanism: str, tables: int, faults: int) -> None:
+    run = load(mechanism, 400 * MIB, 20)
     assert (run.reached, run.ended_by, run.oom_kills, run.wrong) == (20, None, 0, 0)
     # A table per 2 MiB or 1 GiB, and the two above it, that no client has without the region.
     assert run.per_client_bytes() == pytest.approx(tables, rel=0.01 if run.limit_kind == V1 else 0.3)
@@ -221,11 +221,11 @@ def test_the_command_gives_table_picture_and_json(tmp_path: Path) -> None:
     with group(MIB):
         pass
     picture = tmp_path / "sga.svg"
-    small = ("--memory", "400M", "--size", "64M", "--clients", "5", "--ways", "thp,msharefs")
+    small = ("--memory", "400M", "--size", "64M", "--clients", "5", "--mechanisms", "thp,msharefs")
     done = command(*small, "--picture", str(picture))
     assert done.returncode == 0, done.stderr
     header, ours, other, *rest = done.stdout.splitlines()
-    assert header.split()[:2] == ["WAY", "CLIENTS"]
+    assert header.split()[:2] == ["MECHANISM", "CLIENTS"]
     assert ours.split()[:3] == ["mshare", "thp", "5"]
     assert other.split() == ["mshare", "msharefs", *"-----"]
     assert max(map(len, (header, ours, other))) <= 80
@@ -233,13 +233,13 @@ def test_the_command_gives_table_picture_and_json(tmp_path: Path) -> None:
     assert "mshare thp: 5 of 5 clients" in done.stderr
     assert "mshare thp: 5 clients" in picture.read_text()
     runs = [Run.from_json(run) for run in json.loads(command(*small, "--json").stdout)["runs"]]
-    assert [(run.way, run.reached) for run in runs] == [("thp", 5), ("msharefs", 0)]
+    assert [(run.mechanism, run.reached) for run in runs] == [("thp", 5), ("msharefs", 0)]
 
 
 def test_the_command_goes_on_after_a_way_that_failed_and_says_so() -> None:
     with group(MIB):
         pass
-    done = command("--memory", "40M", "--size", "64M", "--clients", "3", "--ways", "plain,msharefs")
+    done = command("--memory", "40M", "--size", "64M", "--clients", "3", "--mechanisms", "plain,msharefs")
     assert done.returncode == 1
     assert "tmpfs + mmap FAILED: process " in done.stdout
     assert "mshare msharefs cannot be had: " in done.stdout
@@ -249,7 +249,7 @@ def test_the_command_goes_on_after_a_way_that_failed_and_says_so() -> None:
 def test_an_interrupted_run_leaves_nothing(number: int) -> None:
     with group(MIB):
         pass
-    line = [sys.executable, "-m", "mshare", "lab", "sga", "--memory", "400M", "--size", "64M", "--ways", "plain"]
+    line = [sys.executable, "-m", "mshare", "lab", "sga", "--memory", "400M", "--size", "64M", "--mechanisms", "plain"]
     started = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
     assert started.stderr is not None
     assert "making" in started.stderr.readline()
@@ -261,8 +261,8 @@ def test_an_interrupted_run_leaves_nothing(number: int) -> None:
     assert not list(Path("/sys/fs/cgroup").rglob(f"mshare-lab-{started.pid}"))
 
 
-def test_an_unknown_way_is_a_usage_error() -> None:
-    done = command("--ways", "thp,\x1b[2J")
+def test_an_unknown_mechanism_is_a_usage_error() -> None:
+    done = command("--mechanisms", "thp,\x1b[2J")
     assert done.returncode == 2
     assert "\\x1b[2J" in done.stderr
     assert "\x1b" not in done.stderr

@@ -13,7 +13,7 @@ import pytest
 import mshare
 from mshare import backends
 from mshare.geometry import PMD
-from mshare.measure import Cost, Mshare, Nothing, Peer, SharedMemory, Slope, measure, measure_slope
+from mshare.measure import Cost, Mechanism, Mshare, Nothing, SharedMemory, Slope, measure, measure_slope
 from mshare.measure.cost import existing, page_tables_growth, process_costs
 from mshare.measure.mechanisms import load
 from mshare.measure.probe import scan
@@ -26,8 +26,8 @@ SIZE = 16 * MIB
 SHM = Path("/dev/shm")
 
 
-def cost_of(peer: Peer) -> Cost:
-    return measure(peer, SIZE, name="mshare-test-measure", processes=2, runs=1, cycles=3)
+def cost_of(mechanism: Mechanism) -> Cost:
+    return measure(mechanism, SIZE, name="mshare-test-measure", processes=2, runs=1, cycles=3)
 
 
 def test_vmpte_is_what_geometry_says(backend: str) -> None:
@@ -67,18 +67,18 @@ def test_the_standard_library_goes_through_the_same_code(world: Path) -> None:
 
 def test_a_measured_process_does_not_take_the_segment_along(world: Path) -> None:
     """Before Python 3.13 a process that ends removes the segments it has attached (cpython #82300)."""
-    peer = SharedMemory()
-    with existing(peer, f"mshare-test-tracker-{os.getpid()}", MIB) as memory:
-        assert len(process_costs(peer, memory.token, runs=2, cycles=1)) == 2
+    mechanism = SharedMemory()
+    with existing(mechanism, f"mshare-test-tracker-{os.getpid()}", MIB) as memory:
+        assert len(process_costs(mechanism, memory.token, runs=2, cycles=1)) == 2
         assert (SHM / f"mshare-test-tracker-{os.getpid()}").exists()
 
 
 def test_the_machines_page_tables_grow_by_what_processes_say(world: Path) -> None:
     """Other programs' tables are in the figure, so it is asked up to ten times for one that nobody disturbed."""
-    peer, size, processes = Mshare("shm"), 64 * MIB, 3
+    mechanism, size, processes = Mshare("shm"), 64 * MIB, 3
     expected = 32 * 4096 + 2 * 4096
-    with existing(peer, "growth", size) as memory:
-        grown = (page_tables_growth(peer, memory.token, size, processes) for _ in range(10))
+    with existing(mechanism, "growth", size) as memory:
+        grown = (page_tables_growth(mechanism, memory.token, size, processes) for _ in range(10))
         assert any(abs(growth - expected) <= expected // 4 for growth in grown)
 
 
@@ -114,9 +114,11 @@ def test_a_slope_is_one_table_of_2_mib_leaves(world: Path) -> None:
     assert 4096 <= slope.vmpte_bytes_per_gib <= 4 * 4096
 
 
-@pytest.mark.parametrize("peer", [Mshare("shm"), Nothing(), SharedMemory()], ids=lambda peer: str(peer.label))
-def test_a_peer_comes_back_from_its_spec(peer: Peer) -> None:
-    assert load(peer.spec).label == peer.label
+@pytest.mark.parametrize(
+    "mechanism", [Mshare("shm"), Nothing(), SharedMemory()], ids=lambda mechanism: str(mechanism.label)
+)
+def test_a_mechanism_comes_back_from_its_spec(mechanism: Mechanism) -> None:
+    assert load(mechanism.spec).label == mechanism.label
 
 
 def test_scan_reads_every_byte(world: Path) -> None:
@@ -127,9 +129,9 @@ def test_scan_reads_every_byte(world: Path) -> None:
             assert scan(region.buf) != before
 
 
-def test_children_see_what_peers_attach(world: Path) -> None:
-    peer = Mshare("shm")
-    with existing(peer, "seen", MIB) as memory, closing(peer.attach(memory.token)) as attachment:
+def test_children_see_what_mechanisms_attach(world: Path) -> None:
+    mechanism = Mshare("shm")
+    with existing(mechanism, "seen", MIB) as memory, closing(mechanism.attach(memory.token)) as attachment:
         assert attachment.buf is not None
         assert len(attachment.buf) == MIB
 

@@ -13,10 +13,10 @@ KIB, MIB = 1 << 10, 1 << 20
 SIZE = 32 * MIB
 
 
-def load(way, limit_bytes, clients):
+def load(mechanism, limit_bytes, clients):
     with control_group(limit_bytes) as limit:
         assert limit.kind == V2
-        run = sga.conduct(way, sga.Load(SIZE, clients, samples=10), limit)
+        run = sga.conduct(mechanism, sga.Load(SIZE, clients, samples=10), limit)
         group = limit.group
     assert not group.exists()
     assert not Path("/dev/shm", f"mshare-lab-{group.name.rpartition('-')[2]}").exists()

@@ -18,7 +18,7 @@ samples = st.lists(st.builds(Sample, st.integers(1, 5000), bytes_, bytes_), max_
 spreads = st.lists(st.integers(0, 1 << 40), max_size=5).map(Spread.of)
 runs = st.builds(
     Run,
-    way=st.text(),
+    mechanism=st.text(),
     label=st.text(),
     size_bytes=bytes_,
     step_bytes=st.sampled_from((4096, 2 * MIB)),
@@ -45,7 +45,7 @@ def test_a_run_survives_json(run: Run) -> None:
 )
 def test_what_processes_cost_without_the_region_is_taken_out(start: int, each: int, own: int, counts: set[int]) -> None:
     run = Run(
-        "way", "label", 1, 4096, 2000,
+        "mechanism", "label", 1, 4096, 2000,
         samples=tuple(Sample(n, start + (each + own) * n, 0) for n in sorted(counts)),
         base=tuple(Sample(n, own * n, 0) for n in sorted(counts)),
     )  # fmt: skip

@@ -24,8 +24,8 @@ DOCUMENT: dict[str, Any] = {
 }
 
 
-def read_in(peer: str, ns: float) -> Outcome:
-    return Outcome(peer, "random", 1.0, {"ns": ns})
+def read_in(mechanism: str, ns: float) -> Outcome:
+    return Outcome(mechanism, "random", 1.0, {"ns": ns})
 
 
 @given(st.text(min_size=1))
@@ -39,7 +39,7 @@ def test_a_failure_is_shown_in_its_own_words_on_one_line(failure: str) -> None:
 
 
 def test_the_same_message_is_one_note() -> None:
-    outcomes = [Outcome(peer, "random", 1.0, None, "no room") for peer in ("Ray", "vineyard")]
+    outcomes = [Outcome(mechanism, "random", 1.0, None, "no room") for mechanism in ("Ray", "vineyard")]
     text = report.markdown(DOCUMENT, PLAN, outcomes)
     assert text.count("failed [1]") == 2
     assert "[2]" not in text
@@ -53,7 +53,7 @@ def test_what_is_missing_and_how_busy_the_machine_was_is_said() -> None:
 
 
 @pytest.mark.parametrize(("ns", "verdict"), [(10.0, "met"), (11.0, "**missed**")])
-def test_the_target_is_judged_by_the_fastest_peer_with_small_pages(ns: float, verdict: str) -> None:
+def test_the_target_is_judged_by_the_fastest_mechanism_with_small_pages(ns: float, verdict: str) -> None:
     outcomes = [
         read_in("mshare thp", ns),
         read_in(specs.PLAIN, 13.0),
@@ -81,12 +81,12 @@ def test_a_death_by_signal_is_bold_and_an_error_is_not() -> None:
     assert "/memfd:v (deleted)" in text
 
 
-def costs(peer: str, vmpte_bytes: int) -> Outcome:
+def costs(mechanism: str, vmpte_bytes: int) -> Outcome:
     times = dict.fromkeys(("first_attach_ns", "attach_ns", "fork_ns", "exit_ns"), 1000)
-    return Outcome(peer, "process", 1.0, {"vmpte_bytes": vmpte_bytes, "minor_faults": 1, **times})
+    return Outcome(mechanism, "process", 1.0, {"vmpte_bytes": vmpte_bytes, "minor_faults": 1, **times})
 
 
-def test_the_pages_of_a_peer_are_told_by_its_page_tables_where_they_were_measured() -> None:
+def test_the_pages_of_a_mechanism_are_told_by_its_page_tables_where_they_were_measured() -> None:
     read = [read_in("mshare thp", 10.0), read_in(specs.PLAIN, 20.0), read_in("Ray", 11.0), read_in("other", 12.0)]
     measured = [costs(specs.PLAIN, 2 << 20), costs("Ray", 8 << 10), costs("other", (2 << 20) - 8192)]
     text = report.markdown(DOCUMENT, PLAN, [*read, *measured])
@@ -148,17 +148,17 @@ def test_rounds_of_random_reads_are_shown_by_their_median_and_their_spread() -> 
 def test_contenders_take_turns_at_random_reads_in_alternating_order(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def run(contender: specs.Contender, column: str, plan: Plan) -> Outcome:
+    def run(mechanism: specs.MechanismSpec, column: str, plan: Plan) -> Outcome:
         del plan
-        asked.append(contender.label)
-        return Outcome(contender.label, column, 1.0, {"ns": float(len(asked)), "best_ns": 1.0})
+        asked.append(mechanism.label)
+        return Outcome(mechanism.label, column, 1.0, {"ns": float(len(asked)), "best_ns": 1.0})
 
     monkeypatch.setattr(trial, "run_trial", run)
-    who = [specs.Contender(label, "") for label in "ab"]
+    who = [specs.MechanismSpec(label, "") for label in "ab"]
     plan = replace(PLAN, random_rounds=3)
     found = _measure("random", who, plan)
     assert asked == ["a", "b", "b", "a", "a", "b"]
-    assert [(one.peer, one.values and one.values["ns"]) for one in found] == [("a", 4.0), ("b", 3.0)]
+    assert [(one.mechanism, one.values and one.values["ns"]) for one in found] == [("a", 4.0), ("b", 3.0)]
     asked.clear()
     _measure("process", who, plan)
     assert asked == ["a", "b"]

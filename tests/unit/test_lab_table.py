@@ -37,7 +37,7 @@ def test_a_run_that_died_is_marked_and_extrapolated() -> None:
 
 def test_a_way_that_cannot_be_used_has_a_row_and_its_reason() -> None:
     gone = replace(DEAD, label="other\x1b[2J", unavailable="no \x1b module", oom_kills=0)
-    assert cells(gone)["WAY"] == "other\\x1b[2J"
+    assert cells(gone)["MECHANISM"] == "other\\x1b[2J"
     assert notes([gone]) == ["other\\x1b[2J cannot be had: no \\x1b module"]
     assert any(line.endswith("no \\x1b module") for line in notes([DEAD, gone]))
 

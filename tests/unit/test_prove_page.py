@@ -14,11 +14,11 @@ from mshare.lab.run import Run, Sample, Spread
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 
-def run(way: str, size: int, own: int, each: int, reached: int, **more: Any) -> Run:
+def run(mechanism: str, size: int, own: int, each: int, reached: int, **more: Any) -> Run:
     """A run whose region costs `own` and `each` per client, beside 64 KiB of a client's own."""
     counts = (1, reached)
     return Run(
-        way, f"label of {way}", size, 4096, 1500, "machine", 4 * GIB,
+        mechanism, f"label of {mechanism}", size, 4096, 1500, "machine", 4 * GIB,
         samples=tuple(Sample(n, own + (each + 64 * KIB) * n, GIB) for n in counts),
         base=tuple(Sample(n, 64 * KIB * n, 3 * GIB) for n in counts),
         created_tables_bytes=own, reached=reached, asked=reached, survivors=reached, newcomer="ok",
@@ -61,7 +61,7 @@ def test_targets_are_judged_by_what_was_measured() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ways", "missed"),
+    ("mechanisms", "missed"),
     [
         ([replace(PLAIN, reached=1500)], "4 KiB pages of one's own: memory runs out, and the kernel says so"),
         ([replace(PLAIN, oom_log=())], "4 KiB pages of one's own: memory runs out, and the kernel says so"),
@@ -77,8 +77,8 @@ def test_targets_are_judged_by_what_was_measured() -> None:
         ),
     ],
 )
-def test_each_target_can_be_missed(ways: list[Run], missed: str) -> None:
-    found = targets(results(guest=ways))
+def test_each_target_can_be_missed(mechanisms: list[Run], missed: str) -> None:
+    found = targets(results(guest=mechanisms))
     assert [target.text for target in found if not target.met] == [missed]
 
 
@@ -148,7 +148,7 @@ def test_the_full_size_says_how_its_tables_are_filled() -> None:
 
 def test_each_way_has_a_guest_of_the_servers_size() -> None:
     found = prove.guests(128)
-    assert [guest.name for guest in found] == [*prove.WAYS, "sweep", "full"]
+    assert [guest.name for guest in found] == [*prove.MECHANISMS, "sweep", "full"]
     assert {guest.memory_bytes for guest in found[:5]} == {4 * GIB}
     hugetlb = next(guest for guest in found if guest.name == "hugetlb")
     assert hugetlb.huge_pages * 2 * MIB >= 300 * GIB // 128
@@ -156,8 +156,8 @@ def test_each_way_has_a_guest_of_the_servers_size() -> None:
 
 def test_a_small_run_has_one_guest_and_the_way_that_dies_comes_last() -> None:
     (guest,) = prove.guests(512)
-    ways = [way for load in guest.loads for way in load[1].split(",")]
-    assert {*ways, "shared_memory"} == set(prove.WAYS)
-    assert ways[0] == "hugetlb"  # its pages are given back after it
-    assert ways[-1] == "plain"
+    mechanisms = [mechanism for load in guest.loads for mechanism in load[1].split(",")]
+    assert {*mechanisms, "shared_memory"} == set(prove.MECHANISMS)
+    assert mechanisms[0] == "hugetlb"  # its pages are given back after it
+    assert mechanisms[-1] == "plain"
     assert guest.huge_pages * 2 * MIB >= 300 * GIB // 512

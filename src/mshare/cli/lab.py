@@ -13,7 +13,7 @@ import typer
 
 from ..geometry import PAGE, PMD
 from ..lab import limit, picture, scale, sga, table
-from ..lab.mechanisms import WAYS
+from ..lab.mechanisms import MECHANISMS
 from ..lab.run import Run
 from ..report import printable
 from ..units import format_size, parse_size
@@ -24,11 +24,11 @@ from ._progress import steps
 
 EXAMPLES = """
 mshare lab sga
-mshare lab sga --factor 512 --ways plain,thp
+mshare lab sga --factor 512 --mechanisms plain,thp
 mshare lab sga --picture sga.svg --json
 """
 
-DEFAULT_WAYS = "plain,shared_memory,thp,hugetlb,msharefs"
+DEFAULT_MECHANISMS = "plain,shared_memory,thp,hugetlb,msharefs"
 
 
 class Experiment(StrEnum):
@@ -43,9 +43,9 @@ def command(
     factor: Annotated[
         int, typer.Option(min=1, max=scale.MOST, metavar="N", help="Divide the sizes of the proposal's server by it.")
     ] = 128,
-    ways: Annotated[
-        str, typer.Option(metavar="WAY,...", help=f"Of {', '.join(WAYS)}; one after the other.")
-    ] = DEFAULT_WAYS,
+    mechanisms: Annotated[
+        str, typer.Option(metavar="MECHANISM,...", help=f"Of {', '.join(MECHANISMS)}; one after the other.")
+    ] = DEFAULT_MECHANISMS,
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Instead of 512 GiB / N.")] = None,
     size: Annotated[str | None, typer.Option(metavar="SIZE", help="Shared, instead of 300 GiB / N.")] = None,
     clients: Annotated[
@@ -73,10 +73,10 @@ def command(
         server.clients if clients is None else clients,
         PMD if sparse else PAGE,
     )
-    chosen = ways.split(",")
-    for way in chosen:
-        if way not in WAYS:
-            raise UsageError(f"{printable(way)!r} is no way to share memory here; there are {', '.join(WAYS)}")
+    chosen = mechanisms.split(",")
+    for mechanism in chosen:
+        if mechanism not in MECHANISMS:
+            raise UsageError(f"unknown mechanism {printable(mechanism)!r}: use {', '.join(MECHANISMS)}")
     if drawn is not None:
         with extra("report"):
             import matplotlib  # noqa: F401
@@ -87,9 +87,9 @@ def command(
             signal.signal(number, lambda number, _: sys.exit(128 + number))
     runs = []
     with steps() as tell:
-        for way in chosen:
+        for mechanism in chosen:
             with _limit(limited, whole_machine=whole_machine) as under:
-                runs.append(sga.conduct(way, load, under, tell))
+                runs.append(sga.conduct(mechanism, load, under, tell))
     if as_json:
         print_json({"factor": factor, "runs": [run.as_json() for run in runs]})
     else:

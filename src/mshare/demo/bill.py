@@ -11,7 +11,7 @@ from ..backend import Backend
 from ..errors import MshareError
 from ..geometry import PAGE, PMD, page_tables
 from ..linux.memory import memory_room
-from ..measure import Cost, Mshare, Peer, SharedMemory, Slope, measure, measure_slope
+from ..measure import Cost, Mechanism, Mshare, SharedMemory, Slope, measure, measure_slope
 from ..measure.projection import SLOPE_BYTES
 from ..units import GIB, format_size
 
@@ -48,9 +48,9 @@ def _room(backend: Backend) -> int:
     return min(backend.space().free_bytes, memory_room().free_bytes if backend.name != "hugetlb" else 1 << 62)
 
 
-def _peers(size_bytes: int) -> tuple[list[tuple[Peer, int]], list[str]]:
+def _mechanisms(size_bytes: int) -> tuple[list[tuple[Mechanism, int]], list[str]]:
     """Return what can be measured, each with the bytes of memory it may take, and why the rest cannot."""
-    peers: list[tuple[Peer, int]] = []
+    mechanisms: list[tuple[Mechanism, int]] = []
     notes = []
     for backend in backends.ALL:
         available = backend.availability()
@@ -59,10 +59,10 @@ def _peers(size_bytes: int) -> tuple[list[tuple[Peer, int]], list[str]]:
         elif (room := _room(backend)) < backend.charge(size_bytes + PMD):
             notes.append(f"{backend.name} is missing: it has room for {format_size(room)} only")
         else:
-            peers.append((Mshare(backend.name), room))
+            mechanisms.append((Mshare(backend.name), room))
     shm = backends.ALL[-1]
-    peers.append((SharedMemory(), _room(shm)))
-    return peers, notes
+    mechanisms.append((SharedMemory(), _room(shm)))
+    return mechanisms, notes
 
 
 def draw_up(name: str, size_bytes: int, *, runs: int, slopes: bool, tell: Callable[[str], None]) -> Bill:
@@ -71,32 +71,34 @@ def draw_up(name: str, size_bytes: int, *, runs: int, slopes: bool, tell: Callab
     - `runs`: fresh processes per row, for the medians.
     - `slopes`: measure what one more GiB costs, too, on 2 GiB of memory, for the projection.
     """
-    peers, notes = _peers(size_bytes)
+    mechanisms, notes = _mechanisms(size_bytes)
     lines = []
-    for peer, room in peers:
+    for mechanism, room in mechanisms:
         try:
-            cost = measure(peer, size_bytes, name=name, processes=_AT_ONCE, runs=runs, step=tell)
+            cost = measure(mechanism, size_bytes, name=name, processes=_AT_ONCE, runs=runs, step=tell)
             slope = None
             if slopes and room >= SLOPE_BYTES + _SPARE_BYTES:
-                slope = measure_slope(peer, name=name, step=tell)
+                slope = measure_slope(mechanism, name=name, step=tell)
             elif slopes:
-                notes.append(f"{peer.label}: no projection, measuring it takes {format_size(SLOPE_BYTES)} of memory")
+                notes.append(
+                    f"{mechanism.label}: no projection, measuring it takes {format_size(SLOPE_BYTES)} of memory"
+                )
         except MshareError as error:  # somebody else took the memory meanwhile
-            notes.append(f"{peer.label} is missing: {error}")
+            notes.append(f"{mechanism.label} is missing: {error}")
             continue
         projected = slope.projected_bytes(PROJECTED_BYTES, PROJECTED_PROCESSES) if slope else None
         if slope and slope.is_shared:
             notes.append(
-                f"{peer.label}: the kernel shares the last level of whole GiB between processes: VmPTE counts it in "
-                "each, the projection once"
+                f"{mechanism.label}: the kernel shares the last level of whole GiB between processes: VmPTE counts it "
+                "in each, the projection once"
             )
-        if projected is not None and isinstance(peer, Mshare) and peer.backend == "msharefs":
+        if projected is not None and isinstance(mechanism, Mshare) and mechanism.backend == "msharefs":
             tables = page_tables(PROJECTED_BYTES, leaf_size=PAGE)
             owned = (tables.pte_pages + tables.pmd_pages) * PAGE
             projected += owned
             notes.append(
-                f"{peer.label}: the tables belong to the region, so no process pays for them; the projection adds them "
-                f"once, {format_size(owned)}"
+                f"{mechanism.label}: the tables belong to the region, so no process pays for them; the projection adds "
+                f"them once, {format_size(owned)}"
             )
         lines.append(Line(cost, slope, projected))
     return Bill(size_bytes, tuple(lines), tuple(notes))

@@ -61,7 +61,7 @@ def table(bill: Bill) -> Table:
         paid = line.cost.process
         rows.append(
             (
-                line.cost.peer,
+                line.cost.mechanism,
                 format_size(paid.vmpte_bytes),
                 format_size(line.cost.page_tables_bytes),
                 f"{paid.minor_faults:,}",

@@ -1,7 +1,7 @@
 """The process that makes the region, and is killed while others use it; and one that comes later. May depend on:
 mechanisms, run, measure.child, geometry.
 
-Both are fresh interpreters (`measure.child.Child`) and use the library of the way under test.
+Both are fresh interpreters (`measure.child.Child`) and use the library of the mechanism under test.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from ..geometry import PAGE
 from ..measure.child import requests, say
-from .mechanisms import WAYS
+from .mechanisms import MECHANISMS
 from .run import again_step_bytes
 
 CREATOR = "from mshare.lab.creator import create; create()"
@@ -28,10 +28,10 @@ def _pieces(view: memoryview, step: int) -> Iterator[memoryview]:
 
 def create() -> None:
     """Make the region when asked, write 1 to the first byte of every `step` bytes, say where it is, and live on."""
-    way, name, size, step = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    mechanism, name, size, step = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     for _ in requests():
         try:
-            place, view = WAYS[way].create(name, size, step > PAGE)
+            place, view = MECHANISMS[mechanism].create(name, size, step > PAGE)
         except OSError as error:
             say({"error": str(error)})
             return
@@ -42,10 +42,10 @@ def create() -> None:
 
 def come() -> None:
     """Attach by name and read as the survivors do: say how many hold what the creator wrote."""
-    way, name, size, step = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    mechanism, name, size, step = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     for _ in requests():
         try:
-            view = WAYS[way].newcomer(name, size)
+            view = MECHANISMS[mechanism].newcomer(name, size)
         except OSError as error:
             say({"error": str(error)})
             return

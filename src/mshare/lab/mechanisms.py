@@ -1,7 +1,7 @@
-"""Ways to share a region: what its creator does, and what attaches later by name. May depend on: creation, attachment,
-removal, linux, geometry.
+"""Mechanisms to share a region: what its creator does, and what attaches later by name. May depend on: creation,
+attachment, removal, linux, geometry.
 
-Clients of all ways but one attach alike: `open` and `mmap` at the address (see `zygote`).
+Clients of all mechanisms but one attach alike: `open` and `mmap` at the address (see `zygote`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _kept: list[object] = []
 class Place(NamedTuple):
     """Where clients find the region."""
 
-    way: str
+    kind: str
     """How they attach: `file`, `shared_memory`, or `nothing` for clients that attach nothing."""
     path: str
     """The file; for `shared_memory` the name."""
@@ -37,8 +37,8 @@ class Place(NamedTuple):
 NOTHING = Place("nothing", "", 0, 0, 0)
 
 
-class Way(NamedTuple):
-    """A way to share memory."""
+class LabMechanism(NamedTuple):
+    """A mechanism for sharing memory, as the lab needs it."""
 
     name: str
     """On the command line and in results."""
@@ -101,23 +101,26 @@ def _newcomer(name: str, size: int) -> memoryview:
     return region.buf[:size]
 
 
-WAYS = {
-    way.name: way
-    for way in (
-        Way("plain", "tmpfs + mmap", _create_plain, _newcomer_plain),
-        Way("shared_memory", "multiprocessing.shared_memory", _create_standard, _newcomer_standard),
-        *(Way(name, f"mshare {name}", _create_on(name), _newcomer) for name in ("shm", "thp", "hugetlb", "msharefs")),
+MECHANISMS = {
+    mechanism.name: mechanism
+    for mechanism in (
+        LabMechanism("plain", "tmpfs + mmap", _create_plain, _newcomer_plain),
+        LabMechanism("shared_memory", "multiprocessing.shared_memory", _create_standard, _newcomer_standard),
+        *(
+            LabMechanism(name, f"mshare {name}", _create_on(name), _newcomer)
+            for name in ("shm", "thp", "hugetlb", "msharefs")
+        ),
     )
 }
 """In the order in which they are shown."""
 
 
-def remove(way: str, name: str) -> None:
+def remove(mechanism: str, name: str) -> None:
     """Take the region's name away, if it is still there: its creator may be dead, or never have got that far."""
     with suppress(FileNotFoundError):
-        if way == "plain":
+        if mechanism == "plain":
             _plain_path(name).unlink()
-        elif way == "shared_memory":
+        elif mechanism == "shared_memory":
             # Not through SharedMemory, which would hand the name to a resource tracker of this process.
             Path("/dev/shm", name).unlink()
         else:

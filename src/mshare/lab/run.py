@@ -67,9 +67,9 @@ NOBODY = Spread(0.0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One way of sharing under the load."""
+    """One mechanism under the load."""
 
-    way: str
+    mechanism: str
     label: str
     size_bytes: int
     step_bytes: int
@@ -79,7 +79,7 @@ class Run:
     limit_kind: str = ""
     limit_bytes: int = 0
     unavailable: str | None = None
-    """Why this way cannot be had here. Nothing else counts then."""
+    """Why this mechanism cannot be had here. Nothing else counts then."""
     failure: str | None = None
     """What went wrong before the end. The rest is what was known by then."""
     samples: tuple[Sample, ...] = ()

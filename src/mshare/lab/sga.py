@@ -18,7 +18,7 @@ from .creator import CREATOR, NEWCOMER
 from .fleet import Fleet, fleet
 from .kernel_log import lines_of, oom_excerpt
 from .limit import Limit, quiet
-from .mechanisms import NOTHING, WAYS, Place, remove
+from .mechanisms import MECHANISMS, NOTHING, Place, remove
 from .run import Run, Sample, Spread, again_step_bytes
 
 Tell = Callable[[str], None]
@@ -66,19 +66,19 @@ class KernelLog:
         return lines_of(text.decode("utf-8", "replace"))
 
 
-def conduct(way: str, load: Load, limit: Limit, tell: Tell = lambda _: None) -> Run:
-    """Put the load on one way of sharing and return what happened. Everything of it is gone afterwards.
+def conduct(mechanism: str, load: Load, limit: Limit, tell: Tell = lambda _: None) -> Run:
+    """Put the load on one mechanism and return what happened. Everything of it is gone afterwards.
 
     Clients offer themselves to the kernel's killing (`oom_score_adj`). Where something goes wrong on the way, `failure`
     says so.
     """
     began = time.monotonic()
     result = Run(
-        way, WAYS[way].label, load.size_bytes, load.step_bytes, load.clients, limit.kind, limit.limit_bytes,
-        workers=load.workers, facts=_facts(),
+        mechanism, MECHANISMS[mechanism].label, load.size_bytes, load.step_bytes, load.clients, limit.kind,
+        limit.limit_bytes, workers=load.workers, facts=_facts(),
     )  # fmt: skip
     name = f"mshare-lab-{os.getpid()}"
-    arguments = (way, name, str(load.size_bytes), str(load.step_bytes))
+    arguments = (mechanism, name, str(load.size_bytes), str(load.step_bytes))
     try:
         with Child(CREATOR, *arguments) as creator:
             limit.enter(creator.pid)
@@ -100,7 +100,7 @@ def conduct(way: str, load: Load, limit: Limit, tell: Tell = lambda _: None) -> 
     except ChildProcessError as error:
         result = replace(result, failure=str(error))
     finally:
-        remove(way, name)
+        remove(mechanism, name)
     return replace(result, total_s=time.monotonic() - began)
 
 
@@ -183,7 +183,7 @@ def _survive(result: Run, group: Fleet, arguments: tuple[str, ...]) -> Run:
 
 
 def _marks(load: Load) -> list[int]:
-    """Return the numbers of clients at which to look: evenly, and at the first few, after which some ways end."""
+    """Return the numbers of clients at which to look: evenly, and at the first few, after which some mechanisms end."""
     count = min(load.samples, load.clients)
     return sorted(
         {*range(1, min(5, load.clients + 1)), *(load.clients * step // count for step in range(1, count + 1))}

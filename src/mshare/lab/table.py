@@ -10,9 +10,9 @@ from .run import MACHINE, V1, Run
 
 
 def memory_table(runs: Sequence[Run], clients: int) -> Table:
-    """Return one line per way: how many clients it took and what they cost. `clients` is how many the server has: what
-    the fourth figure is computed for."""
-    headers = ("WAY", "CLIENTS", "PAGE TABLES", "EACH MORE", f"FOR {clients:,}", "FREE LEFT")
+    """Return one line per mechanism: how many clients it took and what they cost. `clients` is how many the server has:
+    what the fourth figure is computed for."""
+    headers = ("MECHANISM", "CLIENTS", "PAGE TABLES", "EACH MORE", f"FOR {clients:,}", "FREE LEFT")
     return _table(headers, runs, lambda run: _memory(run, clients))
 
 
@@ -27,8 +27,8 @@ def _memory(run: Run, clients: int) -> tuple[str, ...]:
 
 
 def client_table(runs: Sequence[Run]) -> Table:
-    """Return one line per way: what a client pays, and what becomes of it when the creator dies."""
-    return _table(("WAY", "FAULTS", "ALL READ", "FORK", "EXIT", "SURVIVE", "NEWCOMER"), runs, _client)
+    """Return one line per mechanism: what a client pays, and what becomes of it when the creator dies."""
+    return _table(("MECHANISM", "FAULTS", "ALL READ", "FORK", "EXIT", "SURVIVE", "NEWCOMER"), runs, _client)
 
 
 def _client(run: Run) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ def notes(runs: Sequence[Run]) -> list[str]:
         lines.append("†: the kernel killed a client for lack of memory; no more were started.")
     if any(run.killed_later for run in usable):
         lines.append("‡: the kernel killed more for lack of memory when they read again.")
-    if first.limit_kind != MACHINE and any(run.way == "hugetlb" for run in usable):
+    if first.limit_kind != MACHINE and any(run.mechanism == "hugetlb" for run in usable):
         lines.append(
             "Huge pages of hugetlbfs are not charged to the group: FREE LEFT of hugetlb is without the region."
         )

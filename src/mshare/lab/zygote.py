@@ -57,7 +57,7 @@ class Client:
     """What a client does, everything prepared before it exists."""
 
     def __init__(self, settings: dict[str, object]) -> None:
-        self.way = str(settings["way"])
+        self.kind = str(settings["kind"])
         self.path = str(settings["path"])
         self.addr = int(str(settings["addr"]))
         self.map_bytes = int(str(settings["map_bytes"]))
@@ -69,22 +69,22 @@ class Client:
         self.end = int(str(settings["end"]))
         self.view = memoryview(b"")
         self.own = memoryview(mmap.mmap(-1, 4 * _CHUNK))
-        if self.way == "file":  # a view touches nothing: it can be made before there is a mapping under it
+        if self.kind == "file":  # a view touches nothing: it can be made before there is a mapping under it
             self.view = memoryview((ctypes.c_char * self.size_bytes).from_address(self.addr)).cast("B")
-        elif self.way == "shared_memory":
+        elif self.kind == "shared_memory":
             from multiprocessing import resource_tracker, shared_memory
 
             resource_tracker.ensure_running()  # as multiprocessing does: its children share their parent's
             self.SharedMemory = shared_memory.SharedMemory
 
     def attach(self) -> None:
-        if self.way == "file":
+        if self.kind == "file":
             fd = os.open(self.path, os.O_RDWR)
             flags = _MAP_SHARED | _MAP_FIXED_NOREPLACE
             if _mmap(self.addr, self.map_bytes, _PROT_READ | _PROT_WRITE, flags, fd, 0) != self.addr:
                 raise OSError(ctypes.get_errno(), "mmap")
             os.close(fd)
-        elif self.way == "shared_memory":
+        elif self.kind == "shared_memory":
             self.segment = self.SharedMemory(self.path)
             assert self.segment.buf is not None
             self.view = self.segment.buf[: self.size_bytes]

@@ -10,7 +10,7 @@ True
 # its instruments)  ->  cost (starts probes, takes medians)  ->  projection (arithmetic from what was measured).
 
 from .cost import Cost, measure
-from .mechanisms import Mshare, Nothing, Peer, SharedMemory
+from .mechanisms import Mechanism, Mshare, Nothing, SharedMemory
 from .projection import Slope, measure_slope
 
-__all__ = ["Cost", "Mshare", "Nothing", "Peer", "SharedMemory", "Slope", "measure", "measure_slope"]
+__all__ = ["Cost", "Mechanism", "Mshare", "Nothing", "SharedMemory", "Slope", "measure", "measure_slope"]

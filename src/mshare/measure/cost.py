@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..linux import proc
 from .child import Child, ask_all
-from .mechanisms import Peer, touch_every_page
+from .mechanisms import Mechanism, touch_every_page
 from .probe import IN_A_ROW, ProcessCost
 
 Step = Callable[[str], None]
@@ -28,7 +28,7 @@ _INTERVAL = Path("/proc/sys/vm/stat_interval")
 class Cost:
     """What a further process pays for `size_bytes` of shared memory that exists and is in memory. Medians."""
 
-    peer: str
+    mechanism: str
     size_bytes: int
     runs: int
     """Fresh processes, one after the other, that `process` is the median of, field by field."""
@@ -55,10 +55,10 @@ class Cost:
 
 
 @contextmanager
-def probes(peer: Peer, token: str, count: int) -> Iterator[Sequence[Child]]:
+def probes(mechanism: Mechanism, token: str, count: int) -> Iterator[Sequence[Child]]:
     """Give `count` processes that are warmed up and have attached nothing yet."""
     with ExitStack() as stack:
-        started = [stack.enter_context(Child(_PROBE, peer.spec, token)) for _ in range(count)]
+        started = [stack.enter_context(Child(_PROBE, mechanism.spec, token)) for _ in range(count)]
         for probe in started:
             probe.answer()
         yield started
@@ -74,13 +74,13 @@ def page_tables_bytes() -> int:
     return proc.memory_fields()["PageTables"]
 
 
-def page_tables_growth(peer: Peer, token: str, size_bytes: int, processes: int, rounds: int = 1) -> int:
+def page_tables_growth(mechanism: Mechanism, token: str, size_bytes: int, processes: int, rounds: int = 1) -> int:
     """Return the bytes of `PageTables` that each of `processes` processes costs which have touched all of it.
 
     Median of `rounds` times; we measure growth, not fall, as tables are freed an RCU grace period after `munmap`.
     """
     grown = []
-    with probes(peer, token, processes) as group:
+    with probes(mechanism, token, processes) as group:
         for last in (False,) * (rounds - 1) + (True,):
             before = page_tables_bytes()
             ask_all(group, do="attach")
@@ -92,11 +92,13 @@ def page_tables_growth(peer: Peer, token: str, size_bytes: int, processes: int, 
     return int(median(grown)) // processes
 
 
-def process_costs(peer: Peer, token: str, runs: int, cycles: int, in_a_row: int = IN_A_ROW) -> list[ProcessCost]:
+def process_costs(
+    mechanism: Mechanism, token: str, runs: int, cycles: int, in_a_row: int = IN_A_ROW
+) -> list[ProcessCost]:
     """Return what each of `runs` fresh processes paid, one after the other. `in_a_row`: see `attach_close_often_ns`."""
     costs = []
     for _ in range(runs):
-        with probes(peer, token, 1) as (probe,):
+        with probes(mechanism, token, 1) as (probe,):
             probe.ask(do="pay", cycles=cycles, in_a_row=in_a_row)
             costs.append(ProcessCost(**probe.answer()))
     return costs
@@ -116,29 +118,29 @@ class Existing(NamedTuple):
 
 
 @contextmanager
-def existing(peer: Peer, name: str, size_bytes: int) -> Iterator[Existing]:
-    """Give a newly created peer whose memory is warm; remove it at the end, come what may."""
+def existing(mechanism: Mechanism, name: str, size_bytes: int) -> Iterator[Existing]:
+    """Give a newly created mechanism whose memory is warm; remove it at the end, come what may."""
     start = time.perf_counter_ns()
     try:
-        token = peer.create(name, size_bytes)
+        token = mechanism.create(name, size_bytes)
     except FileExistsError:
         raise
     except BaseException:  # Ctrl-C among them, when it may exist already
         with suppress(OSError):
-            peer.destroy(name)
+            mechanism.destroy(name)
         raise
     try:
         created = time.perf_counter_ns()
-        with closing(peer.attach(token)) as attachment:
+        with closing(mechanism.attach(token)) as attachment:
             assert attachment.buf is not None
             touch_every_page(attachment.buf)
         yield Existing(token, created - start, time.perf_counter_ns() - created)
     finally:
-        peer.destroy(token)
+        mechanism.destroy(token)
 
 
 def measure(
-    peer: Peer,
+    mechanism: Mechanism,
     size_bytes: int,
     *,
     name: str,
@@ -149,7 +151,7 @@ def measure(
     cycles: int = 51,
     step: Step = lambda _: None,
 ) -> Cost:
-    """Create `size_bytes` of `peer` under `name`, measure what a further process pays for it, and remove it.
+    """Create `size_bytes` of `mechanism` under `name`, measure what a further process pays for it, and remove it.
 
     - `processes`: how many attach at once for `PageTables`, whose noise is divided by them.
     - `runs`: fresh processes for everything else.
@@ -161,18 +163,18 @@ def measure(
     """
     made = []
     for _ in range(creates - 1):
-        step(f"{peer.label}: create")
-        with existing(peer, name, size_bytes) as memory:
+        step(f"{mechanism.label}: create")
+        with existing(mechanism, name, size_bytes) as memory:
             made.append(memory)
-    step(f"{peer.label}: create")
-    with existing(peer, name, size_bytes) as memory:
+    step(f"{mechanism.label}: create")
+    with existing(mechanism, name, size_bytes) as memory:
         made.append(memory)
-        step(f"{peer.label}: attach, scan, fork")
-        process = middle(process_costs(peer, memory.token, runs, cycles))
-        step(f"{peer.label}: {processes} processes at once")
-        tables = page_tables_growth(peer, memory.token, size_bytes, processes, rounds)
+        step(f"{mechanism.label}: attach, scan, fork")
+        process = middle(process_costs(mechanism, memory.token, runs, cycles))
+        step(f"{mechanism.label}: {processes} processes at once")
+        tables = page_tables_growth(mechanism, memory.token, size_bytes, processes, rounds)
     return Cost(
-        peer=peer.label,
+        mechanism=mechanism.label,
         size_bytes=size_bytes,
         runs=runs,
         processes=processes,

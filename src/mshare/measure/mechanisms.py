@@ -29,7 +29,7 @@ class Attachment(Protocol):
         """Detach."""
 
 
-class Peer(Protocol):
+class Mechanism(Protocol):
     """Something that shares memory between processes."""
 
     @property
@@ -42,7 +42,7 @@ class Peer(Protocol):
 
     @property
     def spec(self) -> str:
-        """`module:class[:argument]`: how another process makes the same peer (see `load`)."""
+        """`module:class[:argument]`: how another process makes the same mechanism (see `load`)."""
 
     def create(self, name: str, size_bytes: int) -> str:
         """Make `size_bytes` of shared memory, detach, and return what `attach` needs to find it."""
@@ -57,10 +57,10 @@ class Peer(Protocol):
         """Remove it."""
 
 
-def load(spec: str) -> Peer:
-    """Return the peer that `spec` names."""
+def load(spec: str) -> Mechanism:
+    """Return the mechanism that `spec` names."""
     module, name, *arguments = spec.split(":")
-    return cast(Peer, getattr(import_module(module), name)(*arguments))
+    return cast(Mechanism, getattr(import_module(module), name)(*arguments))
 
 
 class Mshare:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from ..linux import proc
 from .child import requests, say
-from .mechanisms import Attachment, Nothing, Peer, load
+from .mechanisms import Attachment, Mechanism, Nothing, load
 
 _PAGE = 4096
 _FORKS = 3
@@ -84,12 +84,12 @@ def _buf(attachment: Attachment) -> memoryview:
     return buf
 
 
-def _time_attach(peer: Peer, token: str, cycles: int, last: int | None = None) -> tuple[int, int, int]:
+def _time_attach(mechanism: Mechanism, token: str, cycles: int, last: int | None = None) -> tuple[int, int, int]:
     """Return the medians of attaching, of closing, and of both, of the `last` of so many cycles."""
     attaches, closes = [], []
     for _ in range(cycles):
         start = perf_counter_ns()
-        attachment = peer.attach(token)
+        attachment = mechanism.attach(token)
         attached = perf_counter_ns()
         attachment.close()
         closes.append(perf_counter_ns() - attached)
@@ -131,15 +131,15 @@ def _warm_up() -> None:
         _faults()
 
 
-def pay(peer: Peer, token: str, cycles: int, in_a_row: int = IN_A_ROW) -> ProcessCost:
+def pay(mechanism: Mechanism, token: str, cycles: int, in_a_row: int = IN_A_ROW) -> ProcessCost:
     """Do all of it once and return the bill."""
     _warm_up()
-    first_attach_ns, *_ = _time_attach(peer, token, 1)
-    attach_ns, close_ns, attach_close_ns = _time_attach(peer, token, cycles)
-    *_, often_ns = _time_attach(peer, token, in_a_row, _LAST)
+    first_attach_ns, *_ = _time_attach(mechanism, token, 1)
+    attach_ns, close_ns, attach_close_ns = _time_attach(mechanism, token, cycles)
+    *_, often_ns = _time_attach(mechanism, token, in_a_row, _LAST)
     _warm_up()
     vmpte_before = _vmpte()
-    attachment = peer.attach(token)
+    attachment = mechanism.attach(token)
     faults = [_faults()]
     times = []
     for _ in range(2):
@@ -172,16 +172,16 @@ def main() -> None:
     """Serve requests: `pay`, `attach`, `touch`, `detach`; each answers when it is done. `sys.argv`: spec and token."""
     spec, token = sys.argv[1:]
     gc.disable()
-    peer = load(spec)
+    mechanism = load(spec)
     _warm_up()
     attachment: Attachment | None = None
     say("ready")
     for request in requests():
         match request["do"]:
             case "pay":
-                say(pay(peer, token, request["cycles"], request["in_a_row"])._asdict())
+                say(pay(mechanism, token, request["cycles"], request["in_a_row"])._asdict())
             case "attach":
-                attachment = peer.attach(token)
+                attachment = mechanism.attach(token)
                 say(_vmpte())
             case "touch":
                 assert attachment is not None
@@ -194,4 +194,4 @@ def main() -> None:
                 say(_vmpte())
     if attachment is not None:
         attachment.close()
-    peer.leave(token)
+    mechanism.leave(token)

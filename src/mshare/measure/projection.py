@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..geometry import PUD
 from .child import ask_all
 from .cost import Step, existing, page_tables_bytes, probes
-from .mechanisms import Peer
+from .mechanisms import Mechanism
 
 SLOPE_BYTES = 2 * PUD
 """Bytes of memory that measuring a slope takes."""
@@ -28,7 +28,7 @@ class Slope(NamedTuple):
     """Growth of `PageTables` by the second GiB, by the number of processes: what the machine pays."""
     processes: int
     is_shared: bool
-    """The peer shares these tables between processes (see `Peer.shares_tables`): `VmPTE` counts them in each.
+    """The mechanism shares these tables between processes (see `Mechanism.shares_tables`): `VmPTE` counts them in each.
 
     Not told from `PageTables`: other programs' changes would decide it now and then."""
 
@@ -41,10 +41,10 @@ class Slope(NamedTuple):
         return self.vmpte_bytes_per_gib * size_bytes * payers // PUD
 
 
-def measure_slope(peer: Peer, *, name: str, processes: int = 4, step: Step = lambda _: None) -> Slope:
+def measure_slope(mechanism: Mechanism, *, name: str, processes: int = 4, step: Step = lambda _: None) -> Slope:
     """Measure what the second GiB of a 2 GiB region costs each of `processes` processes. Takes 2 GiB of memory."""
-    step(f"{peer.label}: what one more GiB costs")
-    with existing(peer, name, SLOPE_BYTES) as memory, probes(peer, memory.token, processes) as group:
+    step(f"{mechanism.label}: what one more GiB costs")
+    with existing(mechanism, name, SLOPE_BYTES) as memory, probes(mechanism, memory.token, processes) as group:
         ask_all(group, do="attach")
         first = ask_all(group, do="touch", start=0, end=PUD)
         before = page_tables_bytes()
@@ -52,4 +52,4 @@ def measure_slope(peer: Peer, *, name: str, processes: int = 4, step: Step = lam
         growth = page_tables_bytes() - before
         ask_all(group, do="detach")
     grown = sorted(b - a for a, b in zip(first, second, strict=True))
-    return Slope(grown[len(grown) // 2], growth // processes, processes, peer.shares_tables)
+    return Slope(grown[len(grown) // 2], growth // processes, processes, mechanism.shares_tables)
