@@ -7,6 +7,9 @@
 ...     bytes(r.buf[:5])
 b'hello'
 >>> mshare.unlink("docs-example")
+
+Public are `mshare.__all__`, `mshare.testing`, `mshare.measure`, the command line with its JSON and exit codes, the
+record in a region's file and the kernel ABI (docs/api.md). All else may change in any release.
 """
 
 # General layout (what may depend on what; tests/unit/test_layering.py holds us to it):

@@ -111,7 +111,7 @@ def _attach_handle(
         if not locks.try_read_lock(own_fd, ATTACHED_BYTE):
             raise RegionBusyError("the region of this handle is being removed", "try again")
         region = Region("", None, status, handle.record, readonly=readonly)
-        region.keep(handle.duplicate())
+        region._keep(handle.duplicate())
         _map(own_fd, FileId(status.st_dev, status.st_ino), region, addr)
     return region
 
@@ -230,10 +230,10 @@ def detach_all(name: str) -> list[FileId]:
     with mapping.lock:
         areas = mapping.all_of(name, files)
         mine = [owner for area in areas for owner in area.owners() if isinstance(owner, Region)]
-        dropped = [region.drop_exporter() for region in mine]
+        dropped = [region._drop_exporter() for region in mine]
         # Views have an owner, also those of a Region that is gone. A dropped exporter is made anew on demand.
         if not all(dropped) or any(not isinstance(owner, Region) for area in areas for owner in area.owners()):
             raise views_alive(name)
         for region in mine:
-            region.let_go()
+            region._let_go()
         return [area.file for area in areas]

@@ -240,7 +240,7 @@ class _Draft:
             self.area.hold(region)
             if spec.name is None:
                 fix_size(self.fd)
-                region.keep(Handle(Descriptor(f"/proc/self/fd/{self.fd}", os.O_RDWR)))
+                region._keep(Handle(Descriptor(f"/proc/self/fd/{self.fd}", os.O_RDWR)))
             elif self.root is not None:
                 registry.publish(self.fd, self.root, spec.name)
             with mapping.lock:

@@ -161,11 +161,11 @@ class Region(mapping.Owner):
         object lives.
         """
         with mapping.lock:
-            if not self.drop_exporter():
+            if not self._drop_exporter():
                 raise views_alive(self.name)
-            self.let_go()
+            self._let_go()
 
-    def drop_exporter(self) -> bool:
+    def _drop_exporter(self) -> bool:
         """Let go of the exporter; False, with nothing changed, if views keep it alive."""
         if self._exporter is None:
             return True
@@ -174,7 +174,7 @@ class Region(mapping.Owner):
         self._exporter = watch()
         return self._exporter is None
 
-    def let_go(self) -> None:
+    def _let_go(self) -> None:
         """Close it, whatever views there are: they keep the memory mapped."""
         self._closed = True
         self._exporter = None
@@ -183,7 +183,7 @@ class Region(mapping.Owner):
         if self.area is not None:
             self.area.release(self)
 
-    def keep(self, handle: Handle) -> None:
+    def _keep(self, handle: Handle) -> None:
         """Keep `handle`, which nobody else closes, as long as this is open."""
         self._handle = handle
 
@@ -235,7 +235,7 @@ class Region(mapping.Owner):
             if areas:  # a read-only `Region` may share a writable mapping, which has to be put back if this fails
                 fd = kept.enter_context(_writable(fd))
             owners = [owner for area in areas for owner in area.owners() if isinstance(owner, Region)]
-            dropped = [region.drop_exporter() for region in owners]
+            dropped = [region._drop_exporter() for region in owners]
             if not all(dropped) or any(not isinstance(owner, Region) for area in areas for owner in area.owners()):
                 raise views_alive(self.name)
             with Descriptor(f"/proc/self/fd/{fd}", os.O_RDONLY) as readonly_fd:
@@ -309,7 +309,7 @@ class Region(mapping.Owner):
             # The views belong to frames of the error on its way out: it matters more, and the memory is given back
             # when they go.
             with mapping.lock:
-                self.let_go()
+                self._let_go()
 
     def __reduce__(self) -> str:
         raise TypeError("a Region cannot be pickled: pass its name or `region.handle()`, and attach that there")
