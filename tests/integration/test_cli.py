@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,27 @@ def files(world: Path) -> list[Path]:
 # Help and usage
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+GROUPS = {name: each for name in COMMANDS if (each := getattr(import_module(f"mshare.cli.{name}"), "SUBCOMMANDS", {}))}
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *(f"{name} {each}" for name in GROUPS for each in GROUPS[name])])
 def test_every_help_has_examples_and_fits_80_columns(name: str) -> None:
     for flag in ("--help", "-h"):
-        text = ok(name, flag)
+        text = ok(*name.split(), flag)
         assert "Examples:" in text
-        assert f"    mshare {name} " in text or f"    mshare {name}\n" in text
-        assert "--json" in text
+        assert re.search(rf"^    (sudo )?mshare {name}( |$)", text, re.MULTILINE)
+        assert "--json" in text or name in GROUPS
         assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_command_with_subcommands_lists_them_and_needs_one(name: str) -> None:
+    listed = ok(name, "--help").partition("Commands:")[2].partition("Examples:")[0].splitlines()
+    assert [line.split()[0] for line in listed if re.match("  [a-z]", line)] == list(GROUPS[name])
+    for args in ((name,), (name, "no-such-subcommand")):
+        done = cli(*args)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert f"Try 'mshare {name} --help'".encode() in done.stderr
 
 
 def test_the_help_lists_commands_and_exit_codes() -> None:

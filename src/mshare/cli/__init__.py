@@ -1,5 +1,6 @@
 """The command line: one file per command, each with a `command` function, its help, and `EXAMPLES`.
 
+A command with subcommands has, instead of `command`, its help in `HELP` and their functions by name in `SUBCOMMANDS`.
 To add a command: write `cli/NAME.py` and add NAME to `COMMANDS`. A command prints its result (`_console`), returns its
 exit code or None for 0, and lets errors pass: `dispatch` turns them into a message and the code that fits (`_exits`).
 May depend on: everything below; nothing depends on it.
@@ -12,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 import typer
 
@@ -30,11 +32,11 @@ COMMANDS = (
     "exporter",
     "plan",
     "doctor",
-    "module",
     "demo",
+    "module",
     "lab",
 )
-"""Their files, in the order in which `mshare --help` lists them."""
+"""Their files, in the order in which `mshare --help` lists them. typer lists commands with subcommands last."""
 
 _COMPLETION = "_MSHARE_COMPLETE"
 
@@ -56,17 +58,37 @@ def _root(
 def make_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
     """Return the command line with these of the `COMMANDS`. Fact: `mshare ls` took 600 ms with all of them, 470 with
     its own. Decision: `dispatch` asks for the one that it needs."""
-    app = typer.Typer(
+    app = _typer()
+    app.callback(epilog=_exits.epilog())(_root)
+    for name in commands:
+        each = import_module(f".{name}", __name__)
+        if hasattr(each, "SUBCOMMANDS"):
+            app.add_typer(_group(name, each), name=name, help=each.HELP, epilog=_examples(each.EXAMPLES))
+        else:
+            app.command(name, epilog=_examples(each.EXAMPLES))(each.command)
+    return app
+
+
+def _typer() -> typer.Typer:
+    return typer.Typer(
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     )
-    app.callback(epilog=_exits.epilog())(_root)
-    for name in commands:
-        each = import_module(f".{name}", __name__)
-        examples = "\n".join(f"  {line}" for line in each.EXAMPLES.strip().splitlines())
-        app.command(name, epilog=f"\b\nExamples:\n{examples}")(each.command)
-    return app
+
+
+def _group(name: str, command: ModuleType) -> typer.Typer:
+    """Return the command `name` with its subcommands. A subcommand's help has the examples that call the subcommand."""
+    group = _typer()
+    group.callback()(lambda: None)  # without a callback, typer makes a single subcommand the command itself
+    for each, function in command.SUBCOMMANDS.items():
+        lines = [line for line in command.EXAMPLES.strip().splitlines() if f"mshare {name} {each}" in line]
+        group.command(each, epilog=_examples("\n".join(lines)))(function)
+    return group
+
+
+def _examples(lines: str) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines.strip().splitlines())
 
 
 def dispatch(argv: Sequence[str]) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 from contextlib import AbstractContextManager
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -31,14 +30,10 @@ mshare lab sga --picture sga.svg --json
 DEFAULT_MECHANISMS = "plain,shared_memory,thp,hugetlb,msharefs"
 
 
-class Experiment(StrEnum):
-    """What to do."""
-
-    SGA = "sga"
+HELP = "Run an experiment: how many processes there is memory for."
 
 
-def command(
-    experiment: Annotated[Experiment, typer.Argument(metavar="EXPERIMENT", help="sga.")],
+def sga_server(
     *,
     factor: Annotated[
         int, typer.Option(min=1, max=scale.MOST, metavar="N", help="Divide the sizes of the proposal's server by it.")
@@ -66,11 +61,10 @@ def command(
     all are there or the kernel kills one for lack of memory; then the region's creator is killed. It happens in a
     memory control group of its own, and nobody outside of it is killed. Needs root.
     """
-    assert experiment is Experiment.SGA
-    server = scale.server(factor)
+    full = scale.server(factor)
     load = sga.Load(
-        server.region_bytes if size is None else parse_size(size),
-        server.clients if clients is None else clients,
+        full.region_bytes if size is None else parse_size(size),
+        full.clients if clients is None else clients,
         PMD if sparse else PAGE,
     )
     chosen = mechanisms.split(",")
@@ -80,7 +74,7 @@ def command(
     if drawn is not None:
         with extra("report"):
             import matplotlib  # noqa: F401
-    limited = server.memory_bytes if memory is None else parse_size(memory)
+    limited = full.memory_bytes if memory is None else parse_size(memory)
     # A terminated run must take its processes, its region and its control group along: that is done in `finally`.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -116,3 +110,6 @@ def _show(runs: list[Run], clients: int) -> None:
             print_line(f"{run.label}: what the kernel said")
             for each in run.oom_log:
                 print_line(f"  {printable(each)}")
+
+
+SUBCOMMANDS = {"sga": sga_server}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +22,7 @@ from ._console import (
     print_json,
     print_line,
 )
-from ._exits import OK, UNAVAILABLE, UsageError
+from ._exits import OK, UNAVAILABLE
 
 EXAMPLES = """
 mshare module status
@@ -35,13 +34,14 @@ sudo mshare module unload
 """
 
 
-class Action(StrEnum):
-    """What to do."""
+HELP = """Manage the mshare kernel module.
 
-    BUILD = "build"
-    LOAD = "load"
-    UNLOAD = "unload"
-    STATUS = "status"
+The module gives backend msharefs: page tables that processes share.
+"""
+
+Cache = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where built modules are kept. Default: root's or your cache.")
+]
 
 
 def _fields(status: Status) -> list[tuple[str, str]]:
@@ -65,64 +65,80 @@ def _fields(status: Status) -> list[tuple[str, str]]:
     ]
 
 
-def command(
-    action: Annotated[Action, typer.Argument(metavar="ACTION", help="build, load, unload or status.")],
+def build(
+    kernel: Annotated[
+        str | None, typer.Option(metavar="RELEASE", help="Build for that kernel. Default: the running one.")
+    ] = None,
+    cache: Cache = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build the module and print where it is.
+
+    Building needs the kernel's headers, make and gcc. A module in the cache is not built again.
+    """
+    path = module.build(kernel, cache)
+    if as_json:
+        print_json({"module": str(path)})
+    else:
+        print_line(printable(str(path)))
+
+
+def load(
     size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="load: what all regions may take. Default: half the memory.")
+        str | None, typer.Option(metavar="SIZE", help="What all regions may take. Default: half the memory.")
     ] = None,
     mode: Annotated[
-        str | None,
-        typer.Option(metavar="OCTAL", help="load: mode of the directory. Default: 0755, with --group 1775."),
+        str | None, typer.Option(metavar="OCTAL", help="Mode of the directory. Default: 0755, with --group 1775.")
     ] = None,
     group: Annotated[
-        str | None, typer.Option(metavar="GROUP", help="load: group that may make regions, by name or gid.")
+        str | None, typer.Option(metavar="GROUP", help="Group that may make regions, by name or gid.")
     ] = None,
-    kernel: Annotated[
-        str | None, typer.Option(metavar="RELEASE", help="build: for that kernel. Default: the running one.")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where built modules are kept. Default: root's or your cache.")
-    ] = None,
+    cache: Cache = None,
     as_json: AsJson = False,
-) -> int:
-    """Manage the mshare kernel module.
+) -> None:
+    """Load the module and mount msharefs.
 
-    The module gives backend msharefs: page tables that processes share. load builds the module if need be, puts it into
-    the kernel and mounts msharefs on /sys/fs/mshare. unload refuses while there are regions. Both need root. Building
-    needs the kernel's headers, make and gcc. The exit code of status is 0 if the module is loaded and mounted, else 8.
+    Builds the module if the cache has none, puts the module into the kernel, and mounts msharefs on /sys/fs/mshare.
+    Needs root.
 
     Who may make regions: the kernel never swaps the memory of regions and counts that memory in no process. A user who
     makes regions can fill all of --size, and the OOM killer then ends processes of others. Only root makes regions
-    unless load says otherwise. --group admits one group: this is safe if you trust its members with that memory.
-    --mode 1777 admits everybody: this is safe on a machine of one user. On a mount that is there already, --group and
-    --mode change the directory, and --size changes nothing.
+    unless --group or --mode says otherwise. --group admits one group: this is safe if you trust its members with that
+    memory. --mode 1777 admits everybody: this is safe on a machine of one user. On a mount that is there already,
+    --group and --mode change the directory, and --size changes nothing.
     """
-    if action is not Action.LOAD:
-        for option, value in (("--size", size), ("--mode", mode), ("--group", group)):
-            if value is not None:
-                raise UsageError(f"{option} goes with load")
-    if kernel is not None and action is not Action.BUILD:
-        raise UsageError("--kernel goes with build")
-    if action is Action.BUILD:
-        path = module.build(kernel, cache)
-        if as_json:
-            print_json({"module": str(path)})
-        else:
-            print_line(printable(str(path)))
-        return OK
-    if action is Action.LOAD:
-        found = module.load(
-            size=None if size is None else parse_size(size),
-            mode=None if mode is None else parse_mode(mode),
-            gid=None if group is None else parse_group(group),
-            cache=cache,
-        )
-    elif action is Action.UNLOAD:
-        found = module.unload()
-    else:
-        found = module.status(cache)
+    found = module.load(
+        size=None if size is None else parse_size(size),
+        mode=None if mode is None else parse_mode(mode),
+        gid=None if group is None else parse_group(group),
+        cache=cache,
+    )
+    _show(found, as_json=as_json)
+
+
+def unload(as_json: AsJson = False) -> None:
+    """Unmount msharefs and unload the module.
+
+    The command is refused while there are regions. It needs root.
+    """
+    _show(module.unload(), as_json=as_json)
+
+
+def status(cache: Cache = None, as_json: AsJson = False) -> int:
+    """Show whether the module is built, loaded and mounted.
+
+    The exit code is 0 if the module is loaded and mounted, else 8.
+    """
+    found = module.status(cache)
+    _show(found, as_json=as_json)
+    return OK if found.loaded and found.mounted else UNAVAILABLE
+
+
+def _show(found: Status, *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(found) | {"mode": None if found.mode is None else f"{found.mode:04o}"})
     else:
         print_fields(_fields(found))
-    return OK if action is not Action.STATUS or (found.loaded and found.mounted) else UNAVAILABLE
+
+
+SUBCOMMANDS = {"status": status, "build": build, "load": load, "unload": unload}
