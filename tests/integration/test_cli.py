@@ -410,6 +410,59 @@ def test_the_shell_completes_commands() -> None:
     assert done.stdout.split() == [b"plan"]
 
 
+@pytest.mark.parametrize("command", ["stat", "rm", "rm one"])
+def test_the_shell_completes_names_that_no_shell_takes_for_more(world: Path, command: str) -> None:
+    harmless = ["on-2_a.b", "one", "onto"]
+    harmful = ["on$(id)", "on `id`", "on;id", "on:e", "on*", "on\nto", "-on", "on\u202e", "onä"]
+    for name in [*harmless, *harmful, "other"]:
+        mshare.create(name, 1).close()
+    (world / "shm" / "only").write_text("no region")
+    words = f"mshare {command} on"
+    done = cli(_MSHARE_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(words.count(" ")))
+    assert (done.stdout.decode().splitlines(), done.stderr) == (harmless, b"")
+    done = cli(_MSHARE_COMPLETE="complete_zsh", _TYPER_COMPLETE_ARGS=words)
+    assert (done.stdout.decode(), done.stderr) == (
+        """_arguments '*: :(("on-2_a.b"\n"one"\n"onto"))'\n""",
+        b"",
+    )
+
+
+def test_a_real_bash_completes_subcommands_and_names(world: Path, tmp_path: Path) -> None:
+    mshare.create("some-region", 1).close()
+    program = tmp_path / "mshare"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m mshare "$@"\n')
+    program.chmod(0o755)
+    typed = f"""\
+PATH={tmp_path}:$PATH
+. <(mshare --show-completion)
+mshare sta\tsome-r\t--json >{tmp_path}/region
+mshare mod\tstat\t--json >{tmp_path}/module
+mshare cp region:\tcopy
+COMP_WORDBREAKS=${{COMP_WORDBREAKS//:}}
+mshare cp region:some-\tcopy2
+echo text >some-file
+mshare cp some-\tregion:other
+exit 0
+"""
+    leader, follower = pty.openpty()
+    with open(leader, "wb", buffering=0) as keyboard:  # noqa: PTH123 - a descriptor
+        keyboard.write(typed.encode())
+        bash = subprocess.run(
+            ["bash", "--norc", "--noprofile", "-i"],
+            stdin=follower,
+            capture_output=True,
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, "INPUTRC": "/dev/null", "TERM": "dumb"},
+        )
+        os.close(follower)
+    assert bash.returncode == 0, bash
+    assert json.loads((tmp_path / "region").read_text())["name"] == "some-region", bash
+    assert "loaded" in json.loads((tmp_path / "module").read_text()), bash
+    assert (tmp_path / "copy").read_bytes() == (tmp_path / "copy2").read_bytes() == bytes(1), bash
+    assert names() == ["other", "some-region"], bash
+
+
 @pytest.mark.parametrize(
     "args",
     [

@@ -17,7 +17,7 @@ from types import ModuleType
 
 import typer
 
-from . import _exits
+from . import _complete, _exits
 
 COMMANDS = (
     "create",
@@ -96,6 +96,7 @@ def dispatch(argv: Sequence[str]) -> int:
     if sys.stdout is None:  # file descriptor 1 is closed: who closed it wants nothing
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for as long as the process lives
     if _COMPLETION in os.environ:  # the shell asks; it ends the process itself
+        _complete.set_cut_prefix_aside(os.environ)
         make_app()(prog_name="mshare")
     app = make_app(argv[:1] if argv and argv[0] in COMMANDS else COMMANDS)
     if isinstance(sys.stdout, io.TextIOWrapper):  # where stdout is ASCII, escape what does not fit instead of failing

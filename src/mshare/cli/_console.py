@@ -1,7 +1,8 @@
-"""What every command prints with: tables and lines for people, JSON for programs. May depend on: report.
+"""What every command prints with: tables and lines for people, JSON for programs.
 
 Rich's markup, emoji codes and highlighting are off everywhere: names are data. Lines are folded on a terminal only, so
 that `mshare ls | grep` sees one region per line.
+May depend on: _complete, report, errors.
 """
 
 from __future__ import annotations
@@ -21,9 +22,13 @@ from rich.text import Text
 
 from ..errors import InvalidAddressError, InvalidArgumentError
 from ..report import Table
+from ._complete import region_names
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: exact bytes, one document on stdout.")]
-RegionName = Annotated[str, typer.Argument(metavar="NAME", help="The region's name.", show_default=False)]
+RegionName = Annotated[
+    str, typer.Argument(metavar="NAME", help="The region's name.", show_default=False, autocompletion=region_names)
+]
+NewName = Annotated[str, typer.Argument(metavar="NAME", help="The region's name.", show_default=False)]
 BackendName = Annotated[
     str | None,
     typer.Option(

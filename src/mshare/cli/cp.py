@@ -15,11 +15,10 @@ from ..record import RegionInfo
 from ..report import printable, region_json, without
 from ..units import format_size, parse_size
 from . import _files
+from ._complete import PREFIX, region_sources
 from ._console import AsJson, BackendName, parse_mode, print_json, print_line
 from ._exits import UsageError
 from ._progress import bars
-
-PREFIX = "region:"
 
 EXAMPLES = """
 mshare cp table.bin region:table
@@ -32,7 +31,12 @@ mshare cp region:table region:table2 --backend shm
 
 
 def command(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="FILE, - or region:NAME.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC", help="FILE, - or region:NAME.", show_default=False, autocompletion=region_sources
+        ),
+    ],
     target: Annotated[str, typer.Argument(metavar="DST", help="FILE, - or region:NAME.", show_default=False)],
     *,
     mode: Annotated[

@@ -10,7 +10,7 @@ import typer
 from ..creation import create
 from ..report import printable, region_json, without
 from ..units import format_size, parse_size
-from ._console import AsJson, BackendName, RegionName, parse_address, parse_mode, print_fields, print_json
+from ._console import AsJson, BackendName, NewName, parse_address, parse_mode, print_fields, print_json
 from ._progress import bars
 
 EXAMPLES = """
@@ -21,7 +21,7 @@ mshare create scratch 10G --sparse
 
 
 def command(
-    name: RegionName,
+    name: NewName,
     size: Annotated[str, typer.Argument(metavar="SIZE", help="Like 4096, 64K, 1.5GiB, 300G.", show_default=False)],
     *,
     mode: Annotated[str, typer.Option(metavar="MODE", help="Permission bits, in octal.")] = "0600",

@@ -10,6 +10,7 @@ from ..calls import mshare_unlink
 from ..errors import MshareError, RegionBusyError
 from ..removal import unlink
 from ..report import printable
+from ._complete import region_names
 from ._console import AsJson, print_json, print_line
 from ._exits import OK, code_of, error_json, fail
 
@@ -20,7 +21,10 @@ mshare rm --force sga old-sga
 
 
 def command(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Regions to remove.", show_default=False)],
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...", help="Regions to remove.", show_default=False, autocompletion=region_names),
+    ],
     force: Annotated[
         bool, typer.Option("--force", help="Remove the name also while processes are attached; they keep the memory.")
     ] = False,
