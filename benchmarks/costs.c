@@ -5,7 +5,7 @@
  *	costs counts		everything but interrupts; one virtual CPU, QEMU with -icount shift=0
  *	costs interrupts	interrupts that CPU 1 takes from CPU 0; two virtual CPUs
  *
- * A line on standard output is one figure: "GROUP <tab> CASE <tab> WAY <tab> NUMBER". The same three
+ * A line on standard output is one figure: "GROUP <tab> CASE <tab> MECHANISM <tab> NUMBER". The same three
  * names come once for each round. The program ends at the first call that fails, and says which.
  */
 #define _GNU_SOURCE
@@ -51,13 +51,13 @@ static uint64_t count(void)
 	return __builtin_ia32_rdtsc();
 }
 
-static void report(const char *group, const char *what, const char *way, double number)
+static void report(const char *group, const char *what, const char *mechanism, double number)
 {
-	printf("%s\t%s\t%s\t%.3f\n", group, what, way, number);
+	printf("%s\t%s\t%s\t%.3f\n", group, what, mechanism, number);
 	fflush(stdout);
 }
 
-/* ---- the three ways ---- */
+/* ---- the mechanisms ---- */
 
 enum kind { NOTHING, MEMFD, REGION };
 static const char *const kinds[] = { "nothing", "memfd", "region" };
@@ -145,7 +145,7 @@ static void child_once(enum child child, volatile char *at)
 		exit(1);
 }
 
-static void measure_children(const char *way, int further, volatile char *at)
+static void measure_children(const char *mechanism, int further, volatile char *at)
 {
 	const int times = 20;
 	char what[64];
@@ -162,7 +162,7 @@ static void measure_children(const char *way, int further, volatile char *at)
 			child_once(child, at);
 		uint64_t after = count();
 		snprintf(what, sizeof(what), "%s%s", children[child], further ? ", 200 further mappings" : "");
-		report("fork", what, way, (double)(after - before) / times);
+		report("fork", what, mechanism, (double)(after - before) / times);
 	}
 }
 

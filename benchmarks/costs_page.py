@@ -77,22 +77,23 @@ def parse(text: str) -> dict[Key, list[float]]:
 
 
 def nested(figures: Mapping[Key, Sequence[float]]) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Return figures as JSON keeps them: group, case, way, rounds."""
+    """Return figures as JSON keeps them: group, case, mechanism, rounds."""
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for (group, case, way), values in figures.items():
-        found.setdefault(group, {}).setdefault(case, {})[way] = list(values)
+    for (group, case, mechanism), values in figures.items():
+        found.setdefault(group, {}).setdefault(case, {})[mechanism] = list(values)
     return found
 
 
 def rounds(figures: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> int:
     """Return how often each figure was measured, at least."""
     return min(
-        (len(found) for cases in figures.values() for ways in cases.values() for found in ways.values()), default=0
+        (len(found) for cases in figures.values() for mechanisms in cases.values() for found in mechanisms.values()),
+        default=0,
     )
 
 
 class Module(NamedTuple):
-    """The medians of one module, by group, case and way."""
+    """The medians of one module, by group, case and mechanism."""
 
     groups: Mapping[str, Mapping[str, Mapping[str, float]]]
 
@@ -100,17 +101,20 @@ class Module(NamedTuple):
     def from_json(cls, document: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> Module:
         return cls(
             {
-                group: {case: {way: median(values) for way, values in ways.items()} for case, ways in cases.items()}
+                group: {
+                    case: {mechanism: median(values) for mechanism, values in mechanisms.items()}
+                    for case, mechanisms in cases.items()
+                }
                 for group, cases in document.items()
             }
         )
 
-    def value(self, group: str, case: str, way: str) -> float | None:
-        return self.groups.get(group, {}).get(case, {}).get(way)
+    def value(self, group: str, case: str, mechanism: str) -> float | None:
+        return self.groups.get(group, {}).get(case, {}).get(mechanism)
 
-    def ratio(self, group: str, case: str, way: str = "region") -> float | None:
+    def ratio(self, group: str, case: str, mechanism: str = "region") -> float | None:
         """Return how many times the cost of the same with a memfd."""
-        ours, rival = self.value(group, case, way), self.value(group, case, way.replace("region", "memfd"))
+        ours, rival = self.value(group, case, mechanism), self.value(group, case, mechanism.replace("region", "memfd"))
         return ours / rival if ours is not None and rival else None
 
 
@@ -137,27 +141,34 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _table_of(group: str, now: Module, before: Module | None) -> str:
     cases = now.groups[group]
-    has = {way: any(way in ways for ways in cases.values()) for way in ("nothing", "memfd")}
-    head = [group, *(way for way in has if has[way]), "region", *(["region / memfd"] if has["memfd"] else [])]
+    has = {
+        mechanism: any(mechanism in mechanisms for mechanisms in cases.values()) for mechanism in ("nothing", "memfd")
+    }
+    head = [
+        group,
+        *(mechanism for mechanism in has if has[mechanism]),
+        "region",
+        *(["region / memfd"] if has["memfd"] else []),
+    ]
     if before:
         head += ["before", *(["before / memfd"] if has["memfd"] else [])]
     rows = []
-    for case, ways in cases.items():
-        for way in [way for way in ways if way.startswith("region")]:
-            extra = way.removeprefix("region")
+    for case, mechanisms in cases.items():
+        for mechanism in [mechanism for mechanism in mechanisms if mechanism.startswith("region")]:
+            extra = mechanism.removeprefix("region")
             row = [
                 case + extra,
                 *(number(now.value(group, case, other)) for other in has if has[other] and other == "nothing"),
             ]
             if has["memfd"]:
                 row.append(number(now.value(group, case, f"memfd{extra}")))
-            row.append(number(now.value(group, case, way)))
+            row.append(number(now.value(group, case, mechanism)))
             if has["memfd"]:
-                row.append(times(now.ratio(group, case, way)))
+                row.append(times(now.ratio(group, case, mechanism)))
             if before:
-                row.append(number(before.value(group, case, way)))
+                row.append(number(before.value(group, case, mechanism)))
                 if has["memfd"]:
-                    row.append(times(before.ratio(group, case, way)))
+                    row.append(times(before.ratio(group, case, mechanism)))
             rows.append(row)
     return _table(head, rows)
 
@@ -177,11 +188,11 @@ def _interrupts(now: Module, before: Module | None) -> str:
 
 def targets(now: Module) -> Iterator[Target]:
     """Yield each promise about the counts."""
-    for case, ways in now.groups.get("fork", {}).items():
-        for way in ways:
-            found = now.ratio("fork", case, way)
-            if way.startswith("region") and found is not None:
-                text = f"{case} with a {way}: at most {LIMIT} times the cost with a memfd"
+    for case, mechanisms in now.groups.get("fork", {}).items():
+        for mechanism in mechanisms:
+            found = now.ratio("fork", case, mechanism)
+            if mechanism.startswith("region") and found is not None:
+                text = f"{case} with a {mechanism}: at most {LIMIT} times the cost with a memfd"
                 yield Target(text, times(found), found <= LIMIT)
     one = now.value("dontneed", "of a page in 1 GiB", "region")
     large = now.value("dontneed", "of a page in 16384 GiB", "region")
