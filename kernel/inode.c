@@ -5,7 +5,10 @@
 #include <linux/security.h>
 #include "internal.h"
 
-/* A new inode of root's.  The caller has charged it: mshare_charge_inode(), but for a map-only handle. */
+/*
+ * A new inode of root's.  The caller has charged it by mshare_charge_inode(),
+ * unless it is a map-only handle's.
+ */
 struct inode *mshare_new_inode(struct super_block *sb, umode_t mode)
 {
 	struct inode *inode;

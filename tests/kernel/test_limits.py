@@ -319,7 +319,7 @@ def test_a_refused_reservation_takes_nothing_from_others(mount, attack):
 def test_handles_are_made_where_no_inode_is_left(mount, attack):
     """Two users try to create files all the time.
 
-    Seen before, on 6.12: refused=1, the first handle.
+    Seen before, on 6.12: refused=1, the first map-only handle.
     """
     assert attack("inodes", mount("size=1m,nr_inodes=16"), 3000) == "refused=0\n"
 
