@@ -32,6 +32,7 @@ class              errno       also a             defined in          cause
 WrongDataError     EIO         -                  `demo.flights`      the data is not the data that the demo needs
 DemoFailedError    EIO         -                  `demo.story`        something that mshare promises did not happen
 StuckError         ETIMEDOUT   ChildProcessError  `lab.fleet`         clients of the lab, or their parent, have stopped
+ChildEndedError    ECHILD      ChildProcessError  `measure.child`     a process that mshare started ended too early
 CannotListenError  EADDRINUSE  -                  `exporter.server`   the exporter cannot listen at the address
 
 Every message ends with what the caller can do. May depend on: nothing.

@@ -28,9 +28,9 @@ _MAP_ONLY = _FIXED_SIZE | memfd.FUTURE_WRITE | memfd.SEAL
 class Handle:
     """An open descriptor of a region: it keeps the region alive, and whoever holds it can attach.
 
-    A handle can seal the region, change its size and make further handles, as far as its opener may. A *map-only
-    handle* can do none of these: the kernel lets its holder map the region and nothing more. A handle travels by
-    `send_handle`, by `multiprocessing` (as an argument, through a `Queue`), by inheritance
+    A handle has all rights that its descriptor was opened with: its holder can for example seal the region, and make
+    further handles. A *map-only handle* has none of these: the kernel lets its holder map the region and nothing more.
+    A handle travels by `send_handle`, by `multiprocessing` (as an argument, through a `Queue`), by inheritance
     (`pass_fds=[handle.fileno()]` and `Handle.from_fd` there), and by `Handle.from_process`.
     """
 

@@ -102,7 +102,7 @@ def test_a_name_that_exists_is_left_alone(world: Path) -> None:
 
 
 def test_a_probe_that_dies_is_an_error_and_not_a_hang(world: Path) -> None:
-    with pytest.raises(ChildProcessError, match="ended with status 1"):
+    with pytest.raises(mshare.MshareError, match="ended with status 1"):
         process_costs(Mshare("shm"), "no such region", runs=1, cycles=1)
 
 

@@ -69,7 +69,7 @@ MAY_IMPORT = {
     },
     "removal": {"errors", "procfs", "record", "linux", "registry"},
     "calls": {"errors", "registry", "removal", "creation", "region", "attachment"},
-    "measure": {"geometry", "linux", "creation", "attachment", "removal"},
+    "measure": {"errors", "geometry", "linux", "creation", "attachment", "removal"},
     "lab": {
         "errors",
         "units",

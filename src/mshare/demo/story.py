@@ -91,7 +91,7 @@ def _latecomer(name: str, addr: int, plain: dict[str, flights.Delay], tiles: int
 def play(name: str, size_bytes: int, processes: int, tell: Tell) -> Story:
     """Do all of it under `name`, and remove the region at the end, whatever happens.
 
-    Raises `DemoFailedError`, `InvalidSizeError`, and `ChildProcessError` if a process dies that was not to.
+    Raises `DemoFailedError`, `InvalidSizeError`, and `ChildEndedError` if a process ends that was not to.
     """
     with removed_at_end(name):
         tell("the plain computation (pyarrow, no region)")

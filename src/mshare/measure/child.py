@@ -1,4 +1,4 @@
-"""A process of ours that does what it is told, one JSON line each way. May depend on: nothing.
+"""A process of ours that does what it is told, one JSON line each way. May depend on: errors.
 
 It is a fresh interpreter, as a further process of a real service is: a fork would inherit mappings, faults taken and
 page tables. It ends when its creator closes it, or dies (its input ends), and never gets the terminal's Ctrl-C.
@@ -6,6 +6,7 @@ page tables. It ends when its creator closes it, or dies (its input ends), and n
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -13,6 +14,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Self
+
+from ..errors import MshareError
+
+
+class ChildEndedError(MshareError, ChildProcessError):
+    """A process that mshare started has ended before it was told to."""
+
+    code = errno.ECHILD
 
 
 class Child:
@@ -38,11 +47,13 @@ class Child:
             self._process.stdin.flush()
 
     def answer(self) -> Any:
-        """Wait for the next answer. Raises `ChildProcessError` if the process has ended instead."""
+        """Wait for the next answer. Raises `ChildEndedError` if the process has ended instead."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise ChildProcessError(f"process {self.pid} ended with status {self._process.wait()}; see its message")
+            raise ChildEndedError(
+                f"process {self.pid} ended with status {self._process.wait()}", "see its message on standard error"
+            )
         return json.loads(line)
 
     def kill(self) -> int:
