@@ -236,7 +236,7 @@ def test_the_command_gives_table_picture_and_json(tmp_path: Path) -> None:
     assert [(run.mechanism, run.reached) for run in runs] == [("thp", 5), ("msharefs", 0)]
 
 
-def test_the_command_goes_on_after_a_way_that_failed_and_says_so() -> None:
+def test_the_command_goes_on_after_a_mechanism_that_failed_and_says_so() -> None:
     with group(MIB):
         pass
     done = command("--memory", "40M", "--size", "64M", "--clients", "3", "--mechanisms", "plain,msharefs")

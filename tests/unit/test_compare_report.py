@@ -145,7 +145,7 @@ def test_rounds_of_random_reads_are_shown_by_their_median_and_their_spread() -> 
     assert "| 20.0 ns (10.0 to 30.0) |" in report.markdown(DOCUMENT, PLAN, [one])
 
 
-def test_contenders_take_turns_at_random_reads_in_alternating_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mechanisms_take_turns_at_random_reads_in_alternating_order(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def run(mechanism: specs.MechanismSpec, column: str, plan: Plan) -> Outcome:
