@@ -1,6 +1,7 @@
 """The two calls of the proposal, same names, same arguments, same meaning. May depend on: region, creation, removal.
 
-Source: "Add support for shared PTEs across processes", RFC, January 2022. What differs, and why: see DESIGN.md.
+Source: "Add support for shared PTEs across processes", RFC, January 2022. What differs, and why:
+docs/decisions/0018-the-proposals-calls.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Remove when idle: take the write lock on `ATTACHED_BYTE` (so nobody is attached, and who wants to be waits), look that
 the name still means this file, unlink. `NAME_BYTE` keeps two removers apart, so that none unlinks a newer region of the
-same name, unless it was stopped for more than a second in between (DESIGN.md, "Known gaps"). A remover that dies has
+same name, unless it was stopped for more than a second in between (docs/known-gaps.md). A remover that dies has
 changed nothing: the kernel drops its locks.
 """
 
