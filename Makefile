@@ -43,6 +43,7 @@ lint-python: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+	$(BIN)/python -m pytest -q tests/unit/test_prose.py
 
 # checkpatch --strict and sparse (vm/lint.py). The first run fetches a kernel's headers and checkpatch.
 lint-kernel: venv lint-deps

@@ -1,0 +1,145 @@
+"""Prose rules, each a pattern with its reason: they hold the documents, and the messages and help texts of the package.
+
+Code, tables of measurements (docs/results) and quotations are not prose.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "mshare"
+
+
+class Rule(NamedTuple):
+    """What is not written, why, and an example of it."""
+
+    pattern: str
+    reason: str
+    example: str
+
+
+RULES = (
+    Rule(r"\bmakes? no sense\b", "say what is invalid and what would be valid", "a size of 1X makes no sense"),
+    Rule(r"(?<![Tt]here )\bis no (?!longer|more|less|way)\w", "write: is not a", "'1X' is no size"),
+    Rule(r"\banew\b", "write: again", "the guest was made anew"),
+    Rule(r"\bmeanwhile\b", "write: in the meantime", "processes that ended meanwhile"),
+    Rule(r"\btold apart\b", "write: distinguished", "namespaces are told apart"),
+    Rule(r"\bfor ever\b", "write: forever", "read-only for ever"),
+    Rule(r"\bleave (it|this|them) away\b", "write: omit", "No metric has them: leave it away."),
+    Rule(r"\b(by|on) any road\b|\bno road\b", "write: in any way, no way", "not writable by any road"),
+    Rule(r",? too(?=[.:;)\n])|, too,", "write: also", "JSON has its kind, too."),
+    Rule(
+        r", (the|its) \w+ neither\b|, \w+ neither(?=[.;,])",
+        "write: not even",
+        "nobody can write to it, its creator neither",
+    ),
+    Rule(
+        r"(^|[.!?:] )Who (?!is\b|are\b|pays\b)\w+(?![^.\n]*\?)",
+        "give the sentence a noun",
+        "Who attaches in between waits.",
+    ),
+    Rule(
+        r"[,;:] (and |but )?who (?!is\b|pays\b)\w+s\b", "give the sentence a noun", "one scan runs, and who asks waits"
+    ),
+    Rule(r"\bone's own\b", "say whose", "no privilege for one's own processes"),
+    Rule(
+        r"(^|[.!?] )(Leave|Leaves) out what\b",
+        "name the thing that is left out",
+        "Leave out what has less page tables.",
+    ),
+    Rule(r"\bsay (how|what) it is\b", "name the thing", "Load the module, or say how it is."),
+    Rule(r"\b(in|to) so many words\b", "write: explicitly", "said in so many words"),
+    Rule(
+        r"\*(Fact|Decision|Rejected|Consequence)s?[.:]\*",
+        "write an ordinary sentence",
+        "*Fact.* Importing takes 600 ms.",
+    ),
+)
+
+
+WAITING = {
+    " is no positive multiple of ",
+    " is no multiple of ",
+    " make no sense",
+    " is no mode",
+    " is no address",
+    "the command line, a name, a size or an address makes no sense",
+    "what has that name is no region, or it is there twice; or no snapshot",
+    "Leave out what has less page tables.",
+    "Save the snapshot, too.",
+    " bytes makes no sense",
+    " is no set of permission bits",
+    " descriptors is no handle",
+    " makes no sense; use 1 to ",
+    " is no kernel release",
+    "that number of processes makes no sense",
+    " is no region: ",
+    "# make the file anew (what is in it now keeps its 4 KiB pages) and restart the programs that map it",
+    "this is no snapshot",
+    "this is no snapshot, or a damaged one",
+    "): the picture has them side by side, it is no growth.",
+    " is no size",
+    " is no age",
+}
+"""Messages that are older than the rules. Each leaves the set when it is rewritten; nothing is added."""
+
+
+def documents() -> list[Path]:
+    pages = [path for path in (ROOT / "docs").rglob("*.md") if "results" not in path.parts]
+    return [*(ROOT / f"{name}.md" for name in ("README", "DESIGN", "CONTRIBUTING", "CHANGELOG")), *pages]
+
+
+def prose(text: str) -> str:
+    """Return a document without its code and with each paragraph on one line."""
+    text = re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"`[^`\n]*`", "`code`", text)
+    return re.sub(r"(?<=[^\n|])\n *(?=[^\n\s|#*-])", " ", text)
+
+
+def spoken(path: Path) -> Iterator[str]:
+    """Yield the messages and help texts of a module: strings with a space. Of docstrings, only those of commands."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    silent = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    if path.parent.name == "cli" and not path.name.startswith("_"):
+        commands = (node.body[0] for node in nodes if isinstance(node, ast.FunctionDef))
+        silent -= {id(first.value) for first in commands if isinstance(first, ast.Expr)}
+    for node in nodes:
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and " " in node.value
+            and id(node) not in silent
+        ):
+            yield node.value
+
+
+def faults(text: str) -> list[str]:
+    """Return each place where a text breaks a rule, with the reason."""
+    return [
+        f"{text[max(0, hit.start() - 40) : hit.end() + 20]!r}: {rule.reason}"
+        for rule in RULES
+        for hit in re.finditer(rule.pattern, text, re.MULTILINE)
+    ]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.example)
+def test_each_rule_finds_its_example(rule: Rule) -> None:
+    assert re.search(rule.pattern, prose(f"A line.\n{rule.example}\n"), re.MULTILINE)
+    assert faults(rule.example)
+
+
+@pytest.mark.parametrize("page", documents(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_documents_keep_the_rules(page: Path) -> None:
+    assert faults(prose(page.read_text())) == []
+
+
+def test_messages_and_help_texts_keep_the_rules() -> None:
+    texts = {(path.name, text) for path in PACKAGE.rglob("*.py") for text in spoken(path)}
+    assert [(name, faults(text)) for name, text in sorted(texts) if text not in WAITING and faults(text)] == []
