@@ -93,7 +93,7 @@ WAITING = {
 
 def documents() -> list[Path]:
     pages = [path for path in (ROOT / "docs").rglob("*.md") if "results" not in path.parts]
-    return [*(ROOT / f"{name}.md" for name in ("README", "DESIGN", "CONTRIBUTING", "CHANGELOG")), *pages]
+    return [*(ROOT / f"{name}.md" for name in ("README", "DESIGN", "CONTRIBUTING", "CHANGELOG", "vm/README")), *pages]
 
 
 def prose(text: str) -> str:
