@@ -39,6 +39,7 @@ COMPLAINTS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 # mm/oom_kill.c prints a stack of its own. A process killed for lack of memory is not a kernel's complaint, and
 # tests provoke it. The stack ends at its own mark; the limit is for a log where that line was lost.
 _OOM, _OOM_END, _OOM_LINES = "invoked oom-killer: ", "</TASK>", 60
+_FRAME = re.compile(r"^(\? )?[\w.]+\+0x[0-9a-f]+/0x[0-9a-f]+")
 
 # mm/page_isolation.c and mm/memory_hotplug.c describe a page that keeps a block of memory from being taken offline.
 # Whoever asks for the block hears it. The reason is the last line of the description.
@@ -85,7 +86,7 @@ def scan(log: str) -> list[Complaint]:
                 found = [each for each in found if each.number != start]
                 continue
         kind = next((name for name, pattern in COMPLAINTS if pattern.search(text)), None)
-        if kind == "trace" and number <= oom_until:
+        if number <= oom_until and (kind == "trace" or _FRAME.match(text)):
             continue
         if kind is not None:
             found.append(Complaint(kind, number, text))

@@ -78,6 +78,7 @@ def test_complaint_is_found_and_named(text: str, kind: str, prefix: str) -> None
 def test_stack_behind_an_oom_kill_is_excused_but_a_bug_there_is_not() -> None:
     oom = "x invoked oom-killer: order=0\nCall Trace:\n"
     assert dmesg.scan(oom) == []
+    assert dmesg.scan(oom + "<4>[ 1098.790792]  ? __page_table_check_ptes_set+0x1e4/0x260\n") == []
     assert [item.kind for item in dmesg.scan(oom + "BUG: x\n")] == ["bug"]
     assert [item.kind for item in dmesg.scan(oom + " </TASK>\nCall Trace:\n")] == ["trace"]
     assert [item.kind for item in dmesg.scan(oom + "clean\n" * 97 + "Call Trace:\n")] == ["trace"]
