@@ -8,8 +8,8 @@
 b'hello'
 >>> mshare.unlink("docs-example")
 
-Public are `mshare.__all__`, `mshare.testing`, `mshare.measure`, the command line with its JSON and exit codes, the
-record in a region's file and the kernel ABI (docs/api.md). All else may change in any release.
+The public parts are `mshare.__all__`, `mshare.testing`, `mshare.measure`, the command line with its JSON and exit
+codes, the record in a region's file and the kernel ABI (docs/api.md). All else may change in any release.
 """
 
 # General layout (what may depend on what; tests/unit/test_layering.py holds us to it):
