@@ -622,17 +622,20 @@ int op_threads(void)
 	struct mshare_protect request = { .length = PAGE };
 	pthread_t thread;
 	struct target t;
+	char *home;
 	int i;
 
 	if (!pick_mapped(&t))
 		return 0;
+	home = t.a->addr;
 	stop_threads = false;
 	if (pthread_create(&thread, NULL, reader_thread, t.at)) {
 		MUST(my_limit);
 		return 0;
 	}
 	for (i = 0; i < 8; i++) {
-		char *to = free_window(t.a);
+		/* At home or away: elsewhere the thread could read another page of the region. */
+		char *to = t.a->addr == home ? free_window(t.a) : home;
 
 		switch (below(4)) {
 		case 0:
