@@ -9,7 +9,7 @@ import argparse
 import sys
 from dataclasses import replace
 
-from mshare.units import parse_size
+from mshare._core.units import parse_size
 
 from . import output, pool, report, run
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Protocol, runtime_checkable
 
+from mshare._core.units import MIB
 from mshare.measure import Mechanism
 from mshare.measure.mechanisms import Attachment
-from mshare.units import MIB
 
 from .mechanisms import Held
 

@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
-from mshare.geometry import PMD, round_up
-from mshare.linux.mounts import private
-from mshare.units import format_size
+from mshare._core.geometry import PMD, round_up
+from mshare._core.linux.mounts import private
+from mshare._core.units import format_size
 
 _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 _SURPLUS = _POOL.with_name("surplus_hugepages")

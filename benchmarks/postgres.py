@@ -25,11 +25,11 @@ from statistics import median
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from mshare.geometry import PMD
-from mshare.linux import proc
+from mshare._core.geometry import PMD
+from mshare._core.linux import proc
+from mshare._core.units import MIB, format_size, parse_size
 from mshare.measure.cost import page_tables_bytes
 from mshare.testing.postgres import Cluster, binaries
-from mshare.units import MIB, format_size, parse_size
 
 from . import machine, output, pool
 

@@ -3,7 +3,7 @@
 Each mechanism has a guest of its own because one of them ends with the machine out of memory. A small run is one
 guest, in which the one that ends so comes last: half the time of five guests is their start. In every guest `mshare
 lab sga` runs as a user would run it, with `--whole-machine`; what it prints as JSON is collected here. `prove_page`
-makes the page and `mshare.lab.picture` the picture.
+makes the page and `mshare._tools.lab.picture` the picture.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mshare.geometry import PMD
-from mshare.lab import picture
-from mshare.lab.run import Run
-from mshare.lab.scale import MOST_FULL, PROPOSAL, server
-from mshare.record import file_size
-from mshare.units import MIB, format_size
+from mshare._core.geometry import PMD
+from mshare._core.record import file_size
+from mshare._core.units import MIB, format_size
+from mshare._tools.lab import picture
+from mshare._tools.lab.run import Run
+from mshare._tools.lab.scale import MOST_FULL, PROPOSAL, server
 
 from . import prove_page
 

@@ -7,11 +7,11 @@ from itertools import groupby
 from statistics import median
 from typing import Any, NamedTuple, Self
 
-from mshare.lab.run import Run
-from mshare.lab.scale import PROPOSAL, server
-from mshare.lab.table import client_table, memory_table, milliseconds, notes, size
-from mshare.report import Table
-from mshare.units import GIB, MIB, format_size
+from mshare._core.units import GIB, MIB, format_size
+from mshare._tools.lab.run import Run
+from mshare._tools.lab.scale import PROPOSAL, server
+from mshare._tools.lab.table import client_table, memory_table, milliseconds, notes, size
+from mshare._tools.report import Table
 
 DYING = ("plain", "shared_memory")
 """Mechanisms that the proposal's server does not survive."""
@@ -306,5 +306,5 @@ def _end(found: Results) -> Iterator[str]:
     yield "- minutes per guest, boot included: " + ", ".join(
         f"{name} {seconds / 60:.1f}" for name, seconds in found.seconds.items()
     )
-    yield "- every sample and figure: the `.json` beside this page; `mshare.lab.run.Run.from_json` reads it"
+    yield "- every sample and figure: the `.json` beside this page; `mshare._tools.lab.run.Run.from_json` reads it"
     yield ""

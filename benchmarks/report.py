@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from mshare._core.units import GIB, format_size
 from mshare.measure import Cost, Nothing, SharedMemory
-from mshare.units import GIB, format_size
 
 from . import machine
 from .run import Results

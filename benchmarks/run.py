@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mshare import backends
-from mshare.errors import MshareError
-from mshare.geometry import PMD
-from mshare.linux.memory import memory_room
+from mshare._core import backends
+from mshare._core.errors import MshareError
+from mshare._core.geometry import PMD
+from mshare._core.linux.memory import memory_room
+from mshare._core.units import GIB, MIB, format_size
 from mshare.measure import Cost, Nothing, measure
-from mshare.units import GIB, MIB, format_size
 
 from . import machine, mechanisms, pool
 

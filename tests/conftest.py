@@ -14,7 +14,7 @@ from tempfile import mkdtemp
 import pytest
 from hypothesis import settings
 
-from mshare.linux.mounts import private
+from mshare._core.linux.mounts import private
 
 settings.register_profile("mshare", deadline=None)  # on a busy machine any example can take long
 settings.load_profile("mshare")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mshare.geometry import PAGE, PMD
-from mshare.scan.case import ENABLED, SHMEM_ENABLED
-from mshare.scan.snapshot import PRIVATE, Area, Kind, Object, Process, Snapshot, System
-from mshare.scan.tables import Piece, needs
-from mshare.units import GIB, MIB
+from mshare._core.geometry import PAGE, PMD
+from mshare._core.units import GIB, MIB
+from mshare._tools.scan.case import ENABLED, SHMEM_ENABLED
+from mshare._tools.scan.snapshot import PRIVATE, Area, Kind, Object, Process, Snapshot, System
+from mshare._tools.scan.tables import Piece, needs
 
 HEAP, SHARED = 0x5555_0000_0000, 0x7F00_0000_0000
 NEVER = "always within_size advise [never] deny force"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from mshare.units import GIB, MIB, parse_size
+from mshare._core.units import GIB, MIB, parse_size
 
 from .. import machine, output, pool
 from . import inside, report, specs, trial

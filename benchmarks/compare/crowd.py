@@ -15,7 +15,7 @@ import time
 from multiprocessing import resource_tracker
 from typing import Any
 
-from mshare.linux import proc
+from mshare._core.linux import proc
 from mshare.measure import Mechanism, SharedMemory
 from mshare.measure.child import Child, requests, say
 from mshare.measure.cost import page_tables_bytes

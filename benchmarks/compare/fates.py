@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mshare.linux import proc
+from mshare._core.linux import proc
 from mshare.measure import Mechanism
 
 from .actor import Refused, actor

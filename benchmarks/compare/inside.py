@@ -9,8 +9,8 @@ import json
 import sys
 from typing import Any
 
+from mshare._core.units import MIB
 from mshare.measure.mechanisms import load
-from mshare.units import MIB
 
 from ..frameworks import Served
 from . import crowd, fates, figures, world

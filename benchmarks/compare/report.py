@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from mshare.report import printable
-from mshare.units import format_size
+from mshare._core.units import format_size
+from mshare._tools.report import printable
 
 from .. import machine
 from .specs import BASELINE, PLAIN

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import NamedTuple
 
-from mshare import backends
+from mshare._core import backends
 from mshare.measure import Nothing, SharedMemory
 
 from .. import frameworks, mechanisms

@@ -19,7 +19,7 @@ from statistics import median
 from tempfile import TemporaryFile
 from typing import Any
 
-from mshare.geometry import PMD
+from mshare._core.geometry import PMD
 
 from .. import pool
 from .inside import ANSWER, CROWD

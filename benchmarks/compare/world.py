@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from mshare.linux.mounts import mount
+from mshare._core.linux.mounts import mount
 
 SHM = Path("/dev/shm")
 ROOT = SHM / "root-of-mshare"

@@ -31,10 +31,10 @@ codes, the record in a region's file and the kernel ABI (docs/api.md). All else 
 #   measure      what processes pay, measured in real processes;  lab: how many there is memory for
 #   testing/*    the conformance suite, strategies and state machine, shipped for others' backends
 
-from .attachment import ANYWHERE, attach
-from .calls import mshare, mshare_unlink
-from .creation import create, create_anonymous
-from .errors import (
+from ._core.attachment import ANYWHERE, attach
+from ._core.calls import mshare, mshare_unlink
+from ._core.creation import create, create_anonymous
+from ._core.errors import (
     AccessDeniedError,
     AddressTakenError,
     AmbiguousNameError,
@@ -59,12 +59,12 @@ from .errors import (
     RegionNotFoundError,
     ViewsAliveError,
 )
-from .handle import Handle
-from .handover import recv_handle, send_handle
-from .record import RegionInfo
-from .region import Region
-from .registry import regions
-from .removal import gc, unlink
+from ._core.handle import Handle
+from ._core.handover import recv_handle, send_handle
+from ._core.record import RegionInfo
+from ._core.region import Region
+from ._core.registry import regions
+from ._core.removal import gc, unlink
 
 __version__ = "0.1.0"
 

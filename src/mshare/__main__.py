@@ -9,7 +9,7 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (see `cli/_exits.py`). `argv` is without the program's name."""
     try:
-        from .cli import dispatch
+        from ._tools.cli import dispatch
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("typer", "rich", "click"):
             raise

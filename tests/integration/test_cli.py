@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import mshare
-from mshare.cli import COMMANDS
+from mshare._tools.cli import COMMANDS
 
 Run = subprocess.CompletedProcess[bytes]
 MSHARE = (sys.executable, "-m", "mshare")
@@ -62,7 +62,8 @@ def files(world: Path) -> list[Path]:
 # Help and usage
 
 
-GROUPS = {name: each for name in COMMANDS if (each := getattr(import_module(f"mshare.cli.{name}"), "SUBCOMMANDS", {}))}
+MODULES = {name: import_module(f"mshare._tools.cli.{name}") for name in COMMANDS}
+GROUPS = {name: each for name, module in MODULES.items() if (each := getattr(module, "SUBCOMMANDS", {}))}
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, *(f"{name} {each}" for name in GROUPS for each in GROUPS[name])])

@@ -19,11 +19,11 @@ from pathlib import Path
 import pytest
 
 import mshare
-from mshare import backends
-from mshare.backend import Space
-from mshare.demo import flights
-from mshare.demo.main import fitting_size, left_behind
-from mshare.units import MIB
+from mshare._core import backends
+from mshare._core.backend import Space
+from mshare._core.units import MIB
+from mshare._tools.demo import flights
+from mshare._tools.demo.main import fitting_size, left_behind
 
 pytestmark = pytest.mark.timeout(300)  # dozens of interpreters per test; a busy machine takes minutes
 

@@ -24,14 +24,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from worlds import STRANGER, needs_root
 
-from mshare.exporter import server
-from mshare.exporter.latest import Latest
-from mshare.exporter.metrics import Metrics
-from mshare.exporter.objects import MOST_CHARACTERS
-from mshare.linux.collect import collect
-from mshare.scan.survey import survey
+from mshare._core.units import MIB
+from mshare._tools.collect import collect
+from mshare._tools.exporter import server
+from mshare._tools.exporter.latest import Latest
+from mshare._tools.exporter.metrics import Metrics
+from mshare._tools.exporter.objects import MOST_CHARACTERS
+from mshare._tools.scan.survey import survey
 from mshare.testing.processes import in_child
-from mshare.units import MIB
 
 EXPORTER = (sys.executable, "-m", "mshare", "exporter")
 Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
@@ -263,7 +263,7 @@ def test_it_listens_on_ipv6() -> None:
 def test_without_the_extra_it_says_what_to_install() -> None:
     program = (
         "import sys; sys.modules['prometheus_client'] = None\n"
-        "from mshare.cli import dispatch; sys.exit(dispatch(['exporter']))"
+        "from mshare._tools.cli import dispatch; sys.exit(dispatch(['exporter']))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, text=True)
     assert done.returncode == 1

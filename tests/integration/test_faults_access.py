@@ -19,7 +19,7 @@ import pytest
 from worlds import STRANGER, needs_root, window_mappings
 
 import mshare
-from mshare.geometry import PMD
+from mshare._core.geometry import PMD
 from mshare.testing.conformance import files
 from mshare.testing.processes import Nursery, WorkerDied, in_child, wait_readable
 

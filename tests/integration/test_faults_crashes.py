@@ -15,9 +15,9 @@ import pytest
 from worlds import STRANGER, free_bytes, needs_root, small_tmpfs, window_mappings
 
 import mshare
-from mshare.geometry import PAGE, PMD
-from mshare.record import ATTACHED_BYTE, NAME_BYTE
-from mshare.registry import find
+from mshare._core.geometry import PAGE, PMD
+from mshare._core.record import ATTACHED_BYTE, NAME_BYTE
+from mshare._core.registry import find
 from mshare.testing.conformance import backend_of, files
 from mshare.testing.processes import Nursery, in_child
 from mshare.testing.statemachine import eventually

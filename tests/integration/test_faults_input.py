@@ -17,7 +17,7 @@ import pytest
 from worlds import free_bytes, needs_root, small_tmpfs, window_mappings
 
 import mshare
-from mshare.geometry import PAGE, PMD, PUD, USER_END, WINDOW
+from mshare._core.geometry import PAGE, PMD, PUD, USER_END, WINDOW
 from mshare.testing.conformance import files
 from mshare.testing.processes import in_child
 
@@ -65,8 +65,8 @@ def test_larger_than_the_file_system(world: Path, name: str | None, limit: str) 
 def test_a_file_system_that_fills_up_in_the_middle(world: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else takes the space between the look and the reservation."""
     with small_tmpfs(world / "shm", "64M"):
-        monkeypatch.setattr("mshare.backends.thp._STEP", 4 * PMD)
-        monkeypatch.setattr("mshare.backends._files._STEP", 4 * PMD)
+        monkeypatch.setattr("mshare._core.backends.thp._STEP", 4 * PMD)
+        monkeypatch.setattr("mshare._core.backends._files._STEP", 4 * PMD)
         hog = world / "shm" / "hog"
 
         def fill(*_: int) -> None:

@@ -11,8 +11,8 @@ import pytest
 from worlds import STRANGER, needs_root, small_tmpfs, window_mappings
 
 import mshare
-from mshare.geometry import PAGE
-from mshare.linux.mounts import private
+from mshare._core.geometry import PAGE
+from mshare._core.linux.mounts import private
 from mshare.testing.conformance import files
 from mshare.testing.processes import in_child
 

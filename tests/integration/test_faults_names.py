@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from worlds import STRANGER, needs_root, region_file, window_mappings
 
 import mshare
-from mshare.geometry import PAGE, PMD, USER_END, WINDOW
-from mshare.record import Record
+from mshare._core.geometry import PAGE, PMD, USER_END, WINDOW
+from mshare._core.record import Record
 from mshare.testing.conformance import files
 from mshare.testing.processes import in_child
 from mshare.testing.strategies import bad_names

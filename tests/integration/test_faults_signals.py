@@ -16,8 +16,8 @@ import pytest
 from worlds import window_mappings
 
 import mshare
-from mshare import registry
-from mshare.backends import hugetlb
+from mshare._core import registry
+from mshare._core.backends import hugetlb
 from mshare.testing.conformance import files
 from mshare.testing.processes import in_child
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 import mshare
-from mshare import mapping, registry
-from mshare.geometry import PMD, WINDOW
-from mshare.linux import locks
+from mshare._core import mapping, registry
+from mshare._core.geometry import PMD, WINDOW
+from mshare._core.linux import locks
 from mshare.testing.conformance import files
 from mshare.testing.processes import LIMIT_S, in_child
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import mshare
-from mshare import calls, creation
+from mshare._core import calls, creation
 
 
 def test_the_name_appears_with_the_content(backend: str) -> None:

@@ -16,8 +16,8 @@ import pytest
 from worlds import needs_root
 
 import mshare
-from mshare.geometry import PAGE, PMD
-from mshare.linux import memfd
+from mshare._core.geometry import PAGE, PMD
+from mshare._core.linux import memfd
 from mshare.testing.processes import in_child
 
 SIZE = PMD + 3 * PAGE

@@ -18,7 +18,7 @@ import pytest
 from worlds import region_file, window_mappings
 
 import mshare
-from mshare.geometry import PAGE, PMD
+from mshare._core.geometry import PAGE, PMD
 from mshare.testing.processes import in_child
 
 SIZE = PMD + 3 * PAGE

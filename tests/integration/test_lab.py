@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from mshare.errors import BackendUnavailableError
-from mshare.lab import sga
-from mshare.lab.fleet import fleet
-from mshare.lab.limit import Limit, control_group, whole_machine
-from mshare.lab.mechanisms import Place
-from mshare.lab.run import V1, Run
+from mshare._core.errors import BackendUnavailableError
+from mshare._core.units import KIB, MIB
+from mshare._tools.lab import sga
+from mshare._tools.lab.fleet import fleet
+from mshare._tools.lab.limit import Limit, control_group, whole_machine
+from mshare._tools.lab.mechanisms import Place
+from mshare._tools.lab.run import V1, Run
 from mshare.testing.processes import in_child
-from mshare.units import KIB, MIB
 
 LIMIT_S = 30.0
 SIZE = 64 * MIB
@@ -155,8 +155,8 @@ def test_clients_do_not_outlive_who_counts_them(tmp_path: Path) -> None:
     path.write_bytes(b"\1" * 4096)
     place = Place("file", str(path), 0x2000_0000_0000, 4096, 4096)
     program = (
-        "from mshare.lab.fleet import fleet; from mshare.lab.limit import Limit\n"
-        "from mshare.lab.mechanisms import Place\n"
+        "from mshare._tools.lab.fleet import fleet; from mshare._tools.lab.limit import Limit\n"
+        "from mshare._tools.lab.mechanisms import Place\n"
         f"with fleet(Place(*{tuple(place)!r}), 4096, Limit('machine', 0), 2) as group:\n"
         "    group.grow(5)\n"
         "    print(group.process.pid, *group.alive, flush=True)\n"

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 import mshare
-from mshare import backends
-from mshare.geometry import PMD
+from mshare._core import backends
+from mshare._core.geometry import PMD
+from mshare._core.units import MIB
 from mshare.measure import Cost, Mechanism, Mshare, Nothing, SharedMemory, Slope, measure, measure_slope
 from mshare.measure.cost import existing, page_tables_growth, process_costs
 from mshare.measure.mechanisms import load
 from mshare.measure.probe import scan
 from mshare.measure.projection import SLOPE_BYTES
-from mshare.units import MIB
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from mshare import module
-from mshare.errors import AccessDeniedError, BackendUnavailableError, ModuleBuildError
-from mshare.linux.module import is_loaded, obstacle
-from mshare.procfs import parse_mountinfo
+from mshare._core.errors import AccessDeniedError, BackendUnavailableError, ModuleBuildError
+from mshare._core.linux.module import is_loaded, obstacle
+from mshare._core.procfs import parse_mountinfo
+from mshare._tools import module
 from mshare.testing.processes import in_child
 
 REPOSITORY = Path(__file__).parents[2]

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import mshare
-from mshare.geometry import PAGE, WINDOW
-from mshare.procfs import FileId
-from mshare.record import Record, file_size
+from mshare._core.geometry import PAGE, WINDOW
+from mshare._core.procfs import FileId
+from mshare._core.record import Record, file_size
 
 
 def plant(path: Path, record: Record, uid: int) -> None:
@@ -72,7 +72,7 @@ def test_a_control_character_in_a_planted_record_is_never_shown(world: Path) -> 
 
 def test_leaving_processes_do_not_each_search_all_of_proc(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With N clients leaving, that would be N times N; only the last, who removes the region, has to look."""
-    from mshare.linux import proc
+    from mshare._core.linux import proc
 
     looked: list[set[FileId]] = []
 

@@ -20,12 +20,12 @@ from typing import Any
 import pytest
 from mappers import Mapping, mapped
 
-from mshare.units import MIB
+from mshare._core.units import MIB
 
 LIMIT_S = 60
 EXPORTER = (sys.executable, "-m", "mshare", "exporter")
-DASHBOARD = json.loads((files("mshare.exporter") / "dashboard.json").read_text())
-ALERTS = (files("mshare.exporter") / "alerts.yml").read_text()
+DASHBOARD = json.loads((files("mshare._tools.exporter") / "dashboard.json").read_text())
+ALERTS = (files("mshare._tools.exporter") / "alerts.yml").read_text()
 RULES = re.findall(r"alert: (\w+)", ALERTS)
 TARGETS = [(panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for target in panel["targets"]]
 
@@ -207,7 +207,7 @@ def test_the_dashboard_has_what_its_format_needs() -> None:
 @pytest.mark.parametrize(("what", "file"), [("dashboard", "dashboard.json"), ("alerts", "alerts.yml")])
 def test_print_gives_the_file(what: str, file: str) -> None:
     done = subprocess.run([*EXPORTER, "--print", what], capture_output=True, check=True)
-    assert done.stdout == (files("mshare.exporter") / file).read_bytes()
+    assert done.stdout == (files("mshare._tools.exporter") / file).read_bytes()
     refused = subprocess.run([*EXPORTER, "--print", "x"], capture_output=True, check=False, text=True)
     assert refused.returncode == 2
     assert "dashboard, alerts" in refused.stderr

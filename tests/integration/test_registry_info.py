@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import mshare
-from mshare import registry, removal
-from mshare.geometry import PAGE, PMD
+from mshare._core import registry, removal
+from mshare._core.geometry import PAGE, PMD
 
 
 def test_one_region_can_be_looked_up_without_attaching(backend: str) -> None:

@@ -16,11 +16,11 @@ from test_cli import MSHARE, answer, fails, ok
 from worlds import STRANGER, needs_root, small_tmpfs
 
 import mshare
-from mshare.linux.collect import Choice, _Directory, collect
-from mshare.linux.mounts import private
-from mshare.scan.saved import dump, load
-from mshare.scan.show import remarks
-from mshare.scan.survey import survey
+from mshare._core.linux.mounts import private
+from mshare._tools.collect import Choice, _Directory, collect
+from mshare._tools.scan.saved import dump, load
+from mshare._tools.scan.show import remarks
+from mshare._tools.scan.survey import survey
 from mshare.testing.processes import in_child
 
 HOSTILE = "a\n\x1b[2J\x1b]0;owned\x07[red]\u202egnp"

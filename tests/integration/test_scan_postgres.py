@@ -8,11 +8,11 @@ from contextlib import ExitStack, contextmanager
 
 from worlds import needs_root
 
-from mshare.linux.collect import collect
-from mshare.linux.proc import memory_fields, refresh_counters
-from mshare.scan.advice import Advice, judge
-from mshare.scan.show import label
-from mshare.scan.survey import ObjectUsage, survey
+from mshare._core.linux.proc import memory_fields, refresh_counters
+from mshare._tools.collect import collect
+from mshare._tools.scan.advice import Advice, judge
+from mshare._tools.scan.show import label
+from mshare._tools.scan.survey import ObjectUsage, survey
 from mshare.testing.postgres import Cluster
 
 CLIENTS = 50

@@ -23,20 +23,20 @@ from PIL import Image
 from servers import Crowd, postgresql, server
 from worlds import needs_root
 
-from mshare.cli import dispatch
-from mshare.geometry import PAGE
-from mshare.linux.collect import Choice, collect
-from mshare.linux.proc import status_fields
-from mshare.page.html import Report, render
-from mshare.report import printable
-from mshare.scan.advice import judge
-from mshare.scan.case import Case, shell_word
-from mshare.scan.remedies import remedies
-from mshare.scan.saved import dump
-from mshare.scan.series import growth, point
-from mshare.scan.show import bounds, short
-from mshare.scan.survey import Bytes, ObjectUsage, survey
-from mshare.units import GIB, MIB
+from mshare._core.geometry import PAGE
+from mshare._core.linux.proc import status_fields
+from mshare._core.units import GIB, MIB
+from mshare._tools.cli import dispatch
+from mshare._tools.collect import Choice, collect
+from mshare._tools.page.html import Report, render
+from mshare._tools.report import printable
+from mshare._tools.scan.advice import judge
+from mshare._tools.scan.case import Case, shell_word
+from mshare._tools.scan.remedies import remedies
+from mshare._tools.scan.saved import dump
+from mshare._tools.scan.series import growth, point
+from mshare._tools.scan.show import bounds, short
+from mshare._tools.scan.survey import Bytes, ObjectUsage, survey
 
 MSHARE = (sys.executable, "-m", "mshare")
 NAME = "a<script>document.title='owned'</script>$x^2$\n\u202e\""

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from mappers import LONELY, PAGE, PMD, PUD, Mapped, Mapping, mapped
 
-from mshare.linux import collect as collecting
-from mshare.linux.collect import Choice, collect
-from mshare.linux.pagemap import Scanner
-from mshare.scan.survey import ObjectUsage, survey
+from mshare._core.linux.pagemap import Scanner
+from mshare._tools import collect as collecting
+from mshare._tools.collect import Choice, collect
+from mshare._tools.scan.survey import ObjectUsage, survey
 
 MIB = 1 << 20
 KNOWN = {

@@ -16,8 +16,8 @@ import pytest
 from mappers import Mapping, mapped
 from terminal import Terminal
 
-from mshare.geometry import PMD
-from mshare.units import TIB
+from mshare._core.geometry import PMD
+from mshare._core.units import TIB
 
 TOP = (sys.executable, "-m", "mshare", "top", "--interval", "0.5", "--min", "1")
 TOUCHED = 61
@@ -134,7 +134,9 @@ def test_where_there_is_no_terminal_it_prints_tables(world: Path) -> None:
 
 
 def test_without_the_extra_it_says_what_to_install() -> None:
-    program = "import sys; sys.modules['textual'] = None; from mshare.cli import dispatch; sys.exit(dispatch(['top']))"
+    program = (
+        "import sys; sys.modules['textual'] = None; from mshare._tools.cli import dispatch; sys.exit(dispatch(['top']))"
+    )
     with Terminal([sys.executable, "-c", program]) as terminal:
         assert terminal.end() == 1
         assert "mshare: textual is not installed: pip install '.[top]'" in terminal.text

@@ -11,11 +11,11 @@ from rich.text import Text
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Footer, Static
 
-from mshare.scan.snapshot import Area, Object, Process, Snapshot, System
-from mshare.scan.survey import survey
-from mshare.top.app import TopApp
-from mshare.top.rows import Reading
-from mshare.units import GIB, KIB
+from mshare._core.units import GIB, KIB
+from mshare._tools.scan.snapshot import Area, Object, Process, Snapshot, System
+from mshare._tools.scan.survey import survey
+from mshare._tools.top.app import TopApp
+from mshare._tools.top.rows import Reading
 
 NASTY = "/dev/shm/a\n\x1b]0;gone\x07[red]b[/red] :smile: \u202e"
 LIMIT_S = 30

@@ -15,7 +15,7 @@ import pytest
 from worlds import STRANGER, needs_root
 
 import mshare
-from mshare.linux.mounts import private
+from mshare._core.linux.mounts import private
 from mshare.testing.processes import LIMIT_S, in_child
 
 SIZE = 3 * 4096
@@ -96,7 +96,7 @@ def server(at: Path) -> Iterator[int]:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    from mshare.registry import wait
+    from mshare._core.registry import wait
 
     for _ in range(int(LIMIT_S)):
         if wait(condition):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mshare.geometry import PAGE, WINDOW
-from mshare.record import Record, file_size
+from mshare._core.geometry import PAGE, WINDOW
+from mshare._core.record import Record, file_size
 
 STRANGER = 54321
 """A uid that owns nothing."""

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import settings
 
 import mshare
-from mshare import backends
-from mshare.geometry import PAGE, PUD, WINDOW
-from mshare.linux import ioctl
-from mshare.linux.descriptors import Descriptor
+from mshare._core import backends
+from mshare._core.geometry import PAGE, PUD, WINDOW
+from mshare._core.linux import ioctl
+from mshare._core.linux.descriptors import Descriptor
 from mshare.testing.conformance import BackendConformance, table_bytes
 from mshare.testing.processes import in_child
 from mshare.testing.statemachine import check
@@ -105,7 +105,7 @@ def test_an_empty_file_and_the_file_systems_own_are_none(msharefs_world: Path) -
 ATTACH = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from mshare.linux import libc
+from mshare._core.linux import libc
 os.setgid(1001)
 os.setuid(1001)
 fd = os.open(sys.argv[2], os.O_RDWR)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mshare.lab import sga
-from mshare.lab.limit import control_group
-from mshare.lab.run import V2
+from mshare._tools.lab import sga
+from mshare._tools.lab.limit import control_group
+from mshare._tools.lab.run import V2
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 32 * MIB

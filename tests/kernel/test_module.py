@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 import mshare
-from mshare import module
 from mshare.__main__ import main
-from mshare.linux.libc import mmap_into, munmap_from
+from mshare._core.linux.libc import mmap_into, munmap_from
+from mshare._tools import module
 from mshare.testing.processes import in_child
 
 pytestmark = pytest.mark.timeout(600)
@@ -52,12 +52,12 @@ def test_out_and_in_again(cache: Path) -> None:
     assert cli("unload")[0] == 0
     code, seen = cli("status")
     assert (code, seen["size_bytes"]) == (8, None)
-    assert "not loaded" in mshare.backends.ALL[0].availability().reason
+    assert "not loaded" in mshare._core.backends.ALL[0].availability().reason
     code, seen = cli("load", "--cache", str(cache), "--size", "64M")
     assert (code, seen["loaded"], seen["mounted"], seen["size_bytes"]) == (0, True, True, 64 << 20)
     assert (seen["mode"], seen["uid"], seen["gid"]) == ("0755", 0, 0)
     assert cli("load", "--cache", str(cache))[0] == 0
-    assert mshare.backends.ALL[0].availability().usable
+    assert mshare._core.backends.ALL[0].availability().usable
     assert cli("unload")[0] == 0
     assert load_for_all(cache).mounted  # as it was before
 
@@ -106,7 +106,7 @@ def test_an_unload_that_fails_mounts_the_same_again(cache: Path, monkeypatch: py
         raise BlockingIOError(errno.EWOULDBLOCK, name)
 
     with monkeypatch.context() as patched:
-        patched.setattr("mshare.linux.module.remove", busy)
+        patched.setattr("mshare._core.linux.module.remove", busy)
         code, said = cli("unload")
     assert (code, "still in use" in said["error"]["message"]) == (5, True)
     seen = module.status()

@@ -6,9 +6,9 @@ import mfs
 import pytest
 from mappers import PAGE, PMD, PUD, Mapping, mapped
 
-from mshare.linux.collect import Choice, collect
-from mshare.linux.proc import memory_fields, refresh_counters
-from mshare.scan.survey import survey
+from mshare._core.linux.proc import memory_fields, refresh_counters
+from mshare._tools.collect import Choice, collect
+from mshare._tools.scan.survey import survey
 
 PROCESSES = 11
 MIB = 1 << 20

@@ -5,7 +5,18 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mshare.geometry import PAGE, PGD, PMD, PUD, WINDOW, Span, attachment_span, page_tables, pick_address, round_up
+from mshare._core.geometry import (
+    PAGE,
+    PGD,
+    PMD,
+    PUD,
+    WINDOW,
+    Span,
+    attachment_span,
+    page_tables,
+    pick_address,
+    round_up,
+)
 
 spans = st.builds(
     lambda start, length: Span(start, start + length),

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mshare.geometry import page_tables
-from mshare.lab.run import Run, Sample, Spread, fit
-from mshare.lab.scale import MOST, PROPOSAL, server
+from mshare._core.geometry import page_tables
+from mshare._tools.lab.run import Run, Sample, Spread, fit
+from mshare._tools.lab.scale import MOST, PROPOSAL, server
 
 MIB = 1 << 20
 bytes_ = st.integers(0, 1 << 44)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mshare.errors import InvalidSizeError
-from mshare.geometry import PAGE, PGD, PMD, PUD, WINDOW
-from mshare.plan import MOST_PROCESSES, plan, plan_json, plan_notes, plan_table
-from mshare.units import GIB
+from mshare._core.errors import InvalidSizeError
+from mshare._core.geometry import PAGE, PGD, PMD, PUD, WINDOW
+from mshare._core.units import GIB
+from mshare._tools.plan import MOST_PROCESSES, plan, plan_json, plan_notes, plan_table
 
 sizes = st.builds(lambda blocks, more: max(1, blocks * PMD + more), st.integers(0, 1100), st.integers(-5000, 5000))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mshare.geometry import PAGE
-from mshare.procfs import (
+from mshare._core.geometry import PAGE
+from mshare._core.procfs import (
     make_dev,
     parse_cgroup,
     parse_fields_kb,

@@ -7,8 +7,8 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mshare.geometry import PAGE, PMD, PUD, USER_END, round_up
-from mshare.record import RECORD_SIZE, Record, RecordError, file_size
+from mshare._core.geometry import PAGE, PMD, PUD, USER_END, round_up
+from mshare._core.record import RECORD_SIZE, Record, RecordError, file_size
 from mshare.testing.strategies import hostile_pages, records
 
 settings.register_profile("mshare", deadline=None)

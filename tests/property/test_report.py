@@ -9,8 +9,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mshare.record import RegionInfo
-from mshare.report import printable, region_fields, region_json, regions_table, without
+from mshare._core.record import RegionInfo
+from mshare._tools.report import printable, region_fields, region_json, regions_table, without
 
 texts = st.text(st.characters(exclude_categories=[]), max_size=40)
 

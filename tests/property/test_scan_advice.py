@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import Crowd, postgresql, server
 
-from mshare.geometry import PAGE, PMD
-from mshare.scan.advice import LEAST_BYTES, LEAST_PART, Verdict, judge, matters
-from mshare.scan.case import Case
-from mshare.scan.remedies import remedies
-from mshare.scan.snapshot import Snapshot
-from mshare.scan.survey import survey
-from mshare.units import GIB, MIB, TIB
+from mshare._core.geometry import PAGE, PMD
+from mshare._core.units import GIB, MIB, TIB
+from mshare._tools.scan.advice import LEAST_BYTES, LEAST_PART, Verdict, judge, matters
+from mshare._tools.scan.case import Case
+from mshare._tools.scan.remedies import remedies
+from mshare._tools.scan.snapshot import Snapshot
+from mshare._tools.scan.survey import survey
 
 SIZES = st.integers(PAGE, 40 * GIB).map(lambda size: size & -PAGE)
 PEOPLE = st.integers(1, 60)

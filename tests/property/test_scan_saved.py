@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mshare.errors import NotASnapshotError
-from mshare.scan.groups import KEYS, groups
-from mshare.scan.saved import VERSION, dump, load
-from mshare.scan.show import groups_table, remarks, survey_json, table, totals
-from mshare.scan.snapshot import Snapshot
-from mshare.scan.survey import survey
+from mshare._core.errors import NotASnapshotError
+from mshare._tools.scan.groups import KEYS, groups
+from mshare._tools.scan.saved import VERSION, dump, load
+from mshare._tools.scan.show import groups_table, remarks, survey_json, table, totals
+from mshare._tools.scan.snapshot import Snapshot
+from mshare._tools.scan.survey import survey
 from mshare.testing.strategies import snapshots
 
 
@@ -100,7 +100,7 @@ def test_a_newer_format_is_named() -> None:
 
 
 def test_a_small_file_that_unpacks_to_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mshare.scan.saved.MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("mshare._tools.scan.saved.MOST_BYTES", 1 << 20)
     with pytest.raises(NotASnapshotError, match="unpacks to more"):
         load(gzip.compress(b"\0" * (8 << 20)))
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mshare.geometry import PAGE, PGD, PMD, PUD
-from mshare.scan.tables import LEVELS, Piece, blocks, charge, needs
+from mshare._core.geometry import PAGE, PGD, PMD, PUD
+from mshare._tools.scan.tables import LEVELS, Piece, blocks, charge, needs
 
 OWNERS = (-1, 0, 1, 2)
 # Few places around a border of all levels, so that blocks of each level often serve several owners.

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mshare.errors import MshareError
-from mshare.units import format_age, format_apart, format_size, parse_age, parse_size
+from mshare._core.errors import MshareError
+from mshare._core.units import format_age, format_apart, format_size, parse_age, parse_size
 
 UNITS = {"B": 0, "KiB": 1, "MiB": 2, "GiB": 3, "TiB": 4, "PiB": 5}
 sizes = st.integers(0, 1 << 50) | st.integers(0, 50).map(lambda bits: (1 << bits) - 1)

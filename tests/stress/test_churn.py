@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 import mshare
-from mshare.geometry import PAGE
+from mshare._core.geometry import PAGE
 from mshare.testing.conformance import backend_of, files
 from mshare.testing.statemachine import eventually
 

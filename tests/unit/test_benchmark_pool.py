@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import pool
-from mshare.geometry import PMD
+from mshare._core.geometry import PMD
 
 ROOT = Path(__file__).parents[2]
 NR_HUGEPAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")

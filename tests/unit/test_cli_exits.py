@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from mshare import errors
-from mshare.cli import _exits
+from mshare._core import errors
+from mshare._tools.cli import _exits
 
 CODES = {
     "InvalidNameError": 2,

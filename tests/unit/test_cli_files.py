@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mshare.cli import _files
-from mshare.errors import InvalidSizeError
+from mshare._core.errors import InvalidSizeError
+from mshare._tools.cli import _files
 
 
 @pytest.fixture(params=["O_TMPFILE", "a temporary name"])

@@ -7,8 +7,8 @@ import math
 import pyarrow
 import pytest
 
-from mshare.demo import columns
-from mshare.errors import InvalidSizeError, NotARegionError
+from mshare._core.errors import InvalidSizeError, NotARegionError
+from mshare._tools.demo import columns
 
 TABLE = pyarrow.table(
     {

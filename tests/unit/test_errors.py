@@ -1,4 +1,4 @@
-"""The tables in the docstring of `mshare.errors` have every error of every part, as it is."""
+"""The tables in the docstring of `mshare._core.errors` have every error of every part, as it is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib import import_module
 from pkgutil import walk_packages
 
 import mshare
-from mshare import errors
+from mshare._core import errors
 
 
 def tables() -> dict[str, tuple[int, str, str]]:
@@ -41,7 +41,10 @@ def builtin(kind: type[mshare.MshareError]) -> str:
     return next((base.__name__ for base in kind.__bases__ if base.__module__ == "builtins"), "-")
 
 
+def module(kind: type) -> str:
+    """Return the module of a class as the tables name it."""
+    return re.sub(r"^mshare\.(_core\.|_tools\.)?", "", kind.__module__)
+
+
 def test_the_tables_are_complete_and_right() -> None:
-    assert tables() == {
-        kind.__name__: (kind.code, builtin(kind), kind.__module__.removeprefix("mshare.")) for kind in every_error()
-    }
+    assert tables() == {kind.__name__: (kind.code, builtin(kind), module(kind)) for kind in every_error()}

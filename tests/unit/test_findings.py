@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mshare.errors import InvalidSizeError
-from mshare.findings import (
+from mshare._core.errors import InvalidSizeError
+from mshare._core.geometry import PAGE, PMD, Span
+from mshare._core.units import GIB, MIB
+from mshare._tools.findings import (
     ADVICE,
     OK,
     PROBLEM,
@@ -23,9 +25,7 @@ from mshare.findings import (
     findings_json,
     parse_remove_ipc,
 )
-from mshare.geometry import PAGE, PMD, Span
-from mshare.machine import inspect, largest_gap, logind_files
-from mshare.units import GIB, MIB
+from mshare._tools.machine import inspect, largest_gap, logind_files
 
 GOOD = MachineFacts(
     size=GIB,

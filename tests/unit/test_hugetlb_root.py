@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mshare.backends import hugetlb
+from mshare._core.backends import hugetlb
 
 
 def test_only_the_usual_place_is_taken(hugetlb_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

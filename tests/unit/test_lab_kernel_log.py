@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mshare.lab.kernel_log import lines_of, oom_excerpt
+from mshare._tools.lab.kernel_log import lines_of, oom_excerpt
 
 # Linux 6.12.117, as /dev/kmsg gives it: the machine ran out of memory.
 MACHINE = r"""4,901,178369935,-;python invoked oom-killer: gfp_mask=0x140cca(GFP_HIGHUSER_MOVABLE|__GFP_COMP), order=0, oom_score_adj=1000

@@ -10,6 +10,8 @@ import pytest
 import mshare
 
 PACKAGE = Path(mshare.__file__).parent
+ROOMS = ("_core", "_tools")
+"""What holds parts and is none itself."""
 
 PURE = (
     "errors",
@@ -32,7 +34,7 @@ OS_LAYER = {"os", "ctypes", "fcntl", "mmap", "socket", "subprocess", "signal", "
 DEPENDENCIES = {"typer", "rich", "textual", "prometheus_client", "numpy", "pyarrow", "hypothesis", "pytest"}
 
 MAY_IMPORT = {
-    "linux": {"procfs", "geometry", "scan"},
+    "linux": {"procfs", "geometry"},
     "backend": {"errors", "units", "geometry", "record", "linux"},
     "backends": {"backend", "errors", "units", "geometry", "procfs", "record", "linux"},
     "mapping": {"errors", "units", "geometry", "procfs", "linux"},
@@ -89,7 +91,7 @@ MAY_IMPORT = {
 def imports(path: Path) -> tuple[set[str], set[str]]:
     """Return what a module imports when it is loaded: (parts of mshare, top-level names from outside)."""
     inside, outside = set(), set()
-    level_up = len(path.relative_to(PACKAGE).parts) - 1
+    own = path.relative_to(PACKAGE).parts[:-1]
     tree = ast.parse(path.read_text())
     typing_only = {
         id(inner)
@@ -105,19 +107,15 @@ def imports(path: Path) -> tuple[set[str], set[str]]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             outside.add((node.module or "").partition(".")[0])
         elif isinstance(node, ast.ImportFrom):
-            if node.level - 1 < level_up:
-                inside.add(path.relative_to(PACKAGE).parts[0])
-            elif node.module:
-                inside.add(node.module.partition(".")[0])
-            else:
-                inside |= {alias.name for alias in node.names}
+            base = [*own[: len(own) - node.level + 1], *(node.module.split(".") if node.module else [])]
+            for alias in node.names:
+                inside.add(next(each for each in [*base, alias.name] if each not in ROOMS))
     return inside, outside
 
 
 def modules(part: str) -> list[Path]:
-    if (PACKAGE / f"{part}.py").exists():
-        return [PACKAGE / f"{part}.py"]
-    return sorted((PACKAGE / part).rglob("*.py"))
+    found = [path for room in (".", *ROOMS) for path in (PACKAGE / room).glob(f"{part}.py")]
+    return found or sorted(path for room in (".", *ROOMS) for path in (PACKAGE / room / part).rglob("*.py"))
 
 
 @pytest.mark.parametrize("part", PURE)
@@ -130,7 +128,7 @@ def test_pure_modules_do_not_touch_the_operating_system(part: str) -> None:
 
 @pytest.mark.parametrize("part", PURE_LAB)
 def test_pure_modules_of_the_lab_do_not_touch_the_operating_system(part: str) -> None:
-    path = PACKAGE / "lab" / f"{part}.py"
+    path = PACKAGE / "_tools" / "lab" / f"{part}.py"
     inside, outside = imports(path)
     assert not outside & OS_LAYER
     assert inside <= {*PURE, "lab"}
@@ -139,7 +137,7 @@ def test_pure_modules_of_the_lab_do_not_touch_the_operating_system(part: str) ->
 
 
 def test_the_zygote_carries_nothing_of_mshare() -> None:
-    assert imports(PACKAGE / "lab" / "zygote.py")[0] == set()
+    assert imports(PACKAGE / "_tools" / "lab" / "zygote.py")[0] == set()
 
 
 @pytest.mark.parametrize("part", MAY_IMPORT)
@@ -160,6 +158,6 @@ def test_the_core_loads_without_any_dependency() -> None:
     loaded = subprocess.run(
         [sys.executable, "-S", "-I", "-c", program], capture_output=True, text=True, check=True
     ).stdout
-    assert "mshare.region" in loaded
+    assert "mshare._core.region" in loaded
     assert "resource_tracker" not in loaded
     assert "multiprocessing" not in loaded

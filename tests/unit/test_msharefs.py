@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 
 import mshare
-from mshare import backends, machine, registry
-from mshare.backend import Request, Space, choose, obstacle
-from mshare.findings import ADVICE, findings
-from mshare.geometry import PAGE, PMD, PUD, WINDOW
-from mshare.linux import ioctl
-from mshare.linux.libc import file_system_magic
-from mshare.linux.module import is_loaded
-from mshare.record import NoRecordError, Record, RecordError, RegionInfo
+from mshare._core import backends, registry
+from mshare._core.backend import Request, Space, choose, obstacle
+from mshare._core.geometry import PAGE, PMD, PUD, WINDOW
+from mshare._core.linux import ioctl
+from mshare._core.linux.libc import file_system_magic
+from mshare._core.linux.module import is_loaded
+from mshare._core.record import NoRecordError, Record, RecordError, RegionInfo
+from mshare._tools import machine
+from mshare._tools.findings import ADVICE, findings
 
 MSHAREFS = backends.ALL[0]
 
@@ -73,14 +74,14 @@ def test_a_root_without_msharefs(world: Path) -> None:
 def test_who_is_not_admitted_learns_how(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = world / "msharefs"
     root.mkdir(mode=0o755)
-    monkeypatch.setattr("mshare.backends.msharefs.is_mounted", lambda root: True)
+    monkeypatch.setattr("mshare._core.backends.msharefs.is_mounted", lambda root: True)
     assert MSHAREFS.availability().usable
     monkeypatch.setattr("os.access", lambda *_, **__: False)
     refused = MSHAREFS.availability()
     assert not refused.usable
     assert f"uid {os.geteuid()} may make no regions in {root} (mode 0755, owner uid " in refused.reason
     assert refused.remedy == f'sudo chgrp "$(id -gn)" {root} && sudo chmod 1775 {root}'
-    monkeypatch.setattr("mshare.backends.msharefs.DEFAULT_ROOT", root)
+    monkeypatch.setattr("mshare._core.backends.msharefs.DEFAULT_ROOT", root)
     assert MSHAREFS.availability().remedy == 'sudo mshare module load --group "$(id -gn)"'
 
 
@@ -139,8 +140,8 @@ def test_a_region_takes_its_page_tables_of_the_mount() -> None:
 def test_what_does_not_fit_is_said_with_its_tables(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (world / "msharefs").mkdir()
     free = Space(64 << 20, "free space of the mount")
-    monkeypatch.setattr("mshare.backends.msharefs.is_mounted", lambda root: True)
-    monkeypatch.setattr("mshare.backends.msharefs.Msharefs.space", lambda self: free)
+    monkeypatch.setattr("mshare._core.backends.msharefs.is_mounted", lambda root: True)
+    monkeypatch.setattr("mshare._core.backends.msharefs.Msharefs.space", lambda self: free)
     for size, need in ((64 << 20, "64.2 MiB"), ((64 << 20) - 67 * PAGE, "67112960 bytes")):
         with pytest.raises(mshare.NoSpaceError) as refused:
             mshare.create("r", size, backend="msharefs")

@@ -8,15 +8,15 @@ from html.parser import HTMLParser
 import pytest
 from servers import Crowd, postgresql, server
 
-from mshare.geometry import PAGE
-from mshare.page.html import Report, render
-from mshare.page.pictures import costs, savings
-from mshare.report import printable
-from mshare.scan.advice import judge
-from mshare.scan.series import growth, point
-from mshare.scan.snapshot import Snapshot
-from mshare.scan.survey import survey
-from mshare.units import GIB, format_size
+from mshare._core.geometry import PAGE
+from mshare._core.units import GIB, format_size
+from mshare._tools.page.html import Report, render
+from mshare._tools.page.pictures import costs, savings
+from mshare._tools.report import printable
+from mshare._tools.scan.advice import judge
+from mshare._tools.scan.series import growth, point
+from mshare._tools.scan.snapshot import Snapshot
+from mshare._tools.scan.survey import survey
 
 NAMES = (
     "<script>alert(1)</script>",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mshare.geometry import page_tables
+from mshare._core.geometry import page_tables
+from mshare._core.units import GIB, KIB, MIB
 from mshare.measure import Slope
-from mshare.units import GIB, KIB, MIB
 
 
 def test_private_tables_of_4_kib_leaves_are_the_case_that_started_it() -> None:

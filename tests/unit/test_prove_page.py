@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import prove
 from benchmarks.prove_page import Results, page, targets
-from mshare.lab.run import Run, Sample, Spread
+from mshare._tools.lab.run import Run, Sample, Spread
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mshare.scan.groups import groups
-from mshare.scan.saved import dump, load
-from mshare.scan.show import table
-from mshare.scan.survey import ObjectUsage, survey
+from mshare._tools.scan.groups import groups
+from mshare._tools.scan.saved import dump, load
+from mshare._tools.scan.show import table
+from mshare._tools.scan.survey import ObjectUsage, survey
 
 DATA = Path(__file__).parents[1] / "data"
 MIB = 1 << 20

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from servers import Crowd, postgresql, server
 
-from mshare.scan.series import Point, growth, identity, point
-from mshare.scan.survey import survey
-from mshare.units import GIB
+from mshare._core.units import GIB
+from mshare._tools.scan.series import Point, growth, identity, point
+from mshare._tools.scan.survey import survey
 
 START = 1_700_000_000.0
 

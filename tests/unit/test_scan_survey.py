@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mshare.geometry import PAGE, PMD, PUD
-from mshare.scan.groups import groups
-from mshare.scan.snapshot import Area, Filled, Kind, Object, Process, Snapshot, System
-from mshare.scan.survey import ObjectUsage, survey
+from mshare._core.geometry import PAGE, PMD, PUD
+from mshare._tools.scan.groups import groups
+from mshare._tools.scan.snapshot import Area, Filled, Kind, Object, Process, Snapshot, System
+from mshare._tools.scan.survey import ObjectUsage, survey
 
 BASE = 0x3000_0000_0000
 

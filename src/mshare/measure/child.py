@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
-from ..errors import MshareError
+from .._core.errors import MshareError
 
 
 class ChildEndedError(MshareError, ChildProcessError):

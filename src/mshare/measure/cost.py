@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from ..linux import proc
+from .._core.linux import proc
 from .child import Child, ask_all
 from .mechanisms import Mechanism, touch_every_page
 from .probe import IN_A_ROW, ProcessCost

@@ -13,7 +13,7 @@ from importlib import import_module
 from multiprocessing import resource_tracker, shared_memory
 from typing import Protocol, cast
 
-from .. import attachment, creation, removal
+from .._core import attachment, creation, removal
 
 _PAGE = 4096
 _TRACKS_ALWAYS = sys.version_info < (3, 13)

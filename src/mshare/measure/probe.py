@@ -17,7 +17,7 @@ from statistics import median
 from time import perf_counter_ns
 from typing import NamedTuple
 
-from ..linux import proc
+from .._core.linux import proc
 from .child import requests, say
 from .mechanisms import Attachment, Mechanism, Nothing, load
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..geometry import PUD
+from .._core.geometry import PUD
 from .child import ask_all
 from .cost import Step, existing, page_tables_bytes, probes
 from .mechanisms import Mechanism

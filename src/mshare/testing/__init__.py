@@ -4,7 +4,7 @@
 - `postgres`: a PostgreSQL server for the time of a `with` block.
 - `strategies`: hypothesis strategies for names, sizes, records and /proc text.
 - `conformance`: `BackendConformance`, the promises every backend keeps, as a pytest class to inherit.
-- `statemachine`: a hypothesis state machine that compares real processes with `mshare.model`.
+- `statemachine`: a hypothesis state machine that compares real processes with `mshare.testing.model`.
 
 May depend on: everything in mshare; nothing else in mshare may depend on it.
 """

@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 import mshare
-from mshare import backends
-from mshare.backend import Backend
-from mshare.geometry import PAGE, PMD, PUD, WINDOW, round_up
-from mshare.record import RECORD_SIZE, file_size
-from mshare.registry import roots
+from mshare._core import backends
+from mshare._core.backend import Backend
+from mshare._core.geometry import PAGE, PMD, PUD, WINDOW, round_up
+from mshare._core.record import RECORD_SIZE, file_size
+from mshare._core.registry import roots
 
 from .processes import in_child
 from .strategies import edge_sizes

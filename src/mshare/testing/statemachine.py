@@ -1,4 +1,4 @@
-"""A hypothesis state machine: real processes and `mshare.model` do the same, and must come to the same.
+"""A hypothesis state machine: real processes and `mshare.testing.model` do the same, and must come to the same.
 
 Up to four processes over three names create, attach, store, close, unlink, call `mshare_unlink`, fork and are killed.
 After every step three things are compared: the outcome (value or error class), the contents every attachment sees,
@@ -28,9 +28,9 @@ from hypothesis.stateful import (
 )
 
 import mshare
-from mshare.geometry import Span
-from mshare.model import NAMED, Model, Seen
-from mshare.registry import roots
+from mshare._core.geometry import Span
+from mshare._core.registry import roots
+from mshare.testing.model import NAMED, Model, Seen
 
 from .conformance import NO_REGIONS, backend_of
 from .processes import LIMIT_S, Nursery, Reply, Worker

@@ -9,9 +9,9 @@ from typing import Any, get_args
 
 from hypothesis import strategies as st
 
-from mshare.geometry import PAGE, PMD, PUD, USER_END, WINDOW
-from mshare.record import MAGIC, RECORD_SIZE, VERSION, Record, file_size
-from mshare.scan.snapshot import PRIVATE, Area, Filled, Kind, Object, Process, Snapshot, System
+from mshare._core.geometry import PAGE, PMD, PUD, USER_END, WINDOW
+from mshare._core.record import MAGIC, RECORD_SIZE, VERSION, Record, file_size
+from mshare._tools.scan.snapshot import PRIVATE, Area, Filled, Kind, Object, Process, Snapshot, System
 
 names = st.sampled_from(("sga", "säule", "b" * 255))
 """Three good names: a plain one, one that is not ASCII, the longest."""

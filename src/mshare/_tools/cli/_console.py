@@ -1,0 +1,141 @@
+"""What every command prints with: tables and lines for people, JSON for programs.
+
+Rich's markup, emoji codes and highlighting are off everywhere: names are data. Lines are folded on a terminal only, so
+that `mshare ls | grep` sees one region per line.
+May depend on: _complete, report, errors.
+"""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pwd
+import sys
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ..._core.errors import InvalidAddressError, InvalidArgumentError
+from ..report import Table
+from ._complete import region_names
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: exact bytes, one document on stdout.")]
+RegionName = Annotated[
+    str, typer.Argument(metavar="NAME", help="The region's name.", show_default=False, autocompletion=region_names)
+]
+NewName = Annotated[str, typer.Argument(metavar="NAME", help="The region's name.", show_default=False)]
+BackendName = Annotated[
+    str | None,
+    typer.Option(
+        "--backend", metavar="NAME", help="msharefs, hugetlb, thp, shm. Default: $MSHARE_BACKEND, or the best."
+    ),
+]
+
+_UNFOLDED = 4096
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the error pass: rich would end the process with 1 here."""
+        raise  # noqa: PLE0704 - rich calls this from its handler
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that prints what it is given and nothing else."""
+    stream = sys.stderr if stderr else sys.stdout
+    folded = stream.isatty() or "COLUMNS" in os.environ
+    return _Console(
+        file=stream, markup=False, emoji=False, highlight=False, width=None if folded else _UNFOLDED, soft_wrap=False
+    )
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document, ASCII only, so that no name can reach the terminal raw."""
+    print(json.dumps(document, indent=2))
+
+
+def print_table(table: Table) -> None:
+    """Print a table, without lines around it. Only the column `table.fold` is ever folded."""
+    rich = RichTable(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for index, header in enumerate(table.headers):
+        folds = index == table.fold
+        rich.add_column(
+            Text(header),
+            justify="right" if index in table.right else "left",
+            overflow="fold",
+            no_wrap=not folds,
+            min_width=8 if folds else None,
+        )
+    for row in table.rows:
+        rich.add_row(*(Text(cell) for cell in row))
+    print_trimmed(rich)
+
+
+def print_fields(fields: Iterable[tuple[str, str]]) -> None:
+    """Print pairs of label and text, one below the other."""
+    rich = RichTable.grid(padding=(0, 2, 0, 0))
+    rich.add_column(no_wrap=True)
+    rich.add_column(overflow="fold")
+    for label, text in fields:
+        rich.add_row(Text(label, style="bold"), Text(text))
+    print_trimmed(rich)
+
+
+def print_line(text: str, *, style: str = "") -> None:
+    """Print one line, folded between words on a terminal."""
+    print_trimmed(Text(text, style=style))
+
+
+def print_trimmed(what: RichTable | Text) -> None:
+    """Print without the blanks that rich fills lines up with."""
+    out = console()
+    with out.capture() as captured:
+        out.print(what)
+    sys.stdout.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
+
+
+def owner_name(uid: int) -> str:
+    """Return the user's name, or the number of one that has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def group_name(gid: int) -> str:
+    """Return the group's name, or the number of one that has none."""
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def parse_group(text: str) -> int:
+    """Return the gid of the group that `text` names, or is. Raises `InvalidArgumentError`."""
+    try:
+        return grp.getgrnam(text).gr_gid
+    except KeyError:
+        if text.isascii() and text.isdecimal() and int(text) < 2**32 - 1:
+            return int(text)
+    raise InvalidArgumentError(f"there is no group {text!r}", "use the name of a group (getent group), or its gid")
+
+
+def parse_mode(text: str) -> int:
+    """Return the permission bits that `text` has in octal. Raises `InvalidArgumentError`."""
+    try:
+        return int(text, 8)
+    except ValueError:
+        raise InvalidArgumentError(f"{text!r} is no mode", "write it in octal, like 0600 or 644") from None
+
+
+def parse_address(text: str) -> int:
+    """Return the address `text` stands for, decimal or 0x…. Raises `InvalidAddressError`."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise InvalidAddressError(f"{text!r} is no address", "write it like 0x200000000000") from None

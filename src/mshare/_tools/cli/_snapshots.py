@@ -1,0 +1,93 @@
+"""How commands get at a snapshot: of this machine, or from a file. May depend on: linux.collect, scan, registry."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sys
+import time
+from pathlib import Path
+from tempfile import mkstemp
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from ..._core import registry
+from ..._core.errors import InvalidArgumentError
+from ..._core.procfs import FileId
+from ..collect import Choice, collect
+from ..scan.saved import load
+from ..scan.snapshot import Snapshot
+from ._console import console
+from ._exits import UsageError
+
+Exact = Annotated[bool, typer.Option("--exact", help="Walk the page tables: 3 ns per entry of each process.")]
+Pids = Annotated[list[int] | None, typer.Option("--pid", metavar="PID", help="Only this process (repeatable).")]
+User = Annotated[str | None, typer.Option(metavar="NAME", help="Only this user's processes.", show_default=False)]
+From = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="FILE", help="Study a saved snapshot instead of this machine.", show_default=False),
+]
+
+_WORTH_A_BAR_S = 0.5
+
+
+def take(read: Path | None, *, exact: bool, pids: list[int] | None, user: str | None) -> Snapshot:
+    """Return the snapshot in file `read`, or one of this machine, with a progress bar if it takes long."""
+    if read is not None:
+        if exact or pids or user:
+            raise UsageError("--exact, --pid and --user choose what is read from this machine: not with --from")
+        return load(read.read_bytes())
+    choice = Choice(frozenset(pids) if pids else None, None if user is None else uid_of(user))
+    start = time.monotonic()
+    with Progress(console=console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("reading processes", visible=False)
+
+        def show(done: int, total: int) -> None:
+            late = time.monotonic() - start > _WORTH_A_BAR_S
+            bar.update(task, completed=done, total=total, visible=late)
+
+        return collect(choice=choice, exact=exact, regions=region_names(), progress=show)
+
+
+def region_names() -> dict[FileId, str]:
+    """Return the names of mshare's own regions, by the file that each is."""
+    return {found.entry.file: found.entry.name for found in registry.records()}
+
+
+def write(path: Path, content: bytes) -> None:
+    """Put `content` into the file `path`, all of it or none: an older file stays until the new one is complete. A link
+    stays a link; what is no file (a pipe, a device) is written to."""
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    try:
+        fd, temporary = mkstemp(dir=path.parent, prefix=f".{path.name[:200]}.")
+    except OSError as error:  # whose name would be the temporary file's
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o666 & ~_umask())
+        Path(temporary).replace(path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def uid_of(name: str) -> int:
+    """Return the number of a user given by name or number. Raises `InvalidArgumentError`."""
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        if name.isascii() and name.isdigit():
+            return int(name)
+        raise InvalidArgumentError(f"there is no user {name!r}", "say a user's name or number") from None

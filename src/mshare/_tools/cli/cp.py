@@ -1,0 +1,116 @@
+"""`mshare cp`: files into regions and back. May depend on: creation, region, report."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import Annotated
+
+import typer
+
+from ..._core import registry
+from ..._core.attachment import attach
+from ..._core.creation import create
+from ..._core.record import RegionInfo
+from ..._core.units import format_size, parse_size
+from ..report import printable, region_json, without
+from . import _files
+from ._complete import PREFIX, region_sources
+from ._console import AsJson, BackendName, parse_mode, print_json, print_line
+from ._exits import UsageError
+from ._progress import bars
+
+EXAMPLES = """
+mshare cp table.bin region:table
+mshare cp region:table copy.bin
+zcat table.gz | mshare cp - region:table
+zcat table.gz | mshare cp - region:table --size 12G
+mshare cp region:table - | sha256sum
+mshare cp region:table region:table2 --backend shm
+"""
+
+
+def command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC", help="FILE, - or region:NAME.", show_default=False, autocompletion=region_sources
+        ),
+    ],
+    target: Annotated[str, typer.Argument(metavar="DST", help="FILE, - or region:NAME.", show_default=False)],
+    *,
+    mode: Annotated[
+        str | None, typer.Option(metavar="MODE", help="Permission bits of the new region.  [default: 0600]")
+    ] = None,
+    readonly: Annotated[bool, typer.Option("--readonly", help="The same as --mode 0444.")] = False,
+    backend: BackendName = None,
+    size: Annotated[
+        str | None, typer.Option(help="Exact size of a SRC that does not tell: no spooling then.", metavar="SIZE")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy a file into a new region, or a region to a file.
+
+    A region is written region:NAME, stdin or stdout is -, everything else is a file (./region:x for a file of such a
+    name). The copy is all or nothing: a new region's name, or the file, appears when every byte is there, and an
+    existing region is never written to.
+
+    The size of a pipe is not known beforehand: it is spooled into an unnamed file in $TMPDIR first, unless --size
+    says what it is.
+    """
+    if source.startswith(PREFIX) is target.startswith(PREFIX) is False:
+        raise UsageError("one of SRC and DST must be a region, written region:NAME")
+    if mode is not None and readonly:
+        raise UsageError("--mode and --readonly exclude each other")
+    if target.startswith(PREFIX):
+        bits = 0o444 if readonly else parse_mode(mode or "0600")
+        length = None if size is None else parse_size(size)
+        info = _copy_in(source, target.removeprefix(PREFIX), bits, backend, length)
+        if as_json:
+            print_json(region_json(info))
+        else:
+            print_line(f"{format_size(info.size)} in region {printable(info.name)} ({info.backend}, {info.addr:#x})")
+        return
+    if mode is not None or readonly or backend is not None or size is not None:
+        raise UsageError("--mode, --readonly, --backend and --size are for a new region")
+    if as_json and target == "-":
+        raise UsageError("--json needs stdout, and so does -")
+    copied = _copy_out(source.removeprefix(PREFIX), target)
+    if as_json:
+        print_json({"region": source.removeprefix(PREFIX), "file": target, "size": copied})
+    elif target != "-":
+        print_line(f"{format_size(copied)} in {printable(target)}")
+
+
+def _copy_in(source: str, name: str, mode: int, backend: str | None, size: int | None) -> RegionInfo:
+    shown = printable(name)
+    with ExitStack() as stack:
+        spooling, reserving, copying = stack.enter_context(bars("spooling", f"reserving {shown}", f"filling {shown}"))
+        if source.startswith(PREFIX):
+            if size is not None:
+                raise UsageError("--size is for a file or stdin; a region knows its size")
+            region = stack.enter_context(attach(source.removeprefix(PREFIX), readonly=True))
+            size = region.size
+            read = _files.reader_of_view(stack.enter_context(region.buf))
+        else:
+            registry.check_name(name)
+            registry.refuse_existing(name)  # before a pipe is drained for nothing
+            fd, size = stack.enter_context(_files.sized_source(source, size, spooling))
+            read = _files.reader_of_fd(fd)
+
+        def fill(view: memoryview) -> None:
+            _files.fill_exactly(view, read, _files.shown(source), copying)
+
+        with create(name, size, mode=mode, backend=backend, progress=reserving, fill=fill) as made:
+            return without(made.info(), os.getpid())
+
+
+def _copy_out(name: str, target: str) -> int:
+    with (
+        bars(f"copying {printable(name)}") as (step,),
+        attach(name, readonly=True) as region,
+        _files.target(target, region.info().mode) as fd,
+        region.buf as view,
+    ):
+        _files.write_all(fd, view, step)
+        return region.size

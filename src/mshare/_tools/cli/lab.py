@@ -1,0 +1,115 @@
+"""`mshare lab`: the proposal's server, made smaller, on this machine. May depend on: lab, units, errors."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..._core.geometry import PAGE, PMD
+from ..._core.units import format_size, parse_size
+from ..lab import limit, picture, scale, sga, table
+from ..lab.mechanisms import MECHANISMS
+from ..lab.run import Run
+from ..report import printable
+from ._console import AsJson, print_json, print_line, print_table
+from ._exits import FAILED, OK, UsageError
+from ._extras import extra
+from ._progress import steps
+
+EXAMPLES = """
+mshare lab sga
+mshare lab sga --factor 512 --mechanisms plain,thp
+mshare lab sga --picture sga.svg --json
+"""
+
+DEFAULT_MECHANISMS = "plain,shared_memory,thp,hugetlb,msharefs"
+
+
+HELP = "Run an experiment: how many processes there is memory for."
+
+
+def sga_server(
+    *,
+    factor: Annotated[
+        int, typer.Option(min=1, max=scale.MOST, metavar="N", help="Divide the sizes of the proposal's server by it.")
+    ] = 128,
+    mechanisms: Annotated[
+        str, typer.Option(metavar="MECHANISM,...", help=f"Of {', '.join(MECHANISMS)}; one after the other.")
+    ] = DEFAULT_MECHANISMS,
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Instead of 512 GiB / N.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="SIZE", help="Shared, instead of 300 GiB / N.")] = None,
+    clients: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Instead of 1,500 (132,000 / N above a factor of 128).")
+    ] = None,
+    sparse: Annotated[bool, typer.Option("--sparse", help="One page of every 2 MiB only; shm and msharefs.")] = False,
+    whole_machine: Annotated[
+        bool, typer.Option("--whole-machine", help="Let this machine run out of memory: for virtual machines.")
+    ] = False,
+    drawn: Annotated[
+        Path | None, typer.Option("--picture", metavar="FILE", help="Write an SVG; needs the extra `report`.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Rebuild the server that ran out of memory.
+
+    300 GiB shared by 1,500 clients on 512 GiB, all sizes divided by a factor. Clients attach and read all of it until
+    all are there or the kernel kills one for lack of memory; then the region's creator is killed. It happens in a
+    memory control group of its own, and nobody outside of it is killed. Needs root.
+    """
+    full = scale.server(factor)
+    load = sga.Load(
+        full.region_bytes if size is None else parse_size(size),
+        full.clients if clients is None else clients,
+        PMD if sparse else PAGE,
+    )
+    chosen = mechanisms.split(",")
+    for mechanism in chosen:
+        if mechanism not in MECHANISMS:
+            raise UsageError(f"unknown mechanism {printable(mechanism)!r}: use {', '.join(MECHANISMS)}")
+    if drawn is not None:
+        with extra("report"):
+            import matplotlib  # noqa: F401
+    limited = full.memory_bytes if memory is None else parse_size(memory)
+    # A terminated run must take its processes, its region and its control group along: that is done in `finally`.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    runs = []
+    with steps() as tell:
+        for mechanism in chosen:
+            with _limit(limited, whole_machine=whole_machine) as under:
+                runs.append(sga.conduct(mechanism, load, under, tell))
+    if as_json:
+        print_json({"factor": factor, "runs": [run.as_json() for run in runs]})
+    else:
+        _show(runs, load.clients)
+    if drawn is not None:
+        picture.draw(runs, drawn, title=f"{format_size(load.size_bytes)} shared by {load.clients:,} processes")
+    return FAILED if any(run.failure for run in runs) else OK
+
+
+def _limit(limit_bytes: int, *, whole_machine: bool) -> AbstractContextManager[limit.Limit]:
+    return limit.whole_machine() if whole_machine else limit.control_group(limit_bytes)
+
+
+def _show(runs: list[Run], clients: int) -> None:
+    print_table(table.memory_table(runs, clients))
+    print_line("")
+    print_table(table.client_table(runs))
+    print_line("")
+    for note in table.notes(runs):
+        print_line(note)
+    for run in runs:
+        if run.oom_log:
+            print_line("")
+            print_line(f"{run.label}: what the kernel said")
+            for each in run.oom_log:
+                print_line(f"  {printable(each)}")
+
+
+SUBCOMMANDS = {"sga": sga_server}

@@ -1,0 +1,27 @@
+"""`mshare ls`: the regions there are. May depend on: registry, report."""
+
+from __future__ import annotations
+
+import time
+
+from ..._core import registry
+from ..report import region_json, regions_table
+from ._console import AsJson, owner_name, print_json, print_table
+
+EXAMPLES = """
+mshare ls
+mshare ls --json | jq -r '.regions[] | select(.orphan) | .name'
+"""
+
+
+def command(as_json: AsJson = False) -> None:
+    """List the regions that you may read.
+
+    USERS is the number of attached processes that you may see, `others` for those of other users, `orphan` if there
+    is none. LEAF is what one last-level page-table entry maps.
+    """
+    infos = registry.regions()
+    if as_json:
+        print_json({"regions": [region_json(info) for info in infos]})
+    elif infos:
+        print_table(regions_table(infos, time.time(), owner_name))

@@ -1,0 +1,26 @@
+"""`mshare stat`: all about one region. May depend on: registry, report."""
+
+from __future__ import annotations
+
+import time
+
+from ..._core import registry
+from ..report import region_fields, region_json
+from ._console import AsJson, RegionName, owner_name, print_fields, print_json
+
+EXAMPLES = """
+mshare stat sga
+mshare stat sga --json | jq .page_table_bytes
+"""
+
+
+def command(name: RegionName, as_json: AsJson = False) -> None:
+    """Show everything about one region.
+
+    Rights, backend and why, what its page tables cost a process, who is attached, and its file.
+    """
+    info = registry.region_info(name)
+    if as_json:
+        print_json(region_json(info))
+    else:
+        print_fields(region_fields(info, time.time(), owner_name))

@@ -1,0 +1,124 @@
+"""Regions as tables and as JSON: records in, text out. May depend on: record, units.
+
+Names are chosen by others and may hold newlines or escape sequences: everything that goes to a terminal passes
+`printable` first. JSON has the names as they are, escaped by its own rules, and exact numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from .._core.record import RegionInfo
+from .._core.units import format_age, format_size
+
+
+class Table(NamedTuple):
+    """Cells ready to be printed."""
+
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    right: frozenset[int] = frozenset()
+    """Columns that hold numbers, to be set flush right."""
+    fold: int = 0
+    """The column that is folded where a terminal is too narrow."""
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with every character that could move a cursor or hide something as an escape (`\n`, `\x1b`,
+    `\u202e`), on one line."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def without(info: RegionInfo, pid: int) -> RegionInfo:
+    """Return `info` as it is once process `pid`, which has just made the region, has detached."""
+    pids = tuple(other for other in info.pids if other != pid)
+    return replace(info, pids=pids, orphan=not pids)
+
+
+def users(info: RegionInfo) -> str:
+    """Return who is attached, in one word: a number of processes, `orphan`, or `others` for those of other users."""
+    if info.orphan:
+        return "orphan"
+    return str(len(info.pids)) if info.pids else "others"
+
+
+def regions_table(infos: Sequence[RegionInfo], now: float, owner: Callable[[int], str]) -> Table:
+    """Return one line per region. `now` is seconds since the epoch; `owner` gives a user's name for a uid.
+
+    USERS counts the attached processes this one may see; LEAF is what one last-level page-table entry maps.
+    """
+    headers = ("NAME", "SIZE", "MODE", "OWNER", "BACKEND", "LEAF", "ADDRESS", "USERS", "AGE")
+    rows = tuple(
+        (
+            printable(info.name),
+            format_size(info.size),
+            f"{info.mode:04o}",
+            printable(owner(info.uid)),
+            printable(info.backend),
+            format_size(info.leaf_size).replace(" ", "").removesuffix("iB"),
+            f"{info.addr:#x}",
+            users(info),
+            format_age(now - info.created),
+        )
+        for info in infos
+    )
+    return Table(headers, rows, right=frozenset({1, 7, 8}))
+
+
+def region_fields(info: RegionInfo, now: float, owner: Callable[[int], str]) -> list[tuple[str, str]]:
+    """Return everything about one region, as pairs of label and text."""
+    created = datetime.fromtimestamp(info.created, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    attached = ", ".join(map(str, info.pids)) or ("nobody: an orphan" if info.orphan else "processes of other users")
+    rights = " (frozen: nobody may attach it read-write)" if info.frozen else ""
+    return [
+        ("name", printable(info.name)),
+        ("size", f"{format_size(info.size)} ({info.size} bytes)"),
+        ("mode", f"{info.mode:04o}{rights}"),
+        ("owner", f"{printable(owner(info.uid))} (uid {info.uid})"),
+        ("address", f"{info.addr:#x}"),
+        ("backend", printable(info.backend)),
+        ("why", printable(info.reason)),
+        ("leaf", f"{format_size(info.leaf_size)} per last-level page-table entry"),
+        ("page tables", f"{format_size(info.page_table_bytes)} per process that touches all of it (arithmetic)"),
+        ("memory", _memory(info)),
+        ("attached", attached),
+        ("created", f"{created} ({format_age(now - info.created)} ago)"),
+        ("file", printable(info.path)),
+    ]
+
+
+def _memory(info: RegionInfo) -> str:
+    """Return what the region takes now, in words."""
+    text = f"{format_size(info.memory_bytes)} in pages"
+    if info.shared_table_bytes is not None:
+        text += f", {format_size(info.shared_table_bytes)} in shared page tables"
+    if info.charged_bytes is not None:
+        text += f"; counts {format_size(info.charged_bytes)} of the mount's size="
+    return text
+
+
+def region_json(info: RegionInfo) -> dict[str, Any]:
+    """Return one region as JSON has it: bytes and seconds exact, `mode` as an octal string."""
+    return {
+        "name": info.name,
+        "size": info.size,
+        "mode": f"{info.mode:04o}",
+        "uid": info.uid,
+        "backend": info.backend,
+        "reason": info.reason,
+        "leaf_size": info.leaf_size,
+        "map_unit": info.map_unit,
+        "addr": info.addr,
+        "pids": list(info.pids),
+        "orphan": info.orphan,
+        "created": info.created,
+        "frozen": info.frozen,
+        "path": info.path,
+        "page_table_bytes": info.page_table_bytes,
+        "memory_bytes": info.memory_bytes,
+        "shared_table_bytes": info.shared_table_bytes,
+        "charged_bytes": info.charged_bytes,
+    }

@@ -1,0 +1,168 @@
+"""Snapshots as bytes, to be studied on another machine. Pure: bytes in, records out. May depend on: snapshot, errors.
+
+The format is gzip around one JSON document: gzip's checksum tells a file that was cut or damaged, and every field is
+checked, for a file may come from anybody.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from itertools import pairwise
+from typing import Any, NoReturn, get_args
+
+from ..._core.errors import NotASnapshotError
+from ..._core.geometry import PAGE, PMD, PUD
+from .snapshot import PRIVATE, Area, Filled, Kind, Object, Process, Snapshot, System
+
+VERSION = 1
+MOST_BYTES = 128 << 20
+"""What a snapshot may unpack to, thirty times what 1,500 processes with 40 mappings take: a small file could unpack to
+more than memory holds."""
+_MOST_SECONDS = 253_402_300_800  # the year 10000, which dates do not reach
+
+_LEAVES = (PAGE, PMD, PUD)
+_END = 1 << 57  # user space with five levels of tables, twice
+
+
+def dump(snapshot: Snapshot) -> bytes:
+    """Return `snapshot` as bytes for `load`."""
+    document = {
+        "mshare_snapshot": VERSION,
+        **snapshot._asdict(),
+        "machine": snapshot.system._asdict(),
+        "users": sorted(snapshot.users.items()),
+    }
+    return gzip.compress(json.dumps(document, separators=(",", ":")).encode(), mtime=0)
+
+
+def load(raw: bytes) -> Snapshot:
+    """Return the snapshot that `dump` wrote. Raises `NotASnapshotError` for anything else: a file that is cut, damaged,
+    from a newer version, or that contradicts itself."""
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        text = unpacker.decompress(raw, MOST_BYTES)
+    except zlib.error:
+        raise NotASnapshotError("this is no snapshot, or a damaged one", "save one with mshare scan --save") from None
+    if not unpacker.eof:
+        if len(text) >= MOST_BYTES:
+            raise NotASnapshotError(f"it unpacks to more than {MOST_BYTES} bytes", "do not trust where it came from")
+        raise NotASnapshotError("the snapshot is cut short", "copy it again, or save a new one")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError, MemoryError):
+        document = None
+    if not isinstance(document, dict) or type(document.get("mshare_snapshot")) is not int:
+        raise NotASnapshotError("this is no snapshot", "save one with mshare scan --save")
+    if document["mshare_snapshot"] != VERSION:
+        raise NotASnapshotError(
+            f"the snapshot has format {document['mshare_snapshot']}, this mshare reads format {VERSION}",
+            "use the version of mshare that saved it, or a newer one",
+        )
+    try:
+        return _snapshot(document)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        raise NotASnapshotError("the snapshot contradicts itself", "save a new one") from None
+
+
+def _bad() -> NoReturn:
+    raise ValueError
+
+
+def _int(value: Any, low: int = 0, high: int = 1 << 64) -> int:
+    return value if type(value) is int and low <= value <= high else _bad()
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        _bad()
+    value.encode("utf-8", "surrogateescape")  # as names from the kernel can be, or UnicodeEncodeError, a ValueError
+    return value
+
+
+def _flag(value: Any) -> bool:
+    return value if isinstance(value, bool) else _bad()
+
+
+def _leaf(value: Any) -> int:
+    return int(value) if value in _LEAVES else _bad()
+
+
+def _snapshot(document: dict[str, Any]) -> Snapshot:
+    machine = document["machine"]
+    objects = tuple(_object(*each) for each in document["objects"])
+    taken = document["taken"]
+    if type(taken) not in (int, float) or not 0 <= taken < _MOST_SECONDS:
+        _bad()
+    return Snapshot(
+        float(taken),
+        System(
+            _text(machine["host"]),
+            _text(machine["kernel"]),
+            {_text(name): _int(value, PAGE * (name == "Hugepagesize")) for name, value in machine["memory"].items()},
+            {_text(path): _text(value) for path, value in machine["settings"].items()},
+            tuple(map(_text, machine["blind"])),
+        ),
+        objects,
+        _processes(document["processes"], len(objects), exact=_flag(document["exact"])),
+        {_int(uid): _text(name) for uid, name in document["users"]},
+        _int(document["vanished"]),
+        _flag(document["exact"]),
+        _flag(document["partial"]),
+    )
+
+
+def _processes(values: Any, objects: int, *, exact: bool) -> tuple[Process, ...]:
+    found = tuple(_process(objects, *each) for each in values)
+    if len({process.pid for process in found}) < len(found):
+        _bad()
+    if any(process.areas is not None and (process.filled is not None) != exact for process in found):
+        _bad()
+    return found
+
+
+def _object(
+    kind: Any, dev: Any, ino: Any, namespace: Any, path: Any, deleted: Any, page: Any, region: Any, leaves: Any
+) -> Object:
+    return Object(
+        kind if kind in get_args(Kind) else _bad(),
+        _int(dev),
+        _int(ino),
+        _int(namespace),
+        _text(path),
+        _flag(deleted),
+        _leaf(page),
+        _text(region),
+        tuple(map(_leaf, leaves)),
+    )
+
+
+def _process(
+    objects: int, pid: Any, command: Any, uid: Any, cgroup: Any, namespaces: Any, vmpte: Any, areas: Any, filled: Any
+) -> Process:
+    read = None if areas is None else tuple(_area(objects, *each) for each in areas)
+    if read is not None and any(a.end > b.start for a, b in pairwise(read)):
+        _bad()
+    walked = None if filled is None or read is None else tuple(_filled(read, *each) for each in filled)
+    if walked is not None and any(a.end > b.start for a, b in pairwise(walked)):
+        _bad()
+    return Process(
+        _int(pid, 1), _text(command), _int(uid), _text(cgroup), _int(namespaces), _int(vmpte, 0, 1 << 52), read, walked
+    )
+
+
+def _area(objects: int, start: Any, end: Any, offset: Any, thing: Any, shared: Any, writable: Any) -> Area:
+    return Area(
+        _int(start, 0, _END),
+        _int(end, start + 1, _END),
+        _int(offset),
+        _int(thing, PRIVATE, objects - 1),
+        _flag(shared),
+        _flag(writable),
+    )
+
+
+def _filled(areas: tuple[Area, ...], start: Any, end: Any, area: Any, leaf: Any) -> Filled:
+    inside = areas[_int(area)]
+    return Filled(_int(start, inside.start, inside.end), _int(end, start + 1, inside.end), area, _leaf(leaf))

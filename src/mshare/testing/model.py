@@ -1,0 +1,273 @@
+"""The reference model: what every call must do, by plain dictionaries and no operating system. May depend on: errors,
+geometry, record.
+
+Tests run each operation here and for real, and compare. The model is naive on purpose: it has no locks, files or
+mappings that could go wrong, only regions, processes and what each process has attached. A method returns what the
+real call must return, or raises the error class it must raise (the text is the model's own).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import count
+
+from .._core.errors import (
+    AccessDeniedError,
+    AddressTakenError,
+    BackendUnavailableError,
+    ReadOnlyMappingError,
+    RegionBusyError,
+    RegionClosedError,
+    RegionExistsError,
+    RegionNotFoundError,
+)
+from .._core.geometry import Span
+
+_HINT = "the model says so"
+
+NAMED, LINKABLE, MEMFD = "created with a name", "can have a name", "can be sealed"
+"""Kinds of regions. Nothing can be both: files of a mounted tmpfs cannot be sealed, a memfd can have no name."""
+
+
+@dataclass(eq=False)
+class ModelRegion:
+    """Memory with a name or without. Lives while it has its name or an attachment; two of the same name are two
+    regions."""
+
+    name: str
+    """The last one it had; empty for none so far."""
+    size: int
+    addr: int
+    frozen: bool
+    kind: str = NAMED
+    sealed: bool = False
+    data: dict[int, int] = field(default_factory=dict)
+    """Bytes that were stored, by offset; all others are zero."""
+
+    @property
+    def span(self) -> Span:
+        return Span(self.addr, self.addr + self.size)
+
+    def load(self, offset: int) -> int:
+        return self.data.get(offset, 0)
+
+
+@dataclass(eq=False)
+class Attached:
+    """One `Region` object of one process."""
+
+    region: ModelRegion
+    readonly: bool
+
+
+@dataclass
+class ModelProcess:
+    """What one process has attached, by number; `writable` has the rights of its mapping of each region."""
+
+    attached: dict[int, Attached] = field(default_factory=dict)
+    writable: dict[int, bool] = field(default_factory=dict)
+    known: dict[int, str] = field(default_factory=dict)
+    """The name it last attached each region by, or gave it."""
+
+    def mapped(self) -> list[ModelRegion]:
+        return list({id(a.region): a.region for a in self.attached.values()}.values())
+
+
+class Seen(tuple[int, bool, tuple[int, ...], bool]):
+    """What `regions()` must show of one region: (size, frozen, pids, orphan)."""
+
+    __slots__ = ()
+
+
+class Model:
+    """All regions and processes of one world."""
+
+    def __init__(self, *, handle_rights: bool = False) -> None:
+        """`handle_rights`: what `Capabilities` of the backend say."""
+        self.handle_rights = handle_rights
+        self.names: dict[str, ModelRegion] = {}
+        self.processes: dict[int, ModelProcess] = {}
+        self._numbers = count(1)
+
+    # processes
+
+    def start(self, pid: int) -> None:
+        """A process that has nothing attached appears."""
+        self.processes[pid] = ModelProcess()
+
+    def fork(self, parent: int, child: int) -> None:
+        """A child appears that has attached what its parent has, by the same numbers."""
+        source = self.processes[parent]
+        copies = {number: Attached(a.region, a.readonly) for number, a in source.attached.items()}
+        self.processes[child] = ModelProcess(copies, dict(source.writable), dict(source.known))
+
+    def kill(self, pid: int) -> None:
+        """A process disappears, and its attachments with it; no name changes."""
+        del self.processes[pid]
+
+    # operations
+
+    def new_number(self) -> int:
+        """Return a number that no attachment has had."""
+        return next(self._numbers)
+
+    def create(self, pid: int, number: int, name: str, size: int, addr: int, *, frozen: bool = False) -> None:
+        """`addr` is where the real region went, or 0 if it was not made."""
+        if name in self.names:
+            raise RegionExistsError(name, _HINT)
+        region = ModelRegion(name, size, addr, frozen)
+        self.names[name] = region
+        self._map(pid, number, region, readonly=frozen)
+        self.processes[pid].known[id(region)] = name
+
+    def attach(self, pid: int, number: int, name: str, *, readonly: bool) -> int:
+        """Return the address it is attached at."""
+        region = self._named(name)
+        if (region.frozen or region.sealed) and not readonly:
+            raise AccessDeniedError(name, _HINT)
+        addr = self._attach(pid, number, region, readonly=readonly)
+        self.processes[pid].known[id(region)] = name
+        return addr
+
+    def _attach(self, pid: int, number: int, region: ModelRegion, *, readonly: bool) -> int:
+        process = self.processes[pid]
+        if region in process.mapped():
+            if not readonly and not process.writable[id(region)]:
+                raise ReadOnlyMappingError(region.name, _HINT)
+        elif any(region.span.overlaps(other.span) for other in process.mapped()):
+            raise AddressTakenError(region.name, _HINT)
+        self._map(pid, number, region, readonly=readonly)
+        return region.addr
+
+    def create_anonymous(self, pid: int, number: int, size: int, addr: int, *, linkable: bool) -> None:
+        """A region without a name appears."""
+        region = ModelRegion("", size, addr, False, LINKABLE if linkable else MEMFD)
+        self._map(pid, number, region, readonly=False)
+
+    def give(self, pid: int, number: int, to: int, new_number: int, *, readonly: bool | None) -> int:
+        """The region's handle goes from one process to another, which attaches; return the address."""
+        region = self._attached(pid, number).region
+        if readonly is None:
+            readonly = region.sealed
+        return self._attach(to, new_number, region, readonly=readonly)
+
+    def seal(self, pid: int, number: int) -> None:
+        """Read-only for ever, if nobody else can write. (Where `handle_rights` holds, others lose the right at once,
+        and die of the next store: nothing for a machine that wants to go on.)"""
+        region = self._with_handle(pid, number)
+        if region.sealed:
+            return
+        if region.kind != MEMFD and not self.handle_rights:
+            raise BackendUnavailableError(region.kind, _HINT)
+        if region.kind == NAMED and not self.processes[pid].writable[id(region)]:
+            raise AccessDeniedError(region.name, _HINT)
+        for other, process in self.processes.items():
+            if other != pid and process.writable.get(id(region)):
+                raise RegionBusyError(str(other), _HINT)
+        region.sealed = True
+        process = self.processes[pid]
+        process.writable[id(region)] = False
+        for attached in process.attached.values():
+            attached.readonly |= attached.region is region
+
+    def link(self, pid: int, number: int, name: str) -> None:
+        """Give it a name, its first."""
+        region = self._with_handle(pid, number)
+        if self.names.get(region.name) is region:
+            raise RegionExistsError(region.name, _HINT)
+        if region.kind == MEMFD and not self.handle_rights:
+            raise BackendUnavailableError(region.kind, _HINT)
+        if name in self.names:
+            raise RegionExistsError(name, _HINT)
+        if region.name:
+            raise BackendUnavailableError("it had a name", _HINT)
+        region.name = name
+        self.processes[pid].known[id(region)] = name
+        self.names[name] = region
+
+    def store(self, pid: int, number: int, offset: int, value: int) -> None:
+        attached = self._attached(pid, number)
+        if attached.readonly:
+            raise TypeError("cannot modify read-only memory")
+        attached.region.data[offset] = value
+
+    def load(self, pid: int, number: int, offset: int) -> int:
+        return self._attached(pid, number).region.load(offset)
+
+    def close(self, pid: int, number: int) -> None:
+        """An attachment closed before is closed again: nothing happens."""
+        process = self.processes[pid]
+        attached = process.attached.pop(number, None)
+        if attached is not None and attached.region not in process.mapped():
+            del process.writable[id(attached.region)]
+            process.known.pop(id(attached.region), None)
+
+    def unlink(self, name: str) -> None:
+        self._named(name)
+        del self.names[name]
+
+    def mshare_unlink(self, pid: int, name: str) -> bool:
+        process = self.processes[pid]
+        mine = [
+            number
+            for number, a in process.attached.items()
+            if process.known.get(id(a.region)) == name or self.names.get(name) is a.region
+        ]
+        regions = [process.attached[number].region for number in mine]
+        for number in mine:
+            self.close(pid, number)
+        region = self.names.get(name)
+        if not mine and region is None:
+            raise RegionNotFoundError(name, _HINT)
+        if region is None or (mine and region not in regions):
+            return True
+        if self.pids(region):
+            if mine:
+                return False
+            raise RegionBusyError(name, _HINT)
+        del self.names[name]
+        return True
+
+    def gc(self) -> set[str]:
+        """Remove orphans; return their names."""
+        orphans = {name for name, region in self.names.items() if not self.pids(region)}
+        for name in orphans:
+            del self.names[name]
+        return orphans
+
+    # what can be seen
+
+    def pids(self, region: ModelRegion) -> tuple[int, ...]:
+        """Return the processes that have it attached, in order."""
+        return tuple(sorted(pid for pid, process in self.processes.items() if region in process.mapped()))
+
+    def regions(self) -> dict[str, Seen]:
+        """Return what `regions()` must show, by name."""
+        shown = {}
+        for name, region in self.names.items():
+            pids = self.pids(region)
+            shown[name] = Seen((region.size, region.frozen, pids, not pids))
+        return shown
+
+    def _named(self, name: str) -> ModelRegion:
+        if name not in self.names:
+            raise RegionNotFoundError(name, _HINT)
+        return self.names[name]
+
+    def _attached(self, pid: int, number: int) -> Attached:
+        attached = self.processes[pid].attached.get(number)
+        if attached is None:
+            raise RegionClosedError(str(number), _HINT)
+        return attached
+
+    def _with_handle(self, pid: int, number: int) -> ModelRegion:
+        """What a handle can be had of: a region without a name, or with the one it was created with."""
+        region = self._attached(pid, number).region
+        if region.kind == NAMED and self.names.get(region.name) is not region:
+            raise RegionNotFoundError(region.name, _HINT)
+        return region
+
+    def _map(self, pid: int, number: int, region: ModelRegion, *, readonly: bool) -> None:
+        process = self.processes[pid]
+        process.writable.setdefault(id(region), not readonly)
+        process.attached[number] = Attached(region, readonly)
