@@ -12,24 +12,29 @@ The public parts are `mshare.__all__`, `mshare.testing`, `mshare.measure`, the c
 codes, the record in a region's file and the kernel ABI (docs/api.md). All else may change in any release.
 """
 
-# General layout (what may depend on what; tests/unit/test_layering.py holds us to it):
+# General layout. Each module names in its docstring what it may depend on, and tests/unit/test_layering.py compares
+# the imports. docs/decisions/0026-private-rooms.md says why there are two private packages.
 #
-#   cli/*  ->  calls, creation, region, measure, lab  ->  registry, removal, mapping  ->  backends/* -> backend -> pure
-#                                                                       \->  linux/*  ->  the kernel
+#   _tools/cli -> _tools/*, measure -> _core: calls, creation, attachment, region -> registry, removal, mapping
+#                                                                   -> backends/* -> backend, linux/* -> pure
 #
-#   pure (no operating system): errors units geometry record procfs model report plan findings scan/*
-#   scan/*       who pays for page tables: snapshot -> survey -> text; linux/collect takes the snapshot
-#   page/* (the report), top/* (the live screen), exporter/* (metrics): all from surveys, each with an extra
-#   linux/*      system calls and /proc; knows nothing of regions
-#   backend      what a backend is, and the choice;  backends/*: one file each
-#   mapping      what this process has mapped, and its owners
-#   registry     names and files: find, publish, list;  removal: unlink, gc
-#   handle       descriptors of regions and their rights;  handover: sending them over a socket
-#   region       Region;  attachment: attach;  creation: create, create_anonymous;  calls: mshare(), mshare_unlink()
-#   module       builds, loads and unloads our kernel module; kernel_source/ is the repository's kernel/
-#   machine      what this machine offers (`findings` judges it, `report` and `plan` make text)
-#   measure      what processes pay, measured in real processes;  lab: how many there is memory for
-#   testing/*    the conformance suite, strategies and state machine, shipped for others' backends
+#   _core            what `import mshare` loads
+#     pure           errors units geometry record procfs: no operating system
+#     linux/*        system calls and /proc; knows nothing of regions
+#     backend        what a backend is, and the choice;  backends/*: one file each
+#     mapping        what this process has mapped, and its owners
+#     registry       names and files: find, publish, list;  removal: unlink, gc
+#     handle         descriptors of regions and their rights;  handover: sending them over a socket
+#     region         Region;  attachment: attach;  creation: create, create_anonymous;  calls: the proposal's two calls
+#   _tools           what the commands need beyond the library
+#     cli/*          one file per command
+#     collect        takes a snapshot of who maps what;  scan/* (pure): snapshot -> survey -> text
+#     page/* (the report), top/* (the live screen), exporter/* (metrics): all from surveys, each with an extra
+#     module         builds, loads and unloads our kernel module; kernel_source/ is the repository's kernel/
+#     machine        what this machine offers (`findings` judges it, `report` and `plan` make text)
+#     lab            how many processes there is memory for;  demo: the story of `mshare demo`
+#   measure          public: what processes pay, measured in real processes
+#   testing          public: the reference model, the conformance suite and the state machine, for others' backends
 
 from ._core.attachment import ANYWHERE, attach
 from ._core.calls import mshare, mshare_unlink

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import pickle
 import re
 from importlib import import_module
 from pkgutil import walk_packages
+from traceback import format_exception_only
 
 import mshare
 from mshare._core import errors
@@ -21,7 +23,7 @@ def tables() -> dict[str, tuple[int, str, str]]:
             place = "defined in" in cells
         elif cells[0].endswith("Error") and len(cells) > 3:
             assert cells[0] not in rows
-            rows[cells[0]] = getattr(errno, cells[1]), cells[2], cells[3].strip("`") if place else "errors"
+            rows[cells[0]] = getattr(errno, cells[1]), cells[2], cells[3].strip("`") if place else "mshare"
     return rows
 
 
@@ -34,7 +36,7 @@ def every_error() -> list[type[mshare.MshareError]]:
         more = new.pop().__subclasses__()
         found.update(more)
         new += more
-    return [kind for kind in found if kind.__module__.startswith("mshare.")]
+    return [kind for kind in found if kind.__module__.partition(".")[0] == "mshare"]
 
 
 def builtin(kind: type[mshare.MshareError]) -> str:
@@ -48,3 +50,10 @@ def module(kind: type) -> str:
 
 def test_the_tables_are_complete_and_right() -> None:
     assert tables() == {kind.__name__: (kind.code, builtin(kind), module(kind)) for kind in every_error()}
+
+
+def test_a_traceback_and_a_pickle_have_the_public_name() -> None:
+    error = pickle.loads(pickle.dumps(mshare.NoSpaceError("no room", "make room")))
+    assert isinstance(error, mshare.NoSpaceError)
+    assert format_exception_only(error) == ["mshare.NoSpaceError: no room: make room\n"]
+    assert b"_core" not in pickle.dumps(error)

@@ -191,3 +191,7 @@ class MissingExtraError(MshareError):
     """A package that only an optional part needs is not installed; the hint names the extra that brings it."""
 
     code = _errno.ENOPKG
+
+
+for _kind in [kind for kind in globals().values() if isinstance(kind, type) and issubclass(kind, MshareError)]:
+    _kind.__module__ = "mshare"  # Tracebacks and pickles show the name that programs can import.
