@@ -28,7 +28,7 @@ codes, the record in a region's file and the kernel ABI (docs/api.md). All else 
 #     region         Region;  attachment: attach;  creation: create, create_anonymous;  calls: the proposal's two calls
 #   _tools           what the commands need beyond the library
 #     cli/*          one file per command
-#     collect        takes a snapshot of who maps what;  scan/* (pure): snapshot -> survey -> text
+#     collect/*      takes a snapshot of who maps what;  scan/* (pure): snapshot -> survey -> text
 #     page/* (the report), top/* (the live screen), exporter/* (metrics): all from surveys, each with an extra
 #     module         builds, loads and unloads our kernel module; kernel_source/ is the repository's kernel/
 #     machine        what this machine offers (`findings` judges it, `report` and `plan` make text)

@@ -17,7 +17,8 @@ from worlds import STRANGER, needs_root, small_tmpfs
 
 import mshare
 from mshare._core.linux.mounts import private
-from mshare._tools.collect import Choice, _Directory, collect
+from mshare._core.linux.process import ProcessDirectory
+from mshare._tools.collect import Choice, collect
 from mshare._tools.scan.saved import dump, load
 from mshare._tools.scan.show import remarks
 from mshare._tools.scan.survey import survey
@@ -227,7 +228,7 @@ def test_a_reused_pid_is_not_taken_for_the_process_before() -> None:
     """The number is another process's now; what was opened for the first reads nothing of the second."""
     last_pid = Path("/proc/sys/kernel/ns_last_pid")
     for _ in range(1000):
-        with subprocess.Popen(["sleep", "infinity"]) as first, _Directory(f"/proc/{first.pid}") as directory:
+        with subprocess.Popen(["sleep", "infinity"]) as first, ProcessDirectory(f"/proc/{first.pid}") as directory:
             assert directory.read("maps")
             first.kill()
             first.wait()

@@ -9,8 +9,8 @@ import pytest
 from mappers import LONELY, PAGE, PMD, PUD, Mapped, Mapping, mapped
 
 from mshare._core.linux.pagemap import Scanner
-from mshare._tools import collect as collecting
 from mshare._tools.collect import Choice, collect
+from mshare._tools.collect import collector as collecting
 from mshare._tools.scan.survey import ObjectUsage, survey
 
 MIB = 1 << 20

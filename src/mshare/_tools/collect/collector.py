@@ -1,50 +1,24 @@
-"""Takes a `Snapshot` of who maps what on this machine. May depend on: scan.snapshot, procfs, pagemap, proc.
+"""Takes a `Snapshot` of who maps what on this machine. May depend on: geometry, procfs, linux, scan.
 
-*Facts.* /proc/PID is about one process, but the number can mean another one a moment later; a descriptor of that
-directory never does: what is opened through it fails with ESRCH once its process is gone. *Decision.* One descriptor
-per process, everything is read through it. /proc/PID/maps is not atomic: a process that maps meanwhile is seen half
-before, half after.
+Everything about a process is read through one descriptor of its directory (`linux.process`). /proc/PID/maps is not
+atomic: a process that maps during the read is seen half before, half after.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
-import platform
-import pwd
-import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
-from .._core.geometry import PAGE, PMD, PUD, USER_END
-from .._core.linux.pagemap import Scanner, is_missing, read_blocks
-from .._core.linux.proc import memory_fields, process_ids, refresh_counters
-from .._core.procfs import (
-    FileId,
-    Mount,
-    Status,
-    Vma,
-    parse_cgroup,
-    parse_maps,
-    parse_maps_line,
-    parse_mountinfo,
-    parse_smaps,
-    parse_status,
-)
-from .scan.snapshot import PRIVATE, Area, Filled, Kind, Object, Process, Snapshot, System
-
-SETTINGS = (
-    "/sys/kernel/mm/transparent_hugepage/enabled",
-    "/sys/kernel/mm/transparent_hugepage/shmem_enabled",
-    "/proc/sys/vm/nr_hugepages",
-    "/proc/sys/vm/nr_overcommit_hugepages",
-)
-_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # include/uapi/linux/nsfs.h, PID_NS_INIT_INO
-_DELETED = " (deleted)"
-_KERNELS_OWN = ("/memfd:", "/SYSV", "/anon_hugepage")
+from ..._core.geometry import PAGE, PMD, USER_END
+from ..._core.linux.pagemap import Scanner, is_missing, read_blocks
+from ..._core.linux.proc import process_ids
+from ..._core.linux.process import ProcessDirectory
+from ..._core.procfs import FileId, parse_cgroup, parse_maps_line, parse_smaps, parse_status
+from ..scan.snapshot import Area, Filled, Process, Snapshot
+from .objects import Objects
+from .system import blindness, system, user
 
 Progress = Callable[[int, int], None]
 
@@ -78,7 +52,7 @@ class _Collector:
     def __init__(self, choice: Choice, exact: bool, regions: Mapping[FileId, str]) -> None:
         self.choice = choice
         self.exact = exact
-        self.objects = _Objects(regions)
+        self.objects = Objects(regions)
         self.scanner: Scanner | None = Scanner()
         self.understood: dict[bytes, tuple[int, int, bool, bool]] = {}
         self.vanished = 0
@@ -110,10 +84,10 @@ class _Collector:
                 self.without_memory.append(pid)
         return Snapshot(
             taken=time.time(),
-            system=_system(tuple(self._blindness())),
+            system=system(tuple(self._blindness())),
             objects=self.objects.finished(self._leaves(processes)),
             processes=tuple(processes),
-            users={uid: name for uid in {each.uid for each in processes} if (name := _user(uid)) is not None},
+            users={uid: name for uid in {each.uid for each in processes} if (name := user(uid)) is not None},
             vanished=self.vanished,
             exact=self.exact,
             partial=self.choice != Choice(),
@@ -121,7 +95,7 @@ class _Collector:
 
     def _blindness(self) -> Iterator[str]:
         """Yield why there may be processes that nothing here shows."""
-        yield from _blindness()
+        yield from blindness()
         if self.hidden:
             yield f"{self.hidden} processes of other users may not be looked at at all (hidepid)"
         for pid in self.without_memory:
@@ -129,7 +103,7 @@ class _Collector:
 
     def _process(self, pid: int) -> Process | None:
         """Return process `pid`, None if it has no memory or is not chosen."""
-        with _Directory(f"/proc/{pid}") as here:
+        with ProcessDirectory(f"/proc/{pid}") as here:
             try:
                 status = parse_status(here.read("status"))
                 if status.zombie:
@@ -156,7 +130,7 @@ class _Collector:
                 filled,
             )
 
-    def _areas(self, here: _Directory) -> tuple[Area, ...]:
+    def _areas(self, here: ProcessDirectory) -> tuple[Area, ...]:
         """Return the process's mappings. What follows the addresses in a line is the same in many processes: it is
         understood once."""
         areas = []
@@ -180,7 +154,7 @@ class _Collector:
                 areas.append(area)
         return tuple(areas)
 
-    def _filled(self, here: _Directory, areas: tuple[Area, ...]) -> tuple[Filled, ...]:
+    def _filled(self, here: ProcessDirectory, areas: tuple[Area, ...]) -> tuple[Filled, ...]:
         pagemap = here.open("pagemap")
         try:
             if self.scanner is not None:
@@ -203,7 +177,7 @@ class _Collector:
                 found.append(Filled(start, end, index, leaf if leaf != PAGE else PMD if huge else PAGE))
         return found
 
-    def _read(self, pagemap: int, areas: tuple[Area, ...], here: _Directory) -> list[Filled]:
+    def _read(self, pagemap: int, areas: tuple[Area, ...], here: ProcessDirectory) -> list[Filled]:
         """The same without PAGEMAP_SCAN: how much is mapped by 2 MiB leaves is in smaps, where among the blocks that
         have all their entries is not; the first of them are taken, which changes no sum."""
         huge_bytes = {each.start: each.pmd_mapped for each in parse_smaps(here.read("smaps"))}
@@ -248,7 +222,7 @@ class _Collector:
         if self.scanner is None:
             return set()
         try:
-            with _Directory(f"/proc/{pid}") as here:
+            with ProcessDirectory(f"/proc/{pid}") as here:
                 pagemap = here.open("pagemap")
                 try:
                     return self.scanner.leaves(pagemap, area.start, area.end)
@@ -260,155 +234,7 @@ class _Collector:
             return set()
 
 
-class _Directory:
-    """A descriptor of /proc/PID, through which all its files are opened."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._prefix = ""
-        self._fd = -1
-
-    def __enter__(self) -> _Directory:
-        self._fd = os.open(self._path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
-
-    def living_thread(self, status: Status) -> Status:
-        """Return the status of a thread that has the process's memory, and read from that one from now on, if the main
-        thread has ended and others go on; else `status`."""
-        for tid in os.listdir(f"{self._path}/task"):
-            with suppress(OSError, ValueError):
-                other = parse_status(self.read(f"task/{tid}/status"))
-                if other.vmpte is not None:
-                    self._prefix = f"task/{tid}/"
-                    return other
-        return status
-
-    def open(self, name: str) -> int:
-        name = self._prefix + name
-        return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd)
-
-    def read(self, name: str) -> bytes:
-        fd = self.open(name)
-        try:
-            parts = []
-            while part := os.read(fd, 1 << 16):
-                parts.append(part)
-            return b"".join(parts)
-        finally:
-            os.close(fd)
-
-    def namespace(self, name: str) -> int:
-        """Return the number of one of its namespaces, 0 if it is not ours to see."""
-        try:
-            digits = os.readlink(f"ns/{name}", dir_fd=self._fd).partition("[")[2].rstrip("]")
-        except OSError:
-            return 0
-        return int(digits) if digits.isdigit() else 0
-
-
-class _Objects:
-    """What was found mapped, each once, and what is needed to tell what it is."""
-
-    def __init__(self, regions: Mapping[FileId, str]) -> None:
-        self._regions = regions
-        self._list: list[Object] = []
-        self._indexes: dict[tuple[int, int, int], int] = {}
-        self._mounts = _by_device(Path("/proc/self/mountinfo").read_bytes())
-        self._internal = _internal_tmpfs()
-
-    def index(self, vma: Vma, here: _Directory) -> tuple[int, bool]:
-        """Return the index of what `vma` maps (`PRIVATE` for private anonymous memory), and whether the same text could
-        mean something else in another process."""
-        dev, ino = vma.file
-        if dev == 0 and ino == 0:
-            return PRIVATE, False
-        sysv = vma.path.startswith(b"/SYSV") and dev not in self._mounts
-        # shmids and inode numbers of the same mount overlap, and each IPC namespace counts its shmids from 0
-        namespace = here.namespace("ipc") if sysv else -1
-        key = (dev, ino, namespace)
-        index = self._indexes.get(key)
-        if index is None:
-            index = self._indexes[key] = len(self._list)
-            self._list.append(self._make(vma, max(0, namespace), here))
-        return index, sysv
-
-    def page(self, index: int) -> int:
-        """Return the bytes of the pages that object `index` is made of."""
-        return PAGE if index == PRIVATE else self._list[index].page
-
-    def finished(self, leaves: Mapping[int, set[int]]) -> tuple[Object, ...]:
-        return tuple(
-            each._replace(leaves=(each.page,) if each.page in (PMD, PUD) else tuple(sorted(leaves.get(index, ()))))
-            for index, each in enumerate(self._list)
-        )
-
-    def _make(self, vma: Vma, namespace: int, here: _Directory) -> Object:
-        # In maps the kernel escapes newlines and nothing else, backslashes neither.
-        path = vma.path.replace(rb"\012", b"\n").decode("utf-8", "surrogateescape")
-        kind, page = self._kind(vma, path, here)
-        return Object(
-            kind,
-            vma.file.dev,
-            vma.file.ino,
-            namespace,
-            path.removesuffix(_DELETED),
-            path.endswith(_DELETED),
-            page,
-            self._regions.get(vma.file, ""),
-        )
-
-    def _kind(self, vma: Vma, path: str, here: _Directory) -> tuple[Kind, int]:
-        dev = vma.file.dev
-        if dev == self._internal:
-            return "SysV" if path.startswith("/SYSV") else "memfd" if path.startswith("/memfd:") else "anonymous", PAGE
-        mount = self._mounts.get(dev)
-        if mount is None:  # another mount namespace's, or a mount of the kernel's own
-            with suppress(OSError):
-                for number, each in _by_device(here.read("mountinfo")).items():
-                    self._mounts.setdefault(number, each)
-            mount = self._mounts.get(dev)
-        if mount is None:
-            if path.startswith(_KERNELS_OWN):
-                return "hugetlb", self._page_size(vma, here)
-            return "device" if path.startswith(("anon_inode:", "/dev/")) else "file", PAGE
-        match mount.fs_type:
-            case "hugetlbfs":
-                return "hugetlb", self._page_size(vma, here)
-            case "tmpfs" | "ramfs":
-                return "tmpfs", PAGE
-            case "msharefs":
-                return "msharefs", PAGE
-            case "devtmpfs":
-                return "device", PAGE
-            case _:
-                return "file", PAGE
-
-    def _page_size(self, vma: Vma, here: _Directory) -> int:
-        """Return the bytes of the huge pages under `vma`, 2 MiB if that cannot be read."""
-        try:
-            sizes = {each.start: each.page for each in parse_smaps(here.read("smaps"))}
-        except OSError:
-            return PMD
-        return sizes.get(vma.span.start, PMD)
-
-
-def _by_device(mountinfo: bytes) -> dict[int, Mount]:
-    return {mount.dev: mount for mount in parse_mountinfo(mountinfo)}
-
-
-def _internal_tmpfs() -> int:
-    """Return the device number of the mount where the kernel keeps memfd, SysV and shared anonymous memory."""
-    with mmap.mmap(-1, PAGE):
-        for vma in parse_maps(Path("/proc/self/maps").read_bytes()):
-            if vma.path == b"/dev/zero (deleted)":
-                return vma.file.dev
-    return 0
-
-
-def _cgroup(here: _Directory) -> str:
+def _cgroup(here: ProcessDirectory) -> str:
     """Return the process's control group: of the unified hierarchy, or the longest path of the old ones."""
     try:
         groups = parse_cgroup(here.read("cgroup"))
@@ -416,36 +242,3 @@ def _cgroup(here: _Directory) -> str:
         return ""
     unified = next((each.path for each in groups if not each.controllers), "/")
     return unified if unified != "/" else max((each.path for each in groups), key=len, default="/")
-
-
-def _user(uid: int) -> str | None:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return None
-
-
-def _system(blind: tuple[str, ...]) -> System:
-    refresh_counters()
-    settings = {}
-    for path in SETTINGS:
-        with suppress(OSError):
-            settings[path] = Path(path).read_text().strip()
-    return System(socket.gethostname(), platform.release(), memory_fields(), settings, blind)
-
-
-def _blindness() -> list[str]:
-    """Return why there may be processes that nothing here shows."""
-    reasons = []
-    proc = [
-        each
-        for each in parse_mountinfo(Path("/proc/self/mountinfo").read_bytes(), "proc")
-        if each.mount_point == "/proc"
-    ]
-    hidden = {option for each in proc[-1:] for option in each.options if option.startswith("hidepid=")}
-    if hidden - {"hidepid=0", "hidepid=off"} and os.geteuid() != 0:
-        reasons.append(f"/proc is mounted with {min(hidden)}: processes of other users are not seen at all")
-    with suppress(OSError):
-        if os.stat("/proc/self/ns/pid").st_ino != _INITIAL_PID_NAMESPACE:
-            reasons.append("this is not the machine's first PID namespace: processes outside of it are not seen at all")
-    return reasons
