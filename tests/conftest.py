@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Generator, Iterator
@@ -26,10 +27,34 @@ _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 
 
 def pytest_configure() -> None:
-    """Mounts of tests are nobody else's business. In a guest, which is ours alone, they are: the module's tests unmount
-    for all."""
+    """Make a test's world the same, whoever starts the tests.
+
+    Mounts of tests are hidden from other processes. In a guest, which is ours alone, they are not: the module's tests
+    unmount for all. A shell starts a background job with SIGINT ignored, and the job's processes inherit that. Python's
+    readline sets COLUMNS and LINES, so that a worker of pytest-xdist has them.
+    """
     if not Path("/sys/module/mshare").exists():
         private()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
+        os.unsetenv(name)  # readline sets it where os.environ does not look
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give all tests that are marked `machine`, or use the pool of huge pages, to one worker of pytest-xdist."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        if item.get_closest_marker("machine") or _uses_huge_pages(item):
+            item.add_marker(pytest.mark.xdist_group("machine"))
+
+
+def _uses_huge_pages(item: pytest.Item) -> bool:
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    fixtures = item.fixturenames if isinstance(item, pytest.Function) else []
+    return "hugetlb" in parameters.values() or not {"huge_pages", "grow_pool"}.isdisjoint(fixtures)
 
 
 @pytest.hookimpl(wrapper=True)

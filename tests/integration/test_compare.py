@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 pytestmark = [
+    pytest.mark.machine,
     pytest.mark.timeout(300),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for namespaces"),
 ]

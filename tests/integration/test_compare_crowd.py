@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from benchmarks.compare import crowd
 from benchmarks.compare.actor import actor
 from mshare.measure import Nothing, SharedMemory
 from mshare.measure.child import Child
+
+pytestmark = pytest.mark.machine
 
 _NAME = f"mshare-test-crowd-{os.getpid()}"
 

@@ -25,13 +25,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from worlds import STRANGER, needs_root
 
 from mshare._core.units import MIB
-from mshare._tools.collect import collect
+from mshare._tools.collect import Choice, collect
 from mshare._tools.exporter import server
 from mshare._tools.exporter.latest import Latest
 from mshare._tools.exporter.metrics import Metrics
 from mshare._tools.exporter.objects import MOST_CHARACTERS
-from mshare._tools.scan.survey import survey
+from mshare._tools.scan.snapshot import Snapshot
+from mshare._tools.scan.survey import Survey, survey
 from mshare.testing.processes import in_child
+
+pytestmark = pytest.mark.machine
 
 EXPORTER = (sys.executable, "-m", "mshare", "exporter")
 Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
@@ -55,6 +58,13 @@ def one(samples: Samples, name: str, **labels: str) -> float:
 
 def once(*args: str) -> Samples:
     return parsed(subprocess.run([*EXPORTER, "--once", *args], capture_output=True, check=True, text=True).stdout)
+
+
+def of_reading(found: tuple[Snapshot, Survey], objects: int) -> Samples:
+    """Return what is told of one scan, with so many objects."""
+    registry = CollectorRegistry()
+    registry.register(Metrics(Latest(lambda: found, 0), objects, "1"))
+    return parsed(generate_latest(registry).decode())
 
 
 @contextmanager
@@ -119,10 +129,13 @@ def test_a_hundred_objects_are_no_more_series_than_asked_for(world: Path) -> Non
         assert len(found["mshare_page_table_bytes"]) == 14
         assert one(found, "mshare_objects") >= 100
         assert one(found, "mshare_object_processes", object="other", kind="other") >= 1
-        everything = once("--objects", "1000")
+        snapshot = collect(choice=Choice(pids=[process.pid]))
+        looked = snapshot, survey(snapshot)
+        few, everything = (of_reading(looked, objects) for objects in (13, 1000))
+        assert len(few["mshare_page_table_bytes"]) == 14
         assert sum("many" in dict(labels)["object"] for labels in everything["mshare_page_table_bytes"]) == 100
-        both = [sum(each["mshare_page_table_bytes"].values()) for each in (found, everything)]
-        assert both[0] == pytest.approx(both[1], rel=0.5)  # other processes of this machine come and go between them
+        both = [sum(each["mshare_page_table_bytes"].values()) for each in (few, everything)]
+        assert both[0] == pytest.approx(both[1])
 
 
 @pytest.mark.parametrize("name", ["a\n\"\\}\x1b]0;owned\x07 \u202e{b='c'}", "x" * 200, "byte\udcff\u00e9"])

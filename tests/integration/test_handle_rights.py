@@ -287,13 +287,18 @@ def test_memory_is_given_back(world: Path) -> None:
 
     large = 256 << 20
     subprocess.run(["sync"], check=True)
-    before = shared_bytes()
-    region = mshare.create_anonymous(large, backend="thp")
-    handle = region.handle()
-    region.close()
-    assert shared_bytes() - before > large // 2
-    handle.close()
-    assert shared_bytes() - before < large // 2
+
+    def taken_and_given_back() -> bool:
+        before = shared_bytes()
+        region = mshare.create_anonymous(large, backend="thp")
+        handle = region.handle()
+        region.close()
+        taken = shared_bytes() - before
+        handle.close()
+        return taken > large // 2 > shared_bytes() - before
+
+    # Other processes take and give back memory in between, so it is looked at up to ten times.
+    assert any(taken_and_given_back() for _ in range(10))
 
 
 def test_a_read_only_attachment_of_a_writable_handle_stays_so(world: Path) -> None:

@@ -25,6 +25,8 @@ from mshare._tools.lab.mechanisms import Place
 from mshare._tools.lab.run import V1, Run
 from mshare.testing.processes import in_child
 
+pytestmark = pytest.mark.machine
+
 LIMIT_S = 30.0
 SIZE = 64 * MIB
 PAGES = SIZE // 4096

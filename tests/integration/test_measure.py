@@ -20,7 +20,7 @@ from mshare.measure.mechanisms import load
 from mshare.measure.probe import scan
 from mshare.measure.projection import SLOPE_BYTES
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(300)]
 
 SIZE = 16 * MIB
 SHM = Path("/dev/shm")

@@ -16,9 +16,10 @@ import pytest
 
 from mshare.testing.postgres import Cluster, binaries
 
-pytestmark = pytest.mark.usefixtures("postgres")
+pytestmark = [pytest.mark.machine, pytest.mark.usefixtures("postgres")]
 
 NR_HUGEPAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+SURPLUS = NR_HUGEPAGES.with_name("surplus_hugepages")
 
 _KILLED = """
 import sys
@@ -100,7 +101,7 @@ def test_a_signal_ends_the_benchmark_and_gives_the_huge_pages_back(number: signa
     arguments = ["--shared-buffers", "16M", "--clients", "2", "--seconds", "1", "--rounds", "5"]
     with NR_HUGEPAGES.open() as turn:
         flock(turn, LOCK_EX)  # other sessions' tests resize it in turns, too
-        before = NR_HUGEPAGES.read_text()
+        before = pool_pages()
         run = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.postgres", *arguments],
             cwd=Path(__file__).parents[2],
@@ -110,14 +111,19 @@ def test_a_signal_ends_the_benchmark_and_gives_the_huge_pages_back(number: signa
         )
         with run:
             deadline = monotonic() + 60
-            while NR_HUGEPAGES.read_text() == before and run.poll() is None and monotonic() < deadline:
+            while pool_pages() == before and run.poll() is None and monotonic() < deadline:
                 sleep(0.01)
-            assert NR_HUGEPAGES.read_text() != before
+            assert pool_pages() != before
             run.send_signal(number)
             run.communicate()
         assert run.returncode == 128 + number
-        # The server's pages stay as surplus until the kernel frees its IPC namespace, some time after its end.
-        deadline = monotonic() + 60
-        while NR_HUGEPAGES.read_text() != before and monotonic() < deadline:
-            sleep(0.01)
-        assert NR_HUGEPAGES.read_text() == before
+        assert pool_pages() == before
+
+
+def pool_pages() -> int:
+    """Return the size of the pool. A server's pages stay as surplus until the kernel frees its IPC namespace, some time
+    after its end."""
+    deadline = monotonic() + 60
+    while int(SURPLUS.read_text()) and monotonic() < deadline:
+        sleep(0.01)
+    return int(NR_HUGEPAGES.read_text())

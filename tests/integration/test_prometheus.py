@@ -22,6 +22,8 @@ from mappers import Mapping, mapped
 
 from mshare._core.units import MIB
 
+pytestmark = pytest.mark.machine
+
 LIMIT_S = 60
 EXPORTER = (sys.executable, "-m", "mshare", "exporter")
 DASHBOARD = json.loads((files("mshare._tools.exporter") / "dashboard.json").read_text())

@@ -13,6 +13,8 @@ from mshare._tools.collect import Choice, collect
 from mshare._tools.collect import collector as collecting
 from mshare._tools.scan.survey import ObjectUsage, survey
 
+pytestmark = pytest.mark.machine
+
 MIB = 1 << 20
 KNOWN = {
     "small pages": Mapping(),
@@ -92,25 +94,38 @@ def test_a_known_mapping(known: tuple[Mapping, Mapped], monkeypatch: pytest.Monk
 
 
 def test_most_of_the_machines_page_tables_are_explained() -> None:
-    """100 processes with 2 MiB of page tables each."""
-    with mapped(Mapping(size=PUD, step=PMD, processes=100)):
-        totals = survey(collect()).totals
-    assert totals.page_tables > 100 * 2 * MIB
-    assert totals.explained >= 0.9
+    """100 processes with 2 MiB of page tables each. Other processes come and go between two scans, so the growth is
+    looked at up to ten times."""
+
+    def explained() -> float:
+        before = survey(collect()).totals
+        with mapped(Mapping(size=PUD, step=PMD, processes=100)):
+            after = survey(collect()).totals
+        assert after.page_tables > 100 * 2 * MIB
+        return 1 - abs(after.unexplained - before.unexplained) / (100 * 2 * MIB)
+
+    assert any(explained() >= 0.9 for _ in range(10))
 
 
 def test_tables_that_huge_pages_share_are_counted_once(huge_pages: int) -> None:
-    """8 GiB of huge pages, one page of each GiB there: in memory once, in every VmPTE."""
+    """8 GiB of huge pages, one page of each GiB there: in memory once, in every VmPTE. Other processes come and go
+    between two scans, so the growth is looked at up to ten times."""
     units, processes = 8, 60
     mapping = Mapping(kind="hugetlb", size=units * PUD, step=PUD, processes=processes)
-    before = survey(collect()).totals
-    with mapped(mapping) as living:
-        after = survey(collect()).totals
-        exact = usage_of(mapping, living, exact=True)
     twice = units * (processes - 1) * PAGE
-    assert after.counted_twice - before.counted_twice == twice
-    assert sum(living.growth) == processes * (units + 1) * PAGE
-    assert exact.now.likely == units * PAGE + processes * PAGE
-    # What is unexplained grows by the topmost tables, where the kernel counts them, and not by what was counted twice.
-    grown = after.unexplained - before.unexplained
-    assert abs(grown) <= twice / 2
+
+    def agrees() -> bool:
+        before = survey(collect()).totals
+        with mapped(mapping) as living:
+            after = survey(collect()).totals
+            exact = usage_of(mapping, living, exact=True)
+            some = survey(collect(choice=Choice(pids=living.pids))).totals
+        assert some.counted_twice == twice
+        assert sum(living.growth) == processes * (units + 1) * PAGE
+        assert exact.now.likely == units * PAGE + processes * PAGE
+        # What is unexplained grows by the topmost tables, where the kernel counts them, and not by what was counted
+        # twice.
+        grown = after.unexplained - before.unexplained
+        return after.counted_twice - before.counted_twice == twice and abs(grown) <= twice / 2
+
+    assert any(agrees() for _ in range(10))

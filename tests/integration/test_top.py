@@ -19,6 +19,8 @@ from terminal import Terminal
 from mshare._core.geometry import PMD
 from mshare._core.units import TIB
 
+pytestmark = pytest.mark.machine
+
 TOP = (sys.executable, "-m", "mshare", "top", "--interval", "0.5", "--min", "1")
 TOUCHED = 61
 CTRL_HOME = "\x1b[1;5H"

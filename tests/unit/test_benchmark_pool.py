@@ -14,6 +14,8 @@ import pytest
 from benchmarks import pool
 from mshare._core.geometry import PMD
 
+pytestmark = pytest.mark.machine
+
 ROOT = Path(__file__).parents[2]
 NR_HUGEPAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 
