@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Self
 from mshare._core.units import GIB, MIB, format_size
 from mshare._tools.lab.run import Run
 from mshare._tools.lab.scale import PROPOSAL, server
-from mshare._tools.lab.table import client_table, memory_table, milliseconds, notes, size
-from mshare._tools.report import Table
+from mshare._tools.lab.show import client_table, memory_table, milliseconds, notes, size
+from mshare._tools.table import Table
 
 DYING = ("plain", "shared_memory")
 """Mechanisms that the proposal's server does not survive."""

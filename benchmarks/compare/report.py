@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mshare._core.units import format_size
-from mshare._tools.report import printable
+from mshare._tools.table import printable
 
 from .. import machine
 from .specs import BASELINE, PLAIN

@@ -31,7 +31,8 @@ codes, the record in a region's file and the kernel ABI (docs/api.md). All else 
 #     collect/*      takes a snapshot of who maps what;  scan/* (pure): snapshot -> survey -> text
 #     page/* (the report), top/* (the live screen), exporter/* (metrics): all from surveys, each with an extra
 #     module         builds, loads and unloads our kernel module; kernel_source/ is the repository's kernel/
-#     machine        what this machine offers (`findings` judges it, `report` and `plan` make text)
+#     table, show    cells for a terminal, and texts about regions
+#     machine        what this machine offers (`findings` judges it);  plan: what page tables will cost
 #     lab            how many processes there is memory for;  demo: the story of `mshare demo`
 #   measure          public: what processes pay, measured in real processes
 #   testing          public: the reference model, the conformance suite and the state machine, for others' backends

@@ -29,7 +29,6 @@ from mshare._core.units import GIB, MIB
 from mshare._tools.cli import dispatch
 from mshare._tools.collect import Choice, collect
 from mshare._tools.page.html import Report, render
-from mshare._tools.report import printable
 from mshare._tools.scan.advice import judge
 from mshare._tools.scan.case import Case, shell_word
 from mshare._tools.scan.remedies import remedies
@@ -37,6 +36,7 @@ from mshare._tools.scan.saved import dump
 from mshare._tools.scan.series import growth, point
 from mshare._tools.scan.show import bounds, short
 from mshare._tools.scan.survey import Bytes, ObjectUsage, survey
+from mshare._tools.table import printable
 
 MSHARE = (sys.executable, "-m", "mshare")
 NAME = "a<script>document.title='owned'</script>$x^2$\n\u202e\""

@@ -20,7 +20,8 @@ PURE = (
     "record",
     "procfs",
     "model",
-    "report",
+    "table",
+    "show",
     "plan",
     "findings",
     "scan",
@@ -28,7 +29,7 @@ PURE = (
     "top/rows",
     "exporter/objects",
 )
-PURE_LAB = ("scale", "run", "kernel_log", "table")
+PURE_LAB = ("scale", "run", "kernel_log", "show")
 """Of the package `lab`."""
 OS_LAYER = {"os", "ctypes", "fcntl", "mmap", "socket", "subprocess", "signal", "linux"}
 DEPENDENCIES = {"typer", "rich", "textual", "prometheus_client", "numpy", "pyarrow", "hypothesis", "pytest"}
@@ -77,7 +78,7 @@ MAY_IMPORT = {
         "units",
         "geometry",
         "procfs",
-        "report",
+        "table",
         "linux",
         "creation",
         "attachment",

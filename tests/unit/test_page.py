@@ -12,11 +12,11 @@ from mshare._core.geometry import PAGE
 from mshare._core.units import GIB, format_size
 from mshare._tools.page.html import Report, render
 from mshare._tools.page.pictures import costs, savings
-from mshare._tools.report import printable
 from mshare._tools.scan.advice import judge
 from mshare._tools.scan.series import growth, point
 from mshare._tools.scan.snapshot import Snapshot
 from mshare._tools.scan.survey import survey
+from mshare._tools.table import printable
 
 NAMES = (
     "<script>alert(1)</script>",

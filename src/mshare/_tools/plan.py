@@ -1,4 +1,6 @@
-"""What page tables will cost, by arithmetic: size and processes in, bytes out. May depend on: geometry, record, units.
+"""What page tables will cost, by arithmetic: size and processes in, bytes out.
+
+May depend on: geometry, record, units, table.
 
 Nothing here is measured. The numbers hold for processes that have touched the whole region, attached at its
 1 GiB-aligned address, on x86-64 with four levels. A process's topmost table (one page) exists anyway: not counted.
@@ -12,7 +14,7 @@ from .._core.errors import InvalidSizeError
 from .._core.geometry import PAGE, PMD, PUD, USER_END, page_tables, round_up
 from .._core.record import file_size
 from .._core.units import format_size
-from .report import Table
+from .table import Table
 
 MOST_PROCESSES = 1 << 22
 """As many as Linux has process ids (`PID_MAX_LIMIT`)."""

@@ -2,7 +2,7 @@
 
 Rich's markup, emoji codes and highlighting are off everywhere: names are data. Lines are folded on a terminal only, so
 that `mshare ls | grep` sees one region per line.
-May depend on: _complete, report, errors.
+May depend on: _complete, table, errors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ..._core.errors import InvalidAddressError, InvalidArgumentError
-from ..report import Table
+from ..table import Table
 from ._complete import region_names
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: exact bytes, one document on stdout.")]

@@ -1,4 +1,4 @@
-"""Exit codes, one per cause, and how an error is told. May depend on: errors, report."""
+"""Exit codes, one per cause, and how an error is told. May depend on: errors, table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..._core import errors
-from ..report import printable
+from ..table import printable
 
 if TYPE_CHECKING:
     UsageError = typer.BadParameter

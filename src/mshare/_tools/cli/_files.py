@@ -1,4 +1,4 @@
-"""Reading and writing files for `cp`: sizes known or not, all or nothing. May depend on: errors, report."""
+"""Reading and writing files for `cp`: sizes known or not, all or nothing. May depend on: errors, table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..._core.errors import InvalidSizeError, NoSpaceError
 from ..._core.units import format_size
-from ..report import printable
+from ..table import printable
 from ._progress import Step
 
 CHUNK = 4 << 20

@@ -1,4 +1,4 @@
-"""How commands get at a snapshot: of this machine, or from a file. May depend on: linux.collect, scan, registry."""
+"""How commands get at a snapshot: of this machine, or from a file. May depend on: collect, scan, registry."""
 
 from __future__ import annotations
 

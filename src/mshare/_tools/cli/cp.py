@@ -1,4 +1,4 @@
-"""`mshare cp`: files into regions and back. May depend on: creation, region, report."""
+"""`mshare cp`: files into regions and back. May depend on: creation, region, show, table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from ..._core.attachment import attach
 from ..._core.creation import create
 from ..._core.record import RegionInfo
 from ..._core.units import format_size, parse_size
-from ..report import printable, region_json, without
+from ..show import region_json, without
+from ..table import printable
 from . import _files
 from ._complete import PREFIX, region_sources
 from ._console import AsJson, BackendName, parse_mode, print_json, print_line

@@ -1,4 +1,4 @@
-"""`mshare create`: an empty region. May depend on: creation, report."""
+"""`mshare create`: an empty region. May depend on: creation, show, table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import typer
 
 from ..._core.creation import create
 from ..._core.units import format_size, parse_size
-from ..report import printable, region_json, without
+from ..show import region_json, without
+from ..table import printable
 from ._console import AsJson, BackendName, NewName, parse_address, parse_mode, print_fields, print_json
 from ._progress import bars
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from ..._core.units import parse_size
 from .. import machine
 from ..findings import PROBLEM, Finding, findings, findings_json
-from ..report import printable
+from ..table import printable
 from ._console import AsJson, console, print_json, print_trimmed
 from ._exits import OK, UNAVAILABLE
 

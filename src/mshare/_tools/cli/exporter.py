@@ -1,4 +1,4 @@
-"""`mshare exporter`: metrics for Prometheus. May depend on: exporter, linux.collect, scan, _snapshots."""
+"""`mshare exporter`: metrics for Prometheus. May depend on: exporter, collect, scan, _snapshots."""
 
 from __future__ import annotations
 

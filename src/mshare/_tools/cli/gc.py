@@ -1,4 +1,4 @@
-"""`mshare gc`: remove what nobody uses any more. May depend on: removal, report."""
+"""`mshare gc`: remove what nobody uses any more. May depend on: removal, show, table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import typer
 
 from ..._core import removal
 from ..._core.units import format_age, format_size, parse_age
-from ..report import printable, region_json
+from ..show import region_json
+from ..table import printable
 from ._console import AsJson, print_json, print_line
 from ._exits import UsageError
 

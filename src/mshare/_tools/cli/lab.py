@@ -12,10 +12,10 @@ import typer
 
 from ..._core.geometry import PAGE, PMD
 from ..._core.units import format_size, parse_size
-from ..lab import limit, picture, scale, sga, table
+from ..lab import limit, picture, scale, sga, show
 from ..lab.mechanisms import MECHANISMS
 from ..lab.run import Run
-from ..report import printable
+from ..table import printable
 from ._console import AsJson, print_json, print_line, print_table
 from ._exits import FAILED, OK, UsageError
 from ._extras import extra
@@ -98,11 +98,11 @@ def _limit(limit_bytes: int, *, whole_machine: bool) -> AbstractContextManager[l
 
 
 def _show(runs: list[Run], clients: int) -> None:
-    print_table(table.memory_table(runs, clients))
+    print_table(show.memory_table(runs, clients))
     print_line("")
-    print_table(table.client_table(runs))
+    print_table(show.client_table(runs))
     print_line("")
-    for note in table.notes(runs):
+    for note in show.notes(runs):
         print_line(note)
     for run in runs:
         if run.oom_log:

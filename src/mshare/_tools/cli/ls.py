@@ -1,11 +1,11 @@
-"""`mshare ls`: the regions there are. May depend on: registry, report."""
+"""`mshare ls`: the regions there are. May depend on: registry, show."""
 
 from __future__ import annotations
 
 import time
 
 from ..._core import registry
-from ..report import region_json, regions_table
+from ..show import region_json, regions_table
 from ._console import AsJson, owner_name, print_json, print_table
 
 EXAMPLES = """

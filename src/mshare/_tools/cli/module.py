@@ -11,7 +11,7 @@ import typer
 from ..._core.units import format_size, parse_size
 from .. import module
 from ..module import Status
-from ..report import printable
+from ..table import printable
 from ._console import (
     AsJson,
     group_name,

@@ -12,13 +12,13 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from ..._core.units import format_age, format_size, parse_age
-from ..report import printable
 from ..scan.advice import Verdict, judge, verdict_json
 from ..scan.saved import load
 from ..scan.series import Point, growth, point, series_json
 from ..scan.show import survey_json
 from ..scan.snapshot import Snapshot
 from ..scan.survey import Survey, survey
+from ..table import printable
 from ._console import AsJson, console, print_json, print_line
 from ._exits import UsageError
 from ._extras import extra

@@ -1,4 +1,4 @@
-"""`mshare rm`: take names away. May depend on: calls, removal, report."""
+"""`mshare rm`: take names away. May depend on: calls, removal, table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from ..._core.calls import mshare_unlink
 from ..._core.errors import MshareError, RegionBusyError
 from ..._core.removal import unlink
-from ..report import printable
+from ..table import printable
 from ._complete import region_names
 from ._console import AsJson, print_json, print_line
 from ._exits import OK, code_of, error_json, fail

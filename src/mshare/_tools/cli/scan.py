@@ -1,4 +1,4 @@
-"""`mshare scan`: who pays for page tables here. May depend on: linux.collect, scan, _snapshots."""
+"""`mshare scan`: who pays for page tables here. May depend on: collect, scan, _snapshots."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""`mshare stat`: all about one region. May depend on: registry, report."""
+"""`mshare stat`: all about one region. May depend on: registry, show."""
 
 from __future__ import annotations
 
 import time
 
 from ..._core import registry
-from ..report import region_fields, region_json
+from ..show import region_fields, region_json
 from ._console import AsJson, RegionName, owner_name, print_fields, print_json
 
 EXAMPLES = """

@@ -1,4 +1,4 @@
-"""`mshare top`: who pays for page tables, live. May depend on: top, linux.collect, scan, _snapshots."""
+"""`mshare top`: who pays for page tables, live. May depend on: top, collect, scan, _snapshots."""
 
 from __future__ import annotations
 

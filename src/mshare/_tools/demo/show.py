@@ -1,4 +1,4 @@
-"""The result for people: what was shown, the table, its footnotes. A result in, text out. May depend on: report, units,
+"""The result for people: what was shown, the table, its footnotes. A result in, text out. May depend on: table, units,
 story, bill."""
 
 from __future__ import annotations
@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..._core.units import format_size
-from ..report import Table
+from ..table import Table
 from .bill import PROJECTED_BYTES, PROJECTED_PROCESSES, Bill
 from .flights import ROWS
 from .main import Result

@@ -1,4 +1,4 @@
-"""One scan for all who ask at about the same time. May depend on: report."""
+"""One scan for all who ask at about the same time. May depend on: table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
-from ..report import printable
+from ..table import printable
 
 T = TypeVar("T")
 

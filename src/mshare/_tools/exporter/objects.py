@@ -1,4 +1,4 @@
-"""Objects as time series: stable names, and no more of them than asked for. Pure. May depend on: scan, report.
+"""Objects as time series: stable names, and no more of them than asked for. Pure. May depend on: scan, table.
 
 *Facts.* Every label value is a time series that a server keeps, and a sample must not be there twice. Inode numbers and
 shmids are new after each restart, and many objects may have one name (memfds, deleted files). *Decision.* A series is
@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..report import printable
 from ..scan.show import label
 from ..scan.snapshot import Object
 from ..scan.survey import Bytes, ObjectUsage, WhatIf
+from ..table import printable
 
 MOST_CHARACTERS = 120
 OTHER = "other"

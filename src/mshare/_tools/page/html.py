@@ -1,4 +1,4 @@
-"""The report as one HTML file that refers to nothing else. May depend on: scan, report, units, pictures; jinja2.
+"""The report as one HTML file that refers to nothing else. May depend on: scan, table, units, pictures; jinja2.
 
 Names are other people's: the template escapes everything but the pictures, whose texts XML's own writer has escaped,
 and what could hide something (a newline, text direction) is shown as an escape. No script; a content security policy
@@ -15,12 +15,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..._core.units import KIB, format_size
-from ..report import printable
 from ..scan.advice import Verdict, part
 from ..scan.series import Growth, Point
 from ..scan.show import remarks, table, totals
 from ..scan.snapshot import Snapshot
 from ..scan.survey import Survey
+from ..table import printable
 from .pictures import MOST, Picture, costs, over_time, savings
 
 _LEAST_BYTES = 64 * KIB

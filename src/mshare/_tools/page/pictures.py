@@ -1,4 +1,4 @@
-"""The report's pictures, as inline SVG. May depend on: scan, report, units; matplotlib.
+"""The report's pictures, as inline SVG. May depend on: scan, table, units; matplotlib.
 
 *Facts.* Names in them are other people's; matplotlib would typeset what stands between two `$`, and SVG knows no
 control characters. A page holds several pictures, and matplotlib gives the parts of each the same ids. *Decision.*
@@ -23,11 +23,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ..._core.units import format_size
-from ..report import printable
 from ..scan.advice import Verdict
 from ..scan.series import Identity, Point, identity
 from ..scan.show import label
 from ..scan.survey import ObjectUsage, Survey
+from ..table import printable
 
 WIDE, NARROW = 7.2, 3.6
 """Inches: a page for a desk and for a telephone. 72 CSS pixels per inch are drawn."""

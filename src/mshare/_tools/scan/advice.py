@@ -1,5 +1,5 @@
 """What a survey means, in plain sentences, and what to do about it. Pure.
-May depend on: snapshot, survey, show, series, case, remedies, report, units."""
+May depend on: snapshot, survey, show, series, case, remedies, table, units."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ..._core.units import MIB, format_size
-from ..report import printable
+from ..table import printable
 from .case import Case, Remedy
 from .remedies import remedies
 from .series import page_tables

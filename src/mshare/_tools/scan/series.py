@@ -1,5 +1,5 @@
 """Page tables over time: one `Point` per snapshot, and how they grew. Pure.
-May depend on: snapshot, survey, show, report, units.
+May depend on: snapshot, survey, show, table, units.
 
 A point is small, so that a long recording keeps no snapshot but the last.
 """
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..._core.units import KIB, format_age, format_size
-from ..report import printable
+from ..table import printable
 from .show import label
 from .snapshot import Object, Snapshot
 from .survey import Survey

@@ -1,4 +1,4 @@
-"""A survey as a table, as lines and as JSON. Pure. May depend on: the rest of scan, report, units.
+"""A survey as a table, as lines and as JSON. Pure. May depend on: the rest of scan, table, units.
 
 Paths and names are other people's: everything for a terminal passes `printable`.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..._core.units import format_size
-from ..report import Table, printable
+from ..table import Table, printable
 from .groups import Group, user
 from .snapshot import Object, Snapshot
 from .survey import Bytes, ObjectUsage, Survey, WhatIf

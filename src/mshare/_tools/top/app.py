@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.screen import Screen
 
-from ..report import printable
+from ..table import printable
 from .rows import Reading, heading
 from .screens import ObjectsScreen, TableScreen
 from .watch import Watch

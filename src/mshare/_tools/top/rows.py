@@ -1,4 +1,4 @@
-"""The lines of the screens: readings in, cells and what to sort them by out. Pure. May depend on: scan, report, units.
+"""The lines of the screens: readings in, cells and what to sort them by out. Pure. May depend on: scan, table, units.
 
 Names are other people's: every cell has passed `printable`. Columns with names come last, so that a long one pushes
 nothing off the screen.
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..._core.units import format_size
-from ..report import printable
 from ..scan.groups import groups, user
 from ..scan.show import bounds, label, leaves, split
 from ..scan.snapshot import Object, Snapshot
 from ..scan.survey import Bytes, ObjectUsage, Survey
+from ..table import printable
 
 
 class Reading(NamedTuple):

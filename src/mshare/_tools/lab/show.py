@@ -1,11 +1,11 @@
-"""Runs as tables and as sentences: records in, text out. Pure. May depend on: run, scale, report, units."""
+"""Runs as tables and as sentences: records in, text out. Pure. May depend on: run, scale, table, units."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from ..._core.units import format_size
-from ..report import Table, printable
+from ..table import Table, printable
 from .run import MACHINE, V1, Run
 
 

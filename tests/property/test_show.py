@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mshare._core.record import RegionInfo
-from mshare._tools.report import printable, region_fields, region_json, regions_table, without
+from mshare._tools.show import region_fields, region_json, regions_table, without
+from mshare._tools.table import printable
 
 texts = st.text(st.characters(exclude_categories=[]), max_size=40)
 

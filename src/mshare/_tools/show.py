@@ -1,7 +1,7 @@
-"""Regions as tables and as JSON: records in, text out. May depend on: record, units.
+"""Regions as tables and as JSON: records in, text out. May depend on: record, units, table.
 
-Names are chosen by others and may hold newlines or escape sequences: everything that goes to a terminal passes
-`printable` first. JSON has the names as they are, escaped by its own rules, and exact numbers.
+Names are chosen by others: everything that goes to a terminal passes `printable` first. JSON has the names as they
+are, escaped by its own rules, and exact numbers.
 """
 
 from __future__ import annotations
@@ -9,27 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from .._core.record import RegionInfo
 from .._core.units import format_age, format_size
-
-
-class Table(NamedTuple):
-    """Cells ready to be printed."""
-
-    headers: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    right: frozenset[int] = frozenset()
-    """Columns that hold numbers, to be set flush right."""
-    fold: int = 0
-    """The column that is folded where a terminal is too narrow."""
-
-
-def printable(text: str) -> str:
-    r"""Return `text` with every character that could move a cursor or hide something as an escape (`\n`, `\x1b`,
-    `\u202e`), on one line."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+from .table import Table, printable
 
 
 def without(info: RegionInfo, pid: int) -> RegionInfo:

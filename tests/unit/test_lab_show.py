@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mshare._tools.lab.run import Run, Sample, Spread
-from mshare._tools.lab.table import client_table, memory_table, notes
+from mshare._tools.lab.show import client_table, memory_table, notes
 
 MIB = 1 << 20
 DEAD = Run(
