@@ -60,7 +60,7 @@ def test_options_go_with_their_subcommand() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--mode", "9", "is no mode"),
+        ("--mode", "9", "invalid mode"),
         ("--mode", "4755", "not for this directory"),
         ("--group", "no-such-group", "there is no group"),
         ("--group", "4294967295", "there is no group"),
@@ -124,7 +124,7 @@ def test_a_kernel_that_is_not_there(release: str, tmp_path: Path) -> None:
     done = cli("build", f"--kernel={release}", "--cache", str(tmp_path))
     if release:
         assert done.returncode == 8
-        assert "linux-headers-6.0.0-none" in done.stderr or "no kernel release" in done.stderr
+        assert "linux-headers-6.0.0-none" in done.stderr or "invalid kernel release" in done.stderr
     assert not release or list(tmp_path.iterdir()) == []
 
 

@@ -29,7 +29,7 @@ _LOGIND_DIRS = ("/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/
 def inspect(size: int) -> MachineFacts:
     """Look at this machine as a process that wants a region of `size` bytes. Changes nothing; costs milliseconds."""
     if not 1 <= size <= USER_END // 2:
-        raise InvalidSizeError(f"a region of {size} bytes makes no sense", f"1 byte to {format_size(USER_END // 2)}")
+        raise InvalidSizeError(f"invalid size of {size} bytes", f"use 1 byte to {format_size(USER_END // 2)}")
     kernel = os.uname()
     chosen, why = _chosen(size)
     room, group = memory_room(), cgroup_room()

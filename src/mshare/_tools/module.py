@@ -133,7 +133,9 @@ def build(release: str | None = None, cache: Path | None = None) -> Path:
     """
     release = release or os.uname().release
     if not release or "/" in release or release.startswith("."):
-        raise BackendUnavailableError(f"{release!r} is no kernel release", "see `uname -r` and /lib/modules")
+        raise BackendUnavailableError(
+            f"invalid kernel release {release!r}", "use what `uname -r` shows, or a name in /lib/modules"
+        )
     cache = cache or cache_directory()
     target = _built(release, cache)
     if target.is_file() and _is_safe(target):

@@ -51,9 +51,9 @@ def plan(size: int, processes: int) -> Plan:
     """Return the costs of each backend. Raises `InvalidSizeError` for less than 1 byte or process, or more bytes than a
     process can map."""
     if not 1 <= size <= USER_END // 2:
-        raise InvalidSizeError(f"a region of {size} bytes makes no sense", f"1 byte to {format_size(USER_END // 2)}")
+        raise InvalidSizeError(f"invalid size of {size} bytes", f"use 1 byte to {format_size(USER_END // 2)}")
     if not 1 <= processes <= MOST_PROCESSES:
-        raise InvalidSizeError("that number of processes makes no sense", f"1 to {MOST_PROCESSES}")
+        raise InvalidSizeError(f"invalid number of processes, {processes}", f"use 1 to {MOST_PROCESSES}")
     return Plan(
         size,
         processes,

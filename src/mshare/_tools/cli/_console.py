@@ -130,7 +130,7 @@ def parse_mode(text: str) -> int:
     try:
         return int(text, 8)
     except ValueError:
-        raise InvalidArgumentError(f"{text!r} is no mode", "write it in octal, like 0600 or 644") from None
+        raise InvalidArgumentError(f"invalid mode {text!r}", "use octal digits, such as 0600 or 644") from None
 
 
 def parse_address(text: str) -> int:
@@ -138,4 +138,6 @@ def parse_address(text: str) -> int:
     try:
         return int(text, 0)
     except ValueError:
-        raise InvalidAddressError(f"{text!r} is no address", "write it like 0x200000000000") from None
+        raise InvalidAddressError(
+            f"invalid address {text!r}", "use hexadecimal digits, such as 0x200000000000"
+        ) from None

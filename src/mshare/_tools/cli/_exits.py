@@ -15,7 +15,7 @@ from ..table import printable
 if TYPE_CHECKING:
     UsageError = typer.BadParameter
 else:
-    # What the parser raises for a command line that makes no sense. typer exports a subclass only.
+    # What the parser raises for an invalid command line. typer exports a subclass only.
     UsageError = typer.BadParameter.__mro__[1]
 
 OK, FAILED, USAGE, NOT_FOUND, EXISTS, BUSY, NO_SPACE, DENIED, UNAVAILABLE, NOT_A_REGION = range(10)
@@ -24,14 +24,14 @@ INTERRUPTED, BROKEN_PIPE = 130, 141
 MEANINGS = {
     OK: "done",
     FAILED: "failed for another reason (the message says which)",
-    USAGE: "the command line, a name, a size or an address makes no sense",
+    USAGE: "the command line, a name, a size or an address is invalid",
     NOT_FOUND: "no region, file or process has that name",
     EXISTS: "the name is taken",
     BUSY: "processes are attached",
     NO_SPACE: "it does not fit into memory, file system or huge page pool",
     DENIED: "permission denied",
     UNAVAILABLE: "the backend cannot be used on this machine",
-    NOT_A_REGION: "what has that name is no region, or it is there twice; or no snapshot",
+    NOT_A_REGION: "the name belongs to something else than a region, or to two files; or the file is not a snapshot",
     INTERRUPTED: "interrupted (Ctrl-C); nothing is left half done",
     BROKEN_PIPE: "whoever read the output has gone",
 }

@@ -36,9 +36,11 @@ def command(
     ] = None,
     pids: Pids = None,
     user: User = None,
-    least: Annotated[str, typer.Option("--min", metavar="SIZE", help="Leave out what has less page tables.")] = "64K",
+    least: Annotated[
+        str, typer.Option("--min", metavar="SIZE", help="Hide objects with less page-table memory than SIZE.")
+    ] = "64K",
     save: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Save the snapshot, too.", show_default=False)
+        Path | None, typer.Option(metavar="FILE", help="Also save the snapshot.", show_default=False)
     ] = None,
     read: From = None,
     as_json: AsJson = False,

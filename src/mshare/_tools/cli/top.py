@@ -35,7 +35,9 @@ def command(
         int | None, typer.Option(metavar="N", min=1, help="End after N readings.", show_default=False)
     ] = None,
     user: User = None,
-    least: Annotated[str, typer.Option("--min", metavar="SIZE", help="Leave out what has less page tables.")] = "64K",
+    least: Annotated[
+        str, typer.Option("--min", metavar="SIZE", help="Hide objects with less page-table memory than SIZE.")
+    ] = "64K",
     as_json: AsJson = False,
 ) -> None:
     """Show who pays for page tables, live.

@@ -41,7 +41,9 @@ def parse_address(text: str) -> Address:
     elif ":" in host:
         host = ""
     if not (host and colon and port.isascii() and port.isdigit() and int(port) < 1 << 16):
-        raise InvalidArgumentError(f"{text!r} is no address", "write it like 127.0.0.1:9779 or [::1]:9779")
+        raise InvalidArgumentError(
+            f"invalid address {text!r}", "use an address and a port, such as 127.0.0.1:9779 or [::1]:9779"
+        )
     return Address(host, int(port))
 
 

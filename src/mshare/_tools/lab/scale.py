@@ -38,7 +38,7 @@ def server(factor: int) -> Server:
     and 132,000 / `factor` beyond, 257 at `MOST`. Raises ValueError for a factor that is not 1 to `MOST`.
     """
     if not 1 <= factor <= MOST:
-        raise ValueError(f"a factor of {factor} makes no sense; use 1 to {MOST}")
+        raise ValueError(f"invalid factor {factor}: use 1 to {MOST}")
     return Server(
         PROPOSAL.memory_bytes // factor,
         round_up(PROPOSAL.region_bytes // factor, PMD),

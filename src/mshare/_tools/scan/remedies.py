@@ -74,7 +74,7 @@ def _tmpfs(case: Case) -> Iterator[Remedy]:
             "see the mount (inside their container). To keep it, add it in /etc/fstab.",
             (
                 f"sudo mount -o remount,huge=within_size {where}",
-                "# make the file anew (what is in it now keeps its 4 KiB pages) and restart the programs that map it",
+                "# create the file again (its content keeps 4 KiB pages) and restart the programs that map the file",
             ),
             case.now,
             case.costs(lambda costs: costs.leaves_2m),

@@ -85,9 +85,7 @@ def growth(points: Sequence[Point], titles: Mapping[str, str] | None = None) -> 
     sentences = []
     if len({each.host for each in points}) > 1:
         names = ", ".join(dict.fromkeys(printable(each.host) for each in points))
-        one = (
-            f"These snapshots are of different machines ({names}): the picture has them side by side, it is no growth."
-        )
+        one = f"These snapshots are of different machines ({names}). Their difference is not growth."
         return Growth(seconds, change, (one,))
     way = "grew" if change > 0 else "shrank" if change < 0 else "stayed at the same size"
     span = f"In {format_age(seconds)} ({len(points)} snapshots) page tables {way}"
