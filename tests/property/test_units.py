@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mshare._core.errors import MshareError
+from mshare._core.errors import InvalidArgumentError, MshareError
 from mshare._core.units import format_age, format_apart, format_size, parse_age, parse_size
 
 UNITS = {"B": 0, "KiB": 1, "MiB": 2, "GiB": 3, "TiB": 4, "PiB": 5}
@@ -92,10 +92,17 @@ def test_an_age_is_shown_rounded_down_in_its_unit(seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("90s", 90), ("1.5 h", 5400), ("2D", 172_800), ("1w", 604_800), ("0", 0)]
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("1.5 h", 5400), ("2d", 172_800), ("1w", 604_800), ("0s", 0)]
 )
 def test_ages(text: str, seconds: float) -> None:
     assert parse_age(text) == seconds
+
+
+@given(st.decimals(0, 1000, places=2), st.sampled_from(["", "M", "S", "H", "D", "W", "mo", "min", "y", "ms", "Mi"]))
+def test_an_age_that_can_be_misread_is_refused(number: object, unit: str) -> None:
+    """Elsewhere `M` is a month (systemd), a bare number is days (`find -mtime`), and `ms` is a thousandth."""
+    with pytest.raises(InvalidArgumentError, match=r"write an age like 90s, 30m \(minutes\)"):
+        parse_age(f"{number}{unit}")
 
 
 def test_a_clock_that_was_set_back_makes_no_negative_age() -> None:

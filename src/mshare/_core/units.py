@@ -14,7 +14,7 @@ TIB = 1 << 40
 _BINARY = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": TIB}
 _SIZE = re.compile(r"\s*(\d{1,40}(?:\.\d{1,40})?)\s*([kmgt]?)(i?b)?\s*", re.IGNORECASE | re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_AGE = re.compile(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*([smhdw]?)\s*", re.IGNORECASE | re.ASCII)
+_AGE = re.compile(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*([a-z]*)\s*", re.IGNORECASE | re.ASCII)
 
 
 def parse_size(text: str) -> int:
@@ -67,14 +67,21 @@ def format_apart(size_bytes: int, other_bytes: int) -> tuple[str, str]:
 
 
 def parse_age(text: str) -> float:
-    """Return the seconds `text` stands for: a number and `s`, `m`, `h`, `d` or `w`; a bare number is seconds.
+    """Return the seconds `text` stands for: a number and its unit `s`, `m`, `h`, `d` or `w`.
 
-    Raises `InvalidArgumentError` for anything else.
+    Raises `InvalidArgumentError` for anything else. Commands delete by an age. An age that people read in two ways is
+    therefore refused: other programs take a number without a unit for days, and `M` for months.
     """
     match = _AGE.fullmatch(text)
+    if match is not None and match[2] in _SECONDS:
+        return float(match[1]) * _SECONDS[match[2]]
     if match is None:
-        raise InvalidArgumentError(f"{text!r} is no age", "write it like 90s, 30m, 12h, 7d or 2w")
-    return float(match[1]) * _SECONDS[match[2].lower() or "s"]
+        problem = f"invalid age {text!r}"
+    elif not match[2]:
+        problem = f"the age {text!r} has no unit"
+    else:
+        problem = f"the unit of the age {text!r} is none of s, m, h, d, w"
+    raise InvalidArgumentError(problem, "write an age like 90s, 30m (minutes), 12h, 7d or 2w")
 
 
 def format_age(seconds: float) -> str:
