@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,37 @@ def test_a_read_only_root_is_named_and_what_it_holds_can_be_read(world: Path) ->
         assert "remount,rw" in raised.value.hint
         with mshare.attach("r", readonly=True) as region:
             assert region.buf[0] == 7
+        calls: list[Callable[[], object]] = [
+            lambda: mshare.attach("r"),
+            lambda: mshare.mshare("r", None, PAGE, os.O_RDWR),
+            lambda: mshare.unlink("r"),
+            lambda: mshare.mshare_unlink("r"),
+            mshare.gc,
+        ]
+        for call in calls:
+            with pytest.raises(mshare.BackendUnavailableError, match=r"read-only: sudo mount -o remount,rw"):
+                call()
+        assert [info.name for info in mshare.regions()] == ["r"]
+
+
+@needs_root
+def test_a_read_only_root_is_named_also_for_a_mode_that_denies_writing_to_its_owner(world: Path) -> None:
+    with small_tmpfs(world / "shm", "64m"):
+        mshare.create("r", PAGE, mode=0o400).close()
+        subprocess.run(["mount", "-o", "remount,ro", str(world / "shm")], check=True)
+        with pytest.raises(mshare.BackendUnavailableError, match="read-only"):
+            mshare.unlink("r")
+
+
+@needs_root
+def test_gc_takes_what_it_can_where_one_of_two_roots_is_read_only(hugetlb_world: Path) -> None:
+    mshare.create("gone", PAGE, backend="hugetlb").close()
+    with small_tmpfs(hugetlb_world / "shm", "64m"):
+        mshare.create("kept", PAGE, backend="shm").close()
+        subprocess.run(["mount", "-o", "remount,ro", str(hugetlb_world / "shm")], check=True)
+        assert [info.name for info in mshare.gc()] == ["gone"]
+        with pytest.raises(mshare.BackendUnavailableError, match="read-only"):
+            mshare.gc()
 
 
 @needs_root

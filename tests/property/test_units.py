@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mshare._core.errors import InvalidArgumentError, MshareError
-from mshare._core.units import format_age, format_apart, format_size, parse_age, parse_size
+from mshare._core.units import format_age, format_apart, format_list, format_size, parse_age, parse_size
 
 UNITS = {"B": 0, "KiB": 1, "MiB": 2, "GiB": 3, "TiB": 4, "PiB": 5}
 sizes = st.integers(0, 1 << 50) | st.integers(0, 50).map(lambda bits: (1 << bits) - 1)
@@ -107,3 +107,12 @@ def test_an_age_that_can_be_misread_is_refused(number: object, unit: str) -> Non
 
 def test_a_clock_that_was_set_back_makes_no_negative_age() -> None:
     assert format_age(-5) == "0s"
+
+
+@given(st.lists(st.integers(1, 1 << 22), max_size=40), st.integers(1, 12))
+def test_a_list_names_all_or_says_how_many_more(pids: list[int], most: int) -> None:
+    text = format_list(pids, most)
+    shown, _, rest = text.partition(" and ")
+    named = [int(word) for word in shown.split(", ") if word]
+    assert named == pids[:most]
+    assert len(named) + int(rest.removesuffix(" more") or 0) == len(pids)

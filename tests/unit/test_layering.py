@@ -70,7 +70,7 @@ MAY_IMPORT = {
         "region",
         "attachment",
     },
-    "removal": {"errors", "procfs", "record", "linux", "registry"},
+    "removal": {"errors", "procfs", "record", "linux", "registry", "units"},
     "calls": {"errors", "registry", "removal", "creation", "region", "attachment"},
     "measure": {"errors", "geometry", "linux", "creation", "attachment", "removal"},
     "lab": {

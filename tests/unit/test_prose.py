@@ -75,7 +75,6 @@ WAITING = {
     "this is no snapshot",
     "this is no snapshot, or a damaged one",
     " is no size",
-    " is no age",
 }
 """Messages that are older than the rules. Each leaves the set when it is rewritten; nothing is added."""
 

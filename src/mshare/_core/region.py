@@ -30,7 +30,7 @@ from .handle import Handle
 from .linux import ioctl, locks, proc
 from .linux.descriptors import Descriptor
 from .record import ATTACHED_BYTE, Record, RegionInfo
-from .units import format_size
+from .units import format_list, format_size
 
 if TYPE_CHECKING:
     import numpy
@@ -253,9 +253,9 @@ class Region(mapping.Owner):
                             f"uid {os.geteuid()} may not seal this region", "have its owner do it"
                         ) from error
                     if isinstance(error, OSError) and error.errno == errno.EBUSY:
-                        who = proc.writers(self.area.file) or "processes not ours to see"
+                        who = format_list(proc.writers(self.area.file)) or "none that this process may see"
                         raise RegionBusyError(
-                            f"others can write to the region: {who}",
+                            f"processes can write to the region: {who}",
                             "have them close it, or attach it with readonly=True",
                         ) from error
                     raise

@@ -108,6 +108,20 @@ def no_proc() -> BackendUnavailableError:
     return BackendUnavailableError("there is no /proc here", "sudo mount -t proc proc /proc")
 
 
+@contextmanager
+def read_only_named(root: Path) -> Iterator[None]:
+    """Raise `BackendUnavailableError` instead of the kernel's EROFS for a file under `root`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        raise BackendUnavailableError(
+            f"{root} is mounted read-only",
+            f"sudo mount -o remount,rw {root}; until then, regions in it can be attached with readonly=True",
+        ) from error
+
+
 @dataclass(frozen=True)
 class RootEntry:
     """A region found by name: the entry of its file in a root's directory. `descriptor` is an `O_PATH` descriptor of
@@ -133,9 +147,11 @@ class RootEntry:
         return f"/proc/self/fd/{self.descriptor.fd}"
 
     def reopen(self, access: int) -> Descriptor:
-        """Open this very file. Raises `OSError`, `BackendUnavailableError` without a /proc, `RegionBusyError`."""
+        """Open this very file. Raises `OSError`, `BackendUnavailableError` without a /proc or for writing where the
+        root is mounted read-only, `RegionBusyError`."""
         try:
-            return Descriptor(self.link, access | os.O_NONBLOCK)
+            with read_only_named(self.root):
+                return Descriptor(self.link, access | os.O_NONBLOCK)
         except FileNotFoundError as error:
             raise no_proc() from error
         except BlockingIOError as error:

@@ -1,4 +1,4 @@
-"""Taking names away: by force, when idle, and the collection of orphans. May depend on: registry, record, linux.
+"""Taking names away: by force, when idle, and the collection of orphans. May depend on: registry, record, units, linux.
 
 Remove when idle: take the write lock on `ATTACHED_BYTE` (so nobody is attached, and who wants to be waits), look that
 the name still means this file, unlink. `NAME_BYTE` keeps two removers apart, so that none unlinks a newer region of the
@@ -13,12 +13,20 @@ import stat
 import time
 from contextlib import suppress
 
-from .errors import AccessDeniedError, AmbiguousNameError, NotARegionError, RegionBusyError, RegionNotFoundError
+from .errors import (
+    AccessDeniedError,
+    AmbiguousNameError,
+    BackendUnavailableError,
+    NotARegionError,
+    RegionBusyError,
+    RegionNotFoundError,
+)
 from .linux import locks, proc
 from .linux.descriptors import Descriptor
 from .procfs import FileId
 from .record import ATTACHED_BYTE, NAME_BYTE, RegionInfo
-from .registry import RootEntry, find, is_attached, known_to_kernel, listed, read_record, wait
+from .registry import RootEntry, find, is_attached, known_to_kernel, listed, read_only_named, read_record, wait
+from .units import format_list
 
 _AT_ONCE = 64
 """How many orphans `gc` removes after one search of /proc for programs that map them without our lock. Searching takes
@@ -30,14 +38,15 @@ def _open_to_remove(entry: RootEntry) -> Descriptor:
 
     The owner may always change the mode: it is widened and put back at once. Dying in between leaves the owner `rw`
     of its own file. Of two owners' processes that do so at once, one may find the mode put back: it tries again.
-    Raises `AccessDeniedError`.
+    Raises `AccessDeniedError`; `BackendUnavailableError` where the root is mounted read-only.
     """
     for _ in range(8):
         mode = stat.S_IMODE(entry.status.st_mode)
         widen = entry.status.st_uid == os.geteuid() and mode & 0o600 != 0o600
         try:
             if widen:
-                os.chmod(entry.link, mode | 0o600)
+                with read_only_named(entry.root):
+                    os.chmod(entry.link, mode | 0o600)
         except PermissionError:  # a file of the file system's own, such as msharefs' mshare_info
             break
         try:
@@ -60,7 +69,8 @@ def _not_yours(entry: RootEntry) -> AccessDeniedError:
 
 def _unlink(entry: RootEntry) -> None:
     try:
-        os.unlink(entry.path)
+        with read_only_named(entry.root):
+            os.unlink(entry.path)
     except FileNotFoundError:
         return
     except PermissionError as error:
@@ -70,7 +80,8 @@ def _unlink(entry: RootEntry) -> None:
 def unlink(name: str) -> None:
     """Remove the name now. Whoever is attached keeps the memory until they detach; new attaches fail.
 
-    Raises `RegionNotFoundError`, `NotARegionError` (a file that is no region is left alone), `AccessDeniedError`.
+    Raises `RegionNotFoundError`, `NotARegionError` (a file that is no region is left alone), `AccessDeniedError`,
+    `BackendUnavailableError` (the root is mounted read-only).
     """
     with find(name) as entry, _open_to_remove(entry) as fd:
         read_record(name, fd)
@@ -89,7 +100,8 @@ def remove_if_idle(
     `expected` is the file the caller has in mind; another one of that name is left alone (`RegionNotFoundError`).
     `name_users`: search /proc for the users, for the message of `RegionBusyError`, even if a lock tells of them.
     `users`: the processes that map it, of a caller who has just searched /proc.
-    Raises `RegionBusyError`, `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`.
+    Raises `RegionBusyError`, `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`,
+    `BackendUnavailableError` (the root is mounted read-only).
     """
     with find(name) as entry:
         if expected is not None and entry.file != expected:
@@ -111,7 +123,7 @@ def remove_if_idle(
 
 
 def _busy(entry: RootEntry, pids: tuple[int, ...]) -> RegionBusyError:
-    who = f"processes {', '.join(map(str, pids[:10]))}" if pids else "other processes"
+    who = f"processes {format_list(pids)}" if pids else "other processes"
     return RegionBusyError(
         f"region {entry.name!r} is in use by {who}",
         "end them first, or remove the name by force with mshare.unlink",
@@ -129,8 +141,11 @@ def gc(*, older_than: float = 0.0) -> list[RegionInfo]:
 
     A region that waits for its next user, such as one whose service restarts, is an orphan too: say an age that no
     such wait reaches, or remove by name. Regions of other users are left alone unless you are root.
+
+    Raises `BackendUnavailableError` if orphans are there and every one of them is on a root that is mounted read-only.
     """
     removed = []
+    refused: BackendUnavailableError | None = None
     found = orphans(older_than=older_than)
     for start in range(0, len(found), _AT_ONCE):
         some = found[start : start + _AT_ONCE]
@@ -138,6 +153,11 @@ def gc(*, older_than: float = 0.0) -> list[RegionInfo]:
         for info, file in some:
             # `expected`: a newer region of that name is not ours to judge.
             with suppress(RegionBusyError, RegionNotFoundError, NotARegionError, AmbiguousNameError, AccessDeniedError):
-                remove_if_idle(info.name, expected=file, users=users[file])
-                removed.append(info)
+                try:
+                    remove_if_idle(info.name, expected=file, users=users[file])
+                    removed.append(info)
+                except BackendUnavailableError as error:
+                    refused = error
+    if refused is not None and not removed:
+        raise refused
     return removed

@@ -1,8 +1,9 @@
-"""Sizes and ages as people write and read them. May depend on: errors."""
+"""Sizes, ages and lists as people write and read them. May depend on: errors."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from .errors import InvalidArgumentError, InvalidSizeError
 
@@ -90,3 +91,9 @@ def format_age(seconds: float) -> str:
     whole = max(0, int(seconds))
     unit = next((unit for unit in "wdhms" if whole >= _SECONDS[unit]), "s")
     return f"{whole // _SECONDS[unit]}{unit}"
+
+
+def format_list(items: Sequence[object], most: int = 10) -> str:
+    """Return the first `most` of `items`, separated by commas, and how many more there are: "1, 2 and 15 more"."""
+    shown = ", ".join(map(str, items[:most]))
+    return f"{shown} and {len(items) - most} more" if len(items) > most else shown

@@ -30,6 +30,7 @@ from .._core.errors import (
 from .._core.linux import module
 from .._core.linux.mounts import mount, mounts, unmount
 from .._core.procfs import Mount
+from .._core.units import format_list
 
 SOURCE = Path(__file__).parents[1] / "kernel_source"
 FILE_SYSTEM = "msharefs"
@@ -305,9 +306,8 @@ def unload() -> Status:
         again = same_again(places[-1] if places else None, os.stat(DEFAULT_ROOT))
         names = _names()
         if names:
-            shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
             raise RegionBusyError(
-                f"{len(names)} region{'s are' if len(names) > 1 else ' is'} on {DEFAULT_ROOT}: {shown}",
+                f"{len(names)} region{'s are' if len(names) > 1 else ' is'} on {DEFAULT_ROOT}: {format_list(names, 5)}",
                 "their memory would be lost; remove them first (mshare rm NAME, mshare gc --all)",
             )
         try:

@@ -23,7 +23,8 @@ def without(info: RegionInfo, pid: int) -> RegionInfo:
 
 
 def users(info: RegionInfo) -> str:
-    """Return who is attached, in one word: a number of processes, `orphan`, or `others` for those of other users."""
+    """Return who is attached, in one word: a number of processes, `orphan`, or `others` for processes that this one may
+    not see."""
     if info.orphan:
         return "orphan"
     return str(len(info.pids)) if info.pids else "others"
@@ -55,7 +56,8 @@ def regions_table(infos: Sequence[RegionInfo], now: float, owner: Callable[[int]
 def region_fields(info: RegionInfo, now: float, owner: Callable[[int], str]) -> list[tuple[str, str]]:
     """Return everything about one region, as pairs of label and text."""
     created = datetime.fromtimestamp(info.created, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    attached = ", ".join(map(str, info.pids)) or ("nobody: an orphan" if info.orphan else "processes of other users")
+    unseen = "processes that you cannot see (another user's or another container's)"
+    attached = ", ".join(map(str, info.pids)) or ("nobody: an orphan" if info.orphan else unseen)
     rights = " (frozen: nobody may attach it read-write)" if info.frozen else ""
     return [
         ("name", printable(info.name)),

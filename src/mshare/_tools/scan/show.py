@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..._core.units import format_size
+from ..._core.units import format_list, format_size
 from ..table import Table, printable
 from .groups import Group, user
 from .snapshot import Object, Snapshot
@@ -124,14 +124,9 @@ def totals(snapshot: Snapshot, survey: Survey) -> list[tuple[str, str]]:
     ]
     if survey.unreadable:
         count = sum(each.processes for each in survey.unreadable)
-        names = ", ".join(f"{printable(user(snapshot, each.uid))} {each.processes}" for each in survey.unreadable[:8])
-        more = ", …" if len(survey.unreadable) > 8 else ""
-        lines.append(
-            (
-                "  unreadable",
-                f"{format_size(sums.unreadable)}: VmPTE of {count} whose mappings are closed to you ({names}{more})",
-            )
-        )
+        users = [f"{printable(user(snapshot, each.uid))} {each.processes}" for each in survey.unreadable]
+        whose = f"VmPTE of {count} whose mappings are closed to you ({format_list(users, 8)})"
+        lines.append(("  unreadable", f"{format_size(sums.unreadable)}: {whose}"))
     if sums.counted_twice:
         lines.append(("  in memory once", f"-{format_size(sums.counted_twice)}: hugetlb tables shared by the kernel"))
     if sums.regions:
