@@ -163,7 +163,9 @@ def main() -> int:
     document = {"factor": options.factor, "guests": given}
     output.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
     found = prove_page.Results.from_json(document)
-    picture.draw(found.mechanisms, output.with_suffix(".svg"), title=prove_page.title(found))
+    svg = picture.draw(found.mechanisms, title=prove_page.title(found))
+    if svg is not None:
+        output.with_suffix(".svg").write_bytes(svg)
     output.with_suffix(".md").write_text(prove_page.page(found, picture_name=f"{output.name}.svg"))
     print(f"prove: {output.with_suffix('.md')}", file=sys.stderr)
     missed = [target for target in prove_page.targets(found) if not target.met and not target.is_time]

@@ -304,7 +304,7 @@ def test_a_spool_that_is_full_says_so(world: Path) -> None:
 
     done = subprocess.run(
         [*MSHARE, "cp", "-", "region:big"],
-        input=b"x" * (1 << 20),
+        input=b"x" * (5 << 20),
         preexec_fn=no_large_files,
         capture_output=True,
         check=False,

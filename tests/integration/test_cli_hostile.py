@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from worlds import needs_root, small_tmpfs
+from worlds import free_bytes, needs_root, small_tmpfs
 
 import mshare
 from mshare._core.geometry import PAGE
@@ -70,3 +71,126 @@ def test_a_list_of_users_that_is_cut_says_how_many_more_there_are(world: Path) -
         pids = sorted(worker.pid for worker in workers)
     assert done.returncode == 5
     assert f"in use by processes {', '.join(map(str, pids[:10]))} and 3 more: " in done.stderr
+
+
+# cp: sources without a true size, regions with holes
+
+
+SETTING = "/sys/kernel/mm/transparent_hugepage/enabled"
+
+
+@pytest.mark.parametrize("source", ["/proc/cpuinfo", "/proc/self/limits", SETTING])
+def test_a_file_of_the_kernel_is_copied_whatever_size_it_claims(world: Path, source: str) -> None:
+    size = len(Path(source).read_bytes())
+    assert Path(source).stat().st_size != size
+    done = cli("cp", source, "region:r")
+    assert (done.returncode, done.stderr) == (0, "")
+    with mshare.attach("r", readonly=True) as region:
+        assert region.size == size
+        if source == SETTING:  # the others can change from one look to the next
+            assert bytes(region.buf) == Path(source).read_bytes()
+
+
+def with_islands(name: str, size: int) -> dict[int, bytes]:
+    """Create a sparse region with a few bytes here and there; return them by their offset."""
+    islands = {0: b"first", 5 << 20: b"middle", size - 4: b"last"}
+    with mshare.create(name, size, reserve=False) as region:
+        for offset, content in islands.items():
+            region.buf[offset : offset + len(content)] = content
+    return islands
+
+
+@needs_root
+def test_copying_a_sparse_region_takes_no_memory_of_its_root_and_keeps_the_holes(world: Path, tmp_path: Path) -> None:
+    size = (64 << 20) + 3
+    with small_tmpfs(world / "shm", "1m"):
+        islands = with_islands("holes", size)
+        used = free_bytes(world / "shm")
+        for line in ("cp region:holes {}", "cp region:holes - > {}", "cp region:holes /dev/stdout > {}"):
+            out = tmp_path / "out"
+            assert shell(line.format(out)).returncode == 0
+            with out.open("rb") as file:
+                for offset, content in islands.items():
+                    file.seek(offset)
+                    assert file.read(len(content)) == content
+            assert out.stat().st_size == size
+            assert out.stat().st_blocks * 512 < 1 << 20
+            out.unlink()
+        piped = shell("cp region:holes - | sha256sum")
+        expected = bytearray(size)
+        for offset, content in islands.items():
+            expected[offset : offset + len(content)] = content
+        assert piped.stdout.split()[0] == hashlib.sha256(expected).hexdigest()
+        assert free_bytes(world / "shm") == used
+
+
+@needs_root
+def test_a_sparse_region_is_copied_to_another_root_without_memory_of_its_own(hugetlb_world: Path) -> None:
+    with small_tmpfs(hugetlb_world / "shm", "1m"):
+        islands = with_islands("holes", (32 << 20) + 5)
+        done = cli("cp", "region:holes", "region:copy", "--backend", "hugetlb")
+        assert (done.returncode, done.stderr) == (0, "")
+        with mshare.attach("copy", readonly=True) as copy:
+            for offset, content in islands.items():
+                assert bytes(copy.buf[offset : offset + len(content)]) == content
+            assert not any(copy.buf[64 : 1 << 16])
+        assert cli("cp", "region:copy", "/dev/null").returncode == 0
+
+
+# Standard streams
+
+
+def shell(line: str) -> Run:
+    """Run one command line of bash, in which a line that begins with a command of mshare runs that."""
+    program = f'mshare() {{ "{sys.executable}" -m mshare "$@"; }}\nset -o pipefail\nmshare {line}'
+    return subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/proc/thread-self/fd/1", "link"])
+def test_cp_appends_to_the_file_that_stdout_appends_to(world: Path, tmp_path: Path, name: str) -> None:
+    with mshare.create("r", 3) as region:
+        region.buf[:] = b"new"
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    log = tmp_path / "log"
+    log.write_text("old ")
+    inode = log.stat().st_ino
+    for _ in range(2):
+        done = shell(f"cp region:r {name if name != 'link' else tmp_path / 'link'} >> {log}")
+        assert (done.returncode, done.stderr) == (0, "")
+    assert log.read_text() == "old newnew"
+    assert log.stat().st_ino == inode
+
+
+def test_what_a_name_of_a_descriptor_means(world: Path, tmp_path: Path) -> None:
+    with mshare.create("r", 3) as region:
+        region.buf[:] = b"new"
+    out = tmp_path / "out"
+    assert shell(f"cp region:r >(cat > {out}); wait $!").returncode == 0
+    assert out.read_bytes() == b"new"
+    assert shell(f"cp region:r /dev/fd/7 7> {out}").returncode == 0
+    assert out.read_bytes() == b"new"
+    closed = shell("cp region:r /dev/fd/7 7>&-")
+    assert closed.returncode == 1
+    assert "not open for writing: /dev/fd/7" in closed.stderr
+    reading = shell(f"cp region:r /dev/fd/7 7< {out}")
+    assert reading.returncode == 1
+    assert "not open for writing: /dev/fd/7" in reading.stderr
+
+
+@pytest.mark.parametrize(
+    "line", ["scan --pid $$ --save /dev/fd/7", "report --pid $$ -o /dev/fd/7", "report --pid $$ -o /dev/stdout"]
+)
+def test_saved_files_are_appended_to_what_is_appended_to(tmp_path: Path, line: str) -> None:
+    log = tmp_path / "log"
+    log.write_text("old")
+    done = shell(f"{line} {'1' if 'stdout' in line else '7'}>> {log}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert log.read_bytes().startswith(b"old")
+    assert b"The page is in" not in log.read_bytes()
+    assert len(log.read_bytes()) > 1000
+
+
+def test_a_snapshot_and_a_table_do_not_share_stdout() -> None:
+    done = cli("scan", "--save", "-")
+    assert done.returncode == 2
+    assert "--save needs a file" in done.stderr

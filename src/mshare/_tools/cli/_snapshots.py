@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import pwd
 import sys
 import time
 from pathlib import Path
-from tempfile import mkstemp
 from typing import Annotated
 
 import typer
@@ -54,33 +52,6 @@ def take(read: Path | None, *, exact: bool, pids: list[int] | None, user: str | 
 def region_names() -> dict[FileId, str]:
     """Return the names of mshare's own regions, by the file that each is."""
     return {found.entry.file: found.entry.name for found in registry.records()}
-
-
-def write(path: Path, content: bytes) -> None:
-    """Put `content` into the file `path`, all of it or none: an older file stays until the new one is complete. A link
-    stays a link; what is no file (a pipe, a device) is written to."""
-    path = path.resolve()
-    if path.exists() and not path.is_file():
-        path.write_bytes(content)
-        return
-    try:
-        fd, temporary = mkstemp(dir=path.parent, prefix=f".{path.name[:200]}.")
-    except OSError as error:  # whose name would be the temporary file's
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def uid_of(name: str) -> int:

@@ -56,8 +56,8 @@ def command(
     name). The copy is all or nothing: a new region's name, or the file, appears when every byte is there, and an
     existing region is never written to.
 
-    The size of a pipe is not known beforehand: it is spooled into an unnamed file in $TMPDIR first, unless --size
-    says what it is.
+    The size of a pipe is not known beforehand. Above 4 MiB cp spools it into an unnamed file in $TMPDIR, unless
+    --size says what it is.
     """
     if source.startswith(PREFIX) is target.startswith(PREFIX) is False:
         raise UsageError("one of SRC and DST must be a region, written region:NAME")
@@ -74,12 +74,12 @@ def command(
         return
     if mode is not None or readonly or backend is not None or size is not None:
         raise UsageError("--mode, --readonly, --backend and --size are for a new region")
-    if as_json and target == "-":
-        raise UsageError("--json needs stdout, and so does -")
+    if as_json and _files.is_stdout(target):
+        raise UsageError(f"--json needs stdout, and so does {printable(target)}")
     copied = _copy_out(source.removeprefix(PREFIX), target)
     if as_json:
         print_json({"region": source.removeprefix(PREFIX), "file": target, "size": copied})
-    elif target != "-":
+    elif not _files.is_stdout(target):
         print_line(f"{format_size(copied)} in {printable(target)}")
 
 
@@ -92,12 +92,11 @@ def _copy_in(source: str, name: str, mode: int, backend: str | None, size: int |
                 raise UsageError("--size is for a file or stdin; a region knows its size")
             region = stack.enter_context(attach(source.removeprefix(PREFIX), readonly=True))
             size = region.size
-            read = _files.reader_of_view(stack.enter_context(region.buf))
+            read = _files.reader_of_region(stack.enter_context(region.handle()).fileno(), size)
         else:
             registry.check_name(name)
             registry.refuse_existing(name)  # before a pipe is drained for nothing
-            fd, size = stack.enter_context(_files.sized_source(source, size, spooling))
-            read = _files.reader_of_fd(fd)
+            read, size = stack.enter_context(_files.sized_source(source, size, spooling))
 
         def fill(view: memoryview) -> None:
             _files.fill_exactly(view, read, _files.shown(source), copying)
@@ -110,8 +109,8 @@ def _copy_out(name: str, target: str) -> int:
     with (
         bars(f"copying {printable(name)}") as (step,),
         attach(name, readonly=True) as region,
-        _files.target(target, region.info().mode) as fd,
-        region.buf as view,
+        region.handle() as handle,
+        _files.target(target, os.fstat(handle.fileno()).st_mode) as fd,
     ):
-        _files.write_all(fd, view, step)
+        _files.copy_region(handle.fileno(), region.size, fd, step)
         return region.size

@@ -19,6 +19,7 @@ from ..table import printable
 from ._console import AsJson, print_json, print_line, print_table
 from ._exits import FAILED, OK, UsageError
 from ._extras import extra
+from ._files import write
 from ._progress import steps
 
 EXAMPLES = """
@@ -89,7 +90,9 @@ def sga_server(
     else:
         _show(runs, load.clients)
     if drawn is not None:
-        picture.draw(runs, drawn, title=f"{format_size(load.size_bytes)} shared by {load.clients:,} processes")
+        svg = picture.draw(runs, title=f"{format_size(load.size_bytes)} shared by {load.clients:,} processes")
+        if svg is not None:
+            write(str(drawn), svg)
     return FAILED if any(run.failure for run in runs) else OK
 
 

@@ -22,7 +22,8 @@ from ..table import printable
 from ._console import AsJson, console, print_json, print_line
 from ._exits import UsageError
 from ._extras import extra
-from ._snapshots import Exact, Pids, User, take, write
+from ._files import is_stdout, write
+from ._snapshots import Exact, Pids, User, take
 
 EXAMPLES = """
 mshare report
@@ -33,7 +34,6 @@ mshare report --json
 """
 
 _DEFAULT = Path("mshare-report.html")
-_STDOUT = Path("-")
 _STEPS = 20
 
 
@@ -67,8 +67,9 @@ def command(
         raise UsageError("--for, --exact, --pid and --user choose what is read from this machine: not with snapshots")
     if every is not None and duration is None:
         raise UsageError("--every says how often within --for: say that, too")
-    if as_json and output == _STDOUT:
-        raise UsageError("--json and -o - both want stdout: name a file")
+    to_stdout = output is not None and is_stdout(str(output))
+    if as_json and to_stdout:
+        raise UsageError(f"--json and -o {printable(str(output))} both want stdout: name a file")
     target = output or (None if as_json else _DEFAULT)
     if target is not None:
         _need_extra()
@@ -94,7 +95,7 @@ def command(
                 "series": series_json(points),
             }
         )
-    elif target not in (None, _STDOUT):
+    elif target is not None and not to_stdout:
         _tell(verdict, points)
         print_line("")
         print_line(f"The page is in {printable(str(target))}")
@@ -156,12 +157,7 @@ def _wait(until: float, state: str, shown: bool) -> None:
 def _write(target: Path, last: Snapshot, found: Survey, verdict: Verdict, points: list[Point]) -> None:
     from ..page.html import Report, render
 
-    page = render(Report(last, found, verdict, points, growth(points, verdict.titles)))
-    if target == _STDOUT:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(page)
-    else:
-        write(target, page)
+    write(str(target), render(Report(last, found, verdict, points, growth(points, verdict.titles))))
 
 
 def _tell(verdict: Verdict, points: list[Point]) -> None:

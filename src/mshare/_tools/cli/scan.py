@@ -14,7 +14,8 @@ from ..scan.show import groups_json, groups_table, remarks, survey_json, table, 
 from ..scan.survey import survey
 from ._console import AsJson, print_fields, print_json, print_line, print_table
 from ._exits import UsageError
-from ._snapshots import Exact, From, Pids, User, take, write
+from ._files import write
+from ._snapshots import Exact, From, Pids, User, take
 
 EXAMPLES = """
 mshare scan
@@ -55,10 +56,12 @@ def command(
         raise UsageError(f"--by {by} is not one of {', '.join(KEYS)}")
     if by is not None and project is not None:
         raise UsageError("--project computes objects, --by groups processes: say one of them")
+    if save is not None and str(save) == "-":
+        raise UsageError("--save needs a file, because the table goes to stdout")
     least_bytes = parse_size(least)
     snapshot = take(read, exact=exact, pids=pids, user=user)
     if save is not None:
-        write(save, dump(snapshot))
+        write(str(save), dump(snapshot))
     found = survey(snapshot)
     if by is not None:
         grouped = groups(snapshot, found, by)

@@ -4,8 +4,8 @@ scale, units, and matplotlib (extra `report`).
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ..._core.units import GIB, MIB, format_size
@@ -14,11 +14,11 @@ from .run import Run
 _COLOURS = ("#c0392b", "#e67e22", "#2980b9", "#16a085", "#2c3e50", "#8e44ad")
 
 
-def draw(runs: Sequence[Run], path: Path, *, title: str) -> None:
-    """Write the picture to `path`, unless no run has anything to show. Text stays text, and the same runs give the same
-    file.
+def draw(runs: Sequence[Run], *, title: str) -> bytes | None:
+    """Return the picture as SVG, or None if no run has anything to show. Text stays text, and the same runs give the
+    same bytes.
 
-    Raises `ModuleNotFoundError` without matplotlib, OSError where `path` cannot be written.
+    Raises `ModuleNotFoundError` without matplotlib.
     """
     import matplotlib
 
@@ -27,7 +27,7 @@ def draw(runs: Sequence[Run], path: Path, *, title: str) -> None:
 
     usable = [run for run in runs if run.unavailable is None and run.samples]
     if not usable:
-        return
+        return None
     unit, name = (GIB, "GiB") if usable[0].limit_bytes >= GIB else (MIB, "MiB")
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "mshare", "font.size": 10}
     with pyplot.rc_context(settings):
@@ -60,5 +60,7 @@ def draw(runs: Sequence[Run], path: Path, *, title: str) -> None:
         axes.set_xlim(0, None)
         axes.set_ylim(0, None)
         axes.legend(loc="upper left", bbox_to_anchor=(0, 0.97), fontsize=8)
-        figure.savefig(path, format="svg", metadata={"Date": None})
+        picture = io.BytesIO()
+        figure.savefig(picture, format="svg", metadata={"Date": None})
         pyplot.close(figure)
+    return picture.getvalue()
