@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -194,3 +195,39 @@ def test_a_snapshot_and_a_table_do_not_share_stdout() -> None:
     done = cli("scan", "--save", "-")
     assert done.returncode == 2
     assert "--save needs a file" in done.stderr
+
+
+# Snapshots
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path) -> Path:
+    assert cli("scan", "--pid", str(os.getpid()), "--save", str(tmp_path / "good")).returncode == 0
+    return tmp_path / "good"
+
+
+@pytest.mark.parametrize("command", [("scan", "--from"), ("report", "--json")])
+def test_a_damaged_snapshot_is_named(snapshot: Path, command: tuple[str, ...]) -> None:
+    bad = snapshot.with_name("bad\x1b[31m")
+    bad.write_bytes(snapshot.read_bytes()[:300])
+    several = (str(snapshot),) if command[0] == "report" else ()
+    done = cli(*command, *several, str(bad))
+    assert done.returncode == 9
+    assert "bad\\x1b[31m: the snapshot is cut short" in done.stdout + done.stderr.replace("\\\\", "\\")
+
+
+@pytest.mark.parametrize("command", [("scan", "--from"), ("report",)])
+def test_a_file_of_any_size_is_refused_by_its_first_bytes(tmp_path: Path, command: tuple[str, ...]) -> None:
+    with (tmp_path / "disk.img").open("wb") as disk:
+        disk.truncate(100 << 30)
+    for path in (tmp_path / "disk.img", Path("/dev/zero")):
+        done = cli(*command, str(path), prefix=("prlimit", f"--as={3 << 30}"))
+        assert (done.returncode, done.stdout) == (9, "")
+        assert done.stderr.startswith(f"mshare: {path}: the file is not a snapshot")
+
+
+def test_a_snapshot_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path, Path("/proc/self/mem"), tmp_path / "none"):
+        done = cli("scan", "--from", str(path))
+        assert done.returncode == (3 if path.name == "none" else 1)
+        assert str(path) in done.stderr

@@ -285,7 +285,7 @@ def test_a_saved_snapshot_says_the_same(tmp_path: Path) -> None:
     cut = tmp_path / "cut"
     cut.write_bytes(file.read_bytes()[:-9])
     assert "cut short" in fails(9, "scan", "--from", str(cut))
-    assert "no snapshot" in fails(9, "scan", "--from", "/etc/passwd")
+    assert "/etc/passwd: the file is not a snapshot" in fails(9, "scan", "--from", "/etc/passwd")
     fails(3, "scan", "--from", str(tmp_path / "nothing"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from mshare._core.errors import NotASnapshotError
 from mshare._tools.scan.groups import KEYS, groups
-from mshare._tools.scan.saved import VERSION, dump, load
+from mshare._tools.scan.saved import MOST_BYTES, VERSION, dump, load, read
 from mshare._tools.scan.show import groups_table, remarks, survey_json, table, totals
 from mshare._tools.scan.snapshot import Snapshot
 from mshare._tools.scan.survey import survey
@@ -45,6 +46,38 @@ def test_a_cut_or_damaged_snapshot_is_refused(snapshot: Snapshot, data: st.DataO
 def test_bytes_that_are_no_snapshot_are_refused(raw: bytes) -> None:
     with pytest.raises(NotASnapshotError):
         load(raw)
+
+
+class Endless(io.RawIOBase):
+    """A device that goes on and on: `start`, and then `piece` again and again. Counts what is read of it."""
+
+    def __init__(self, start: bytes, piece: bytes) -> None:
+        self._rest, self._piece = start, piece
+        self.taken = 0
+
+    def read(self, size: int = -1) -> bytes:
+        assert size > 0, "never all of it"
+        while len(self._rest) < size:
+            self._rest += self._piece
+        given, self._rest = self._rest[:size], self._rest[size:]
+        self.taken += size
+        return given
+
+
+@given(st.binary(min_size=1), st.binary(min_size=1, max_size=100))
+def test_a_device_is_refused_by_its_first_bytes(start: bytes, piece: bytes) -> None:
+    device = Endless(start, piece)
+    with pytest.raises(NotASnapshotError):
+        read(device)  # type: ignore[arg-type]
+    assert device.taken <= 1 << 20
+
+
+def test_an_endless_file_that_unpacks_to_nothing_is_refused() -> None:
+    """gzip's header, and then stored blocks of no bytes, none of which is the last."""
+    device = Endless(gzip.compress(b"", mtime=0)[:10], b"\x00\x00\x00\xff\xff" * 1000)
+    with pytest.raises(NotASnapshotError, match="more than"):
+        read(device)  # type: ignore[arg-type]
+    assert device.taken <= MOST_BYTES + (1 << 20)
 
 
 json_values = st.recursive(

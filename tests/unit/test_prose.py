@@ -72,8 +72,6 @@ WAITING = {
     " is no set of permission bits",
     " descriptors is no handle",
     " is no region: ",
-    "this is no snapshot",
-    "this is no snapshot, or a damaged one",
     " is no size",
 }
 """Messages that are older than the rules. Each leaves the set when it is rewritten; nothing is added."""

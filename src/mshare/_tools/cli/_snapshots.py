@@ -12,10 +12,10 @@ import typer
 from rich.progress import Progress
 
 from ..._core import registry
-from ..._core.errors import InvalidArgumentError
+from ..._core.errors import InvalidArgumentError, NotASnapshotError
 from ..._core.procfs import FileId
 from ..collect import Choice, collect
-from ..scan.saved import load
+from ..scan import saved
 from ..scan.snapshot import Snapshot
 from ._console import console
 from ._exits import UsageError
@@ -36,7 +36,7 @@ def take(read: Path | None, *, exact: bool, pids: list[int] | None, user: str | 
     if read is not None:
         if exact or pids or user:
             raise UsageError("--exact, --pid and --user choose what is read from this machine: not with --from")
-        return load(read.read_bytes())
+        return load(read)
     choice = Choice(frozenset(pids) if pids else None, None if user is None else uid_of(user))
     start = time.monotonic()
     with Progress(console=console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
@@ -47,6 +47,17 @@ def take(read: Path | None, *, exact: bool, pids: list[int] | None, user: str | 
             bar.update(task, completed=done, total=total, visible=late)
 
         return collect(choice=choice, exact=exact, regions=region_names(), progress=show)
+
+
+def load(path: Path) -> Snapshot:
+    """Return the snapshot in the file `path`. Raises `NotASnapshotError` and `OSError`, which name the file."""
+    try:
+        with path.open("rb") as file:
+            return saved.read(file)
+    except NotASnapshotError as error:
+        raise NotASnapshotError(f"{path}: {error.problem}", error.hint) from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def region_names() -> dict[FileId, str]:

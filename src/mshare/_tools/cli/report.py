@@ -13,7 +13,6 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from ..._core.units import format_age, format_size, parse_age
 from ..scan.advice import Verdict, judge, verdict_json
-from ..scan.saved import load
 from ..scan.series import Point, growth, point, series_json
 from ..scan.show import survey_json
 from ..scan.snapshot import Snapshot
@@ -23,7 +22,7 @@ from ._console import AsJson, console, print_json, print_line
 from ._exits import UsageError
 from ._extras import extra
 from ._files import is_stdout, write
-from ._snapshots import Exact, Pids, User, take
+from ._snapshots import Exact, Pids, User, load, take
 
 EXAMPLES = """
 mshare report
@@ -115,7 +114,7 @@ def _saved(paths: list[Path]) -> tuple[Snapshot, list[Point]]:
     last: Snapshot | None = None
     points = []
     for path in paths:
-        snapshot = load(path.read_bytes())
+        snapshot = load(path)
         points.append(point(snapshot, survey(snapshot)))
         if last is None or snapshot.taken >= last.taken:
             last = snapshot

@@ -7,10 +7,11 @@ checked, for a file may come from anybody.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import zlib
 from itertools import pairwise
-from typing import Any, NoReturn, get_args
+from typing import Any, BinaryIO, NoReturn, get_args
 
 from ..._core.errors import NotASnapshotError
 from ..._core.geometry import PAGE, PMD, PUD
@@ -20,6 +21,7 @@ VERSION = 1
 MOST_BYTES = 128 << 20
 """What a snapshot may unpack to, thirty times what 1,500 processes with 40 mappings take: a small file could unpack to
 more than memory holds."""
+_PIECE = 1 << 16
 _MOST_SECONDS = 253_402_300_800  # the year 10000, which dates do not reach
 
 _LEAVES = (PAGE, PMD, PUD)
@@ -38,23 +40,23 @@ def dump(snapshot: Snapshot) -> bytes:
 
 
 def load(raw: bytes) -> Snapshot:
-    """Return the snapshot that `dump` wrote. Raises `NotASnapshotError` for anything else: a file that is cut, damaged,
-    from a newer version, or that contradicts itself."""
-    unpacker = zlib.decompressobj(wbits=31)
-    try:
-        text = unpacker.decompress(raw, MOST_BYTES)
-    except zlib.error:
-        raise NotASnapshotError("this is no snapshot, or a damaged one", "save one with mshare scan --save") from None
-    if not unpacker.eof:
-        if len(text) >= MOST_BYTES:
-            raise NotASnapshotError(f"it unpacks to more than {MOST_BYTES} bytes", "do not trust where it came from")
-        raise NotASnapshotError("the snapshot is cut short", "copy it again, or save a new one")
+    """Return the snapshot that `dump` wrote. Raises `NotASnapshotError` as `read` does."""
+    return read(io.BytesIO(raw))
+
+
+def read(file: BinaryIO) -> Snapshot:
+    """Return the snapshot in `file`. Raises `NotASnapshotError` for anything else: a file that is cut, damaged, from a
+    newer version, or that contradicts itself.
+
+    Reads a piece at a time and no more than it needs: any file or device can be given by mistake.
+    """
+    text = _unpack(file)
     try:
         document = json.loads(text)
     except (ValueError, RecursionError, MemoryError):
         document = None
     if not isinstance(document, dict) or type(document.get("mshare_snapshot")) is not int:
-        raise NotASnapshotError("this is no snapshot", "save one with mshare scan --save")
+        raise NotASnapshotError("the file is not a snapshot", "save one with mshare scan --save")
     if document["mshare_snapshot"] != VERSION:
         raise NotASnapshotError(
             f"the snapshot has format {document['mshare_snapshot']}, this mshare reads format {VERSION}",
@@ -64,6 +66,26 @@ def load(raw: bytes) -> Snapshot:
         return _snapshot(document)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         raise NotASnapshotError("the snapshot contradicts itself", "save a new one") from None
+
+
+def _unpack(file: BinaryIO) -> bytes:
+    unpacker, text, size = zlib.decompressobj(wbits=31), bytearray(), 0
+    while not unpacker.eof:
+        piece = file.read(_PIECE)
+        if not piece:
+            raise NotASnapshotError("the snapshot is cut short", "copy it again, or save a new one")
+        size += len(piece)
+        try:
+            text += unpacker.decompress(piece, MOST_BYTES + 1 - len(text))
+        except zlib.error:
+            raise NotASnapshotError(
+                "the file is not a snapshot, or it is damaged", "save one with mshare scan --save"
+            ) from None
+        if max(len(text), size) > MOST_BYTES:
+            raise NotASnapshotError(
+                f"the file has or unpacks to more than {MOST_BYTES} bytes", "do not trust the file's origin"
+            )
+    return bytes(text)
 
 
 def _bad() -> NoReturn:
