@@ -1,6 +1,8 @@
 """`python -m benchmarks [--quick] [--sizes 64M,1G] [--json FILE] [--markdown FILE]`: report on stdout, steps on stderr.
 
 A full run takes less than ten minutes, a quick one less than one.
+
+May depend on: output, pool, report, run, units.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 `costs.c` measures in two guests: one counts instructions, which needs one virtual CPU; one counts interrupts, which
 needs two. `costs_python.py` adds the children of a Python process. With `--before COMMIT` the module of that commit
 runs the same programs. `costs_page` makes the page.
+
+May depend on: costs_page, machine, output.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """What a child costs a Python process with numpy: further figures of group `fork`, printed as `costs.c` prints them.
 
 Runs in the guest that counts instructions, whose clock goes up by one nanosecond with each instruction.
+
+May depend on: mshare, numpy.
 """
 
 from __future__ import annotations

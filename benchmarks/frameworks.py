@@ -3,6 +3,8 @@
 Each does what its documentation shows. Who has a daemon starts it in `serve`; it is outside every timing and ends with
 the PID namespace of the trial (see `compare.trial`). What a store makes read-only for readers stays so: its creator
 writes all of it once, in `create`.
+
+May depend on: mechanisms, measure, units, numpy.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Other ways to share memory, behind `mshare.measure`'s protocol. Each does what its documentation shows.
 
 A mechanism imports its library when it is made, so that no timing contains that.
+
+May depend on: measure.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Fact: every process sees every mount of its mount namespace, and mshare uses the first hugetlbfs it can reach.
 Consequence: a mount of ours would be taken for a root by all other programs. Decision: a mount namespace of our own,
 which the kernel takes away with us, however we end.
+
+May depend on: linux, units, geometry.
 """
 
 from __future__ import annotations

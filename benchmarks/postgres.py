@@ -6,6 +6,8 @@ what huge pages already give it. Needs PostgreSQL's programs with pg_prewarm; hu
 Fact: pgbench makes new connections for every run, and their processes have none of the shared buffers mapped.
 Consequence: the first seconds of a run are page faults. Decision: transactions are counted in the second half only;
 faults and page tables, which are the price, over all of it.
+
+May depend on: machine, output, pool, linux, measure, testing, units, geometry.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Each mechanism has a guest of its own because one of them ends with the machine 
 guest, in which the one that ends so comes last: half the time of five guests is their start. In every guest `mshare
 lab sga` runs as a user would run it, with `--whole-machine`; what it prints as JSON is collected here. `prove_page`
 makes the page and `mshare._tools.lab.picture` the picture.
+
+May depend on: prove_page, lab, units, geometry, record.
 """
 
 from __future__ import annotations

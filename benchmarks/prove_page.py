@@ -1,4 +1,4 @@
-"""The page about `make prove`: results in, Markdown out. Pure."""
+"""The page about `make prove`: results in, Markdown out. Pure. May depend on: lab, table, units."""
 
 from __future__ import annotations
 

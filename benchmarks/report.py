@@ -1,4 +1,7 @@
-"""Results as Markdown: tables, ratios within this run, and the targets. Pure: results in, text out."""
+"""Results as Markdown: tables, ratios within this run, and the targets.
+
+May depend on: machine, run, measure, units.
+"""
 
 from __future__ import annotations
 

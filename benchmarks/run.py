@@ -1,4 +1,7 @@
-"""What is measured, in which order, and with what patience."""
+"""What is measured, in which order, and with what patience.
+
+May depend on: machine, mechanisms, pool, backends, linux, measure, errors, units, geometry.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """`python -m benchmarks.scan`: what `mshare scan` costs with many processes, against a plain reading of what it reads.
-May depend on: crowd, machine facts.
+May depend on: crowd.
 
 Each time is the median of several runs of a whole new process, each peak its `ru_maxrss`. The rivals read and throw
 away: `maps` and `status` (what a scan reads, in C by cat), `smaps` (what tools that show memory per process read).

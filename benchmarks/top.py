@@ -2,7 +2,7 @@
 
 Starts processes that are no forks of each other, so that each has addresses of its own, all mapping one file; then
 `mshare top` on a real pseudo-terminal of 50 lines and 160 columns. Prints its processor time (utime + stime of
-/proc/PID/stat) per interval, and as a part of one core, after the first reading. May depend on: mshare's command only.
+/proc/PID/stat) per interval, and as a part of one core, after the first reading. May depend on: nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python3 -m vm`."""
+"""`python3 -m vm`. May depend on: cli."""
 
 from __future__ import annotations
 

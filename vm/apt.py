@@ -2,6 +2,8 @@
 
 The second way leaves the machine alone: no file in /etc/apt, no package list and no package of the machine is touched
 or looked at. It also works without root.
+
+May depend on: sources, errors.
 """
 
 from __future__ import annotations

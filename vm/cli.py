@@ -1,4 +1,7 @@
-"""The command line: `python3 -m vm kernels | run | test | shell | lint | selftest`."""
+"""The command line: `python3 -m vm kernels | run | test | shell | lint | selftest`.
+
+May depend on: debug, lint, machine, page, report, selftest, store, suite, verdict, errors.
+"""
 
 from __future__ import annotations
 

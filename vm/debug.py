@@ -1,6 +1,8 @@
 """A kernel that looks for its own mistakes: Debian's source, few options, every check `debug.config` names.
 
 Nobody ships one, so it is built here, once: under the cache directory, as `store.from_directory` wants it.
+
+May depend on: apt, errors.
 """
 
 from __future__ import annotations

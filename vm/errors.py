@@ -1,4 +1,4 @@
-"""Errors of the host side: one class per cause, each message ending with what the user can do."""
+"""Errors of the host side: one class per cause, each message ending with what the user can do. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Writes the initial RAM file system: busybox, the modules that reach the host's files, our init, and one job."""
+"""Writes the initial RAM file system: busybox, the modules that reach the host's files, our init, and one job.
+
+May depend on: store, errors.
+"""
 
 from __future__ import annotations
 

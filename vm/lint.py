@@ -1,6 +1,8 @@
 """The kernel's own checkers on `kernel/`: checkpatch for style, sparse for types, address spaces and locks.
 
 checkpatch comes out of Debian's `linux-source` package, once, into the cache: no smaller package has it.
+
+May depend on: apt, store, suite, errors.
 """
 
 from __future__ import annotations

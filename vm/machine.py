@@ -1,4 +1,7 @@
-"""One boot of one kernel: QEMU's command line, the channels out of the guest, and the time limits around it."""
+"""One boot of one kernel: QEMU's command line, the channels out of the guest, and the time limits around it.
+
+May depend on: apt, initramfs, store, verdict, errors.
+"""
 
 from __future__ import annotations
 

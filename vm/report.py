@@ -1,11 +1,16 @@
-"""Says what a boot proved: a line and the kernel's complaints for people, an object for programs. Pure."""
+"""Says what a boot proved: a line and the kernel's complaints for people, an object for programs. Pure.
+
+May depend on: junit, machine.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import junit
-from .machine import Boot
+
+if TYPE_CHECKING:
+    from .machine import Boot
 
 
 def as_object(release: str, boot: Boot, suite: junit.Report | None = None) -> dict[str, Any]:

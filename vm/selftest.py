@@ -1,4 +1,7 @@
-"""Proves the verdicts: boots machines that must pass, fail, complain, hang and vanish, and looks at what was said."""
+"""Proves the verdicts: boots machines that must pass, fail, complain, hang and vanish, and looks at what was said.
+
+May depend on: apt, debug, machine, store, verdict, errors.
+"""
 
 from __future__ import annotations
 

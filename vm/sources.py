@@ -1,4 +1,4 @@
-"""The machine's Debian mirror, read from apt's own source files. Pure: text in, records out."""
+"""The machine's Debian mirror, read from apt's own source files. Pure: text in, records out. May depend on: errors."""
 
 from __future__ import annotations
 

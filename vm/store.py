@@ -5,6 +5,8 @@ packages need no initramfs build, two kernels of one ABI cannot clash, and a cac
 the network. The price: two absolute paths inside the headers must be rewritten (`_relocate`).
 A kernel that this machine's suites do not have comes from other suites of the same mirror, with the compiler and the
 tools of those suites (`apt`, `toolchain`).
+
+May depend on: apt, toolchain, versions, errors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Builds the module on the host, and the guest script that loads it, runs something, and takes it out again."""
+"""Builds the module on the host, and the guest script that loads it, runs something, and takes it out again.
+
+May depend on: apt, junit, store, verdict, errors.
+"""
 
 from __future__ import annotations
 

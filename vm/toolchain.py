@@ -4,6 +4,8 @@ Kbuild's host tools (modpost, objtool, ...), the compiler a kernel was built wit
 need a newer C library than this machine has. All of them are unpacked below the kernel's root, with all they need. Each
 program is moved to NAME.elf, and a small script in its place calls it through that suite's own loader, with that
 suite's libraries.
+
+May depend on: errors.
 """
 
 from __future__ import annotations

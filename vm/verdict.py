@@ -1,4 +1,7 @@
-"""Decides what a boot proved, from what came over the guest's channels. Pure: text in, record out."""
+"""Decides what a boot proved, from what came over the guest's channels. Pure: text in, record out.
+
+May depend on: dmesg.
+"""
 
 from __future__ import annotations
 

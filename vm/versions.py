@@ -1,4 +1,4 @@
-"""Picks a stock kernel out of what apt prints. Pure: bytes in, records out."""
+"""Picks a stock kernel out of what apt prints. Pure: bytes in, records out. May depend on: errors."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """`python -m benchmarks.compare [--quick] [--mechanisms ...] [--columns ...] [--json FILE] [--markdown FILE]`.
 
 Report on stdout, steps on stderr. As root, all of it; else without huge pages.
+
+May depend on: inside, report, specs, trial, machine, output, pool, units.
 """
 
 from __future__ import annotations

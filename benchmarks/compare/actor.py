@@ -1,4 +1,7 @@
-"""A process, started afresh as a service is, that creates, attaches and uses what it is told, and says how it went."""
+"""A process, started afresh as a service is, that creates, attaches and uses what it is told, and says how it went.
+
+May depend on: measure, numpy.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Interpreters started one by one would be a benchmark of starting interpreters, and of memory. So one process imports the
 library, attaches nothing, and forks; each child attaches by itself, touches everything, and stays.
+
+May depend on: actor, linux, measure.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The columns that are stories: the creator is killed, a reader ends, the file system is full."""
+"""The columns that are stories: the creator is killed, a reader ends, the file system is full.
+
+May depend on: actor, world, linux, measure.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The columns that are numbers: what one further process pays, first touch, random reads."""
+"""The columns that are numbers: what one further process pays, first touch, random reads.
+
+May depend on: actor, frameworks, measure.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """One trial, inside: builds its world, starts the daemon, measures one column, prints one marked line of JSON.
 
 Runs as the first process of a PID namespace (see `trial`): whatever it leaves behind ends with it.
+
+May depend on: crowd, fates, figures, specs, world, frameworks, measure, units.
 """
 
 from __future__ import annotations

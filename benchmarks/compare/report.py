@@ -1,4 +1,7 @@
-"""Outcomes as Markdown: what a process pays, what happens when, and how it failed. Pure: outcomes in, text out."""
+"""Outcomes as Markdown: what a process pays, what happens when, and how it failed.
+
+May depend on: specs, trial, machine, table, units.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is measured, in the order of the tables."""
+"""Who is measured, in the order of the tables. May depend on: backends, frameworks, measure, mechanisms."""
 
 from __future__ import annotations
 

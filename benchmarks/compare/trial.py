@@ -3,6 +3,8 @@
 Fact: daemons, resource trackers and segments outlive the processes that made them; that is among what we measure.
 Consequence: a trial would find what others left, and so would the machine. Decision: PID, mount and IPC namespaces per
 trial; with its first process the kernel takes away all others, /dev/shm and the segments, however it ends.
+
+May depend on: inside, specs, pool, geometry.
 """
 
 from __future__ import annotations

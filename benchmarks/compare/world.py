@@ -1,4 +1,7 @@
-"""What a trial finds around it: an empty tmpfs and a hugetlbfs of stated sizes, in a mount namespace of its own."""
+"""What a trial finds around it: an empty tmpfs and a hugetlbfs of stated sizes, in a mount namespace of its own.
+
+May depend on: linux.
+"""
 
 from __future__ import annotations
 

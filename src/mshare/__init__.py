@@ -10,6 +10,8 @@ b'hello'
 
 The public parts are `mshare.__all__`, `mshare.testing`, `mshare.measure`, the command line with its JSON and exit
 codes, the record in a region's file and the kernel ABI (docs/api.md). All else may change in any release.
+
+May depend on: _core.
 """
 
 # General layout. Each module names in its docstring what it may depend on, and tests/unit/test_layering.py compares

@@ -1,5 +1,5 @@
-"""Attaching regions, by name or by handle, and detaching all of a name. May depend on: region, handle, registry,
-mapping, linux."""
+"""Attaching regions, by name or by handle, and detaching all of a name. May depend on: handle, linux, mapping, region,
+registry, errors, units, geometry, record, procfs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The two calls of the proposal, same names, same arguments, same meaning. May depend on: region, creation, removal.
+"""The two calls of the proposal, same names, same arguments, same meaning. May depend on: attachment, creation,
+region, registry, removal, errors.
 
 Source: "Add support for shared PTEs across processes", RFC, January 2022. What differs, and why:
 docs/decisions/0018-the-proposals-calls.md.

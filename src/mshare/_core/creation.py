@@ -1,5 +1,6 @@
-"""Creating regions: everything happens to a file without a name, and one step gives it one. May depend on: region,
-registry, mapping, backend, backends, linux.descriptors."""
+"""Creating regions: everything happens to a file without a name, and one step gives it one. May depend on: attachment,
+backend, backends, handle, linux, mapping, region, registry, errors, units, geometry, record,
+procfs."""
 
 from __future__ import annotations
 

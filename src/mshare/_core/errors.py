@@ -35,7 +35,7 @@ StuckError         ETIMEDOUT   ChildProcessError  `lab.fleet`         clients of
 ChildEndedError    ECHILD      ChildProcessError  `measure.child`     a process that mshare started ended too early
 CannotListenError  EADDRINUSE  -                  `exporter.server`   the exporter cannot listen at the address
 
-Every message ends with what the caller can do. May depend on: nothing.
+Every message ends with what the caller can do. Pure. May depend on: nothing.
 """
 
 from __future__ import annotations

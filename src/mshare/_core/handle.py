@@ -1,5 +1,5 @@
-"""Handles: descriptors of regions, with the rights that the kernel ties to them. May depend on: registry, record,
-linux.
+"""Handles: descriptors of regions, with the rights that the kernel ties to them. May depend on: linux, registry,
+errors, units, record.
 
 A descriptor keeps a region alive, named or not, and carries what its receiver needs: the record lies in the file. What
 a handle may do is a property of the open file, not of this object: another program that gets it can do no more.

@@ -1,4 +1,4 @@
-"""Handing a handle to another process over a Unix socket. May depend on: handle, linux.descriptors."""
+"""Handing a handle to another process over a Unix socket. May depend on: handle, linux.descriptors, errors."""
 
 from __future__ import annotations
 

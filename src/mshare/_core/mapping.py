@@ -1,5 +1,5 @@
-"""What this process has mapped: one `Mapping` per region and address, with its owners. May depend on: errors, geometry,
-linux.
+"""What this process has mapped: one `Mapping` per region and address, with its owners. May depend on: linux, errors,
+units, geometry, procfs.
 
 Facts: a memoryview or numpy array keeps the object it was made from alive, and nothing else; memory under it must not
 be unmapped before. A ctypes array at an address is such an object.

@@ -1,4 +1,4 @@
-"""The record a region carries in its own file, and the record `info()` shows people. May depend on: geometry.
+"""The record a region carries in its own file, and the record `info()` shows people. Pure. May depend on: geometry.
 
 A region is one file, so that it appears, moves and goes in one step whatever dies meanwhile::
 

@@ -1,4 +1,5 @@
-"""A region as one process has it attached. May depend on: handle, registry, mapping, linux."""
+"""A region as one process has it attached. May depend on: handle, linux, mapping, registry, errors, units, record,
+numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Names: finding, publishing and listing regions under the roots. May depend on: record, backend*, linux.
+"""Names: finding, publishing and listing regions under the roots. May depend on: backends, linux, errors, record,
+procfs.
 
 A region is one file under a backend's root; its name is the file's name. There is no other list, so there is nothing
 to repair after a crash. Who is attached is told by a lock on `ATTACHED_BYTE` that the kernel ties to each mapping.

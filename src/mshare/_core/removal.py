@@ -1,4 +1,5 @@
-"""Taking names away: by force, when idle, and the collection of orphans. May depend on: registry, record, units, linux.
+"""Taking names away: by force, when idle, and the collection of orphans. May depend on: linux, registry, errors,
+units, record, procfs.
 
 Remove when idle: take the write lock on `ATTACHED_BYTE` (so nobody is attached, and who wants to be waits), look that
 the name still means this file, unlink. `NAME_BYTE` keeps two removers apart, so that none unlinks a newer region of the

@@ -1,4 +1,4 @@
-"""Sizes, ages and lists as people write and read them. May depend on: errors."""
+"""Sizes, ages and lists as people write and read them. Pure. May depend on: errors."""
 
 from __future__ import annotations
 

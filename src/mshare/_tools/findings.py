@@ -1,4 +1,5 @@
-"""What the facts of a machine mean for mshare, and the command that would change each. May depend on: geometry, units.
+"""What the facts of a machine mean for mshare, and the command that would change each. Pure. May depend on: units,
+geometry, record.
 
 Levels: `ok`; `advice`, where something better can be had or a trap lies; `problem`, where what was asked for fails or
 data can be lost.

@@ -1,4 +1,5 @@
-"""What this machine offers: facts only, judged by `findings`. May depend on: backend, backends, linux."""
+"""What this machine offers: facts only, judged by `findings`. May depend on: findings, backend, backends, linux,
+errors, units, geometry, record."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Our kernel module: built from the source that comes with this package, loaded, mounted, and taken out again.
-May depend on: errors, units, procfs, backends.msharefs, linux.
+May depend on: backends.msharefs, linux, errors, units, procfs.
 
 A module that root loads is built by root, in a directory only root can write to (/var/cache/mshare): what another user
 has built is never loaded. Building needs the headers of the kernel it is for, make and a compiler.

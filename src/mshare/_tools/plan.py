@@ -1,6 +1,6 @@
 """What page tables will cost, by arithmetic: size and processes in, bytes out.
 
-May depend on: geometry, record, units, table.
+Pure. May depend on: table, errors, units, geometry, record.
 
 Nothing here is measured. The numbers hold for processes that have touched the whole region, attached at its
 1 GiB-aligned address, on x86-64 with four levels. A process's topmost table (one page) exists anyway: not counted.

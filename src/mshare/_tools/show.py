@@ -1,4 +1,4 @@
-"""Regions as tables and as JSON: records in, text out. May depend on: record, units, table.
+"""Regions as tables and as JSON: records in, text out. Pure. May depend on: record, units, table.
 
 Names are chosen by others: everything that goes to a terminal passes `printable` first. JSON has the names as they
 are, escaped by its own rules, and exact numbers.

@@ -1,4 +1,4 @@
-"""Tables for a terminal, and text that is safe there. May depend on: nothing.
+"""Tables for a terminal, and text that is safe there. Pure. May depend on: nothing.
 
 Names are chosen by others and may hold newlines or escape sequences.
 """

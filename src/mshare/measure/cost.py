@@ -1,4 +1,4 @@
-"""Starts probes, lets them pay, and takes medians. May depend on: mechanisms, probe, linux."""
+"""Starts probes, lets them pay, and takes medians. May depend on: child, mechanisms, probe, linux."""
 
 from __future__ import annotations
 

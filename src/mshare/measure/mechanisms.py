@@ -1,5 +1,5 @@
 """What can be measured: mshare and whatever else shares memory, behind one protocol, so that all of them go through
-exactly the same code. May depend on: attachment, creation, removal.
+exactly the same code. May depend on: attachment, creation, removal, numpy.
 
 `attach` and `Attachment.close` are timed: they do what a user of that library would write and nothing more.
 """

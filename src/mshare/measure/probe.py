@@ -1,5 +1,5 @@
 """The process that pays: a fresh interpreter that attaches, scans, forks and detaches when told, and says what it cost.
-May depend on: mechanisms, child, linux.
+May depend on: child, mechanisms, linux, numpy.
 
 The interpreter's own costs stay out: everything is done once on something small before it counts, the garbage collector
 is off, and the faults of a second scan (the region's pages are mapped by then) are taken from those of the first.

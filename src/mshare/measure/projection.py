@@ -1,4 +1,5 @@
-"""From what was measured to what would be: the only place with arithmetic in it, and it says so. May depend on: cost.
+"""From what was measured to what would be: the only place with arithmetic in it, and it says so. May depend on: child,
+cost, mechanisms, geometry.
 
 Facts: a process pays page tables in whole pages of 4 KiB; a table of 2 MiB leaves covers 1 GiB, and the tables above
 cover 512 GiB, so a region of half a GiB and one of 1 GiB cost the same with them. Consequence: bytes measured for a

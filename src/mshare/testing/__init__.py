@@ -6,5 +6,5 @@
 - `conformance`: `BackendConformance`, the promises every backend keeps, as a pytest class to inherit.
 - `statemachine`: a hypothesis state machine that compares real processes with `mshare.testing.model`.
 
-May depend on: everything in mshare; nothing else in mshare may depend on it.
+Nothing else in mshare depends on this package.
 """

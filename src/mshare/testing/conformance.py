@@ -5,6 +5,8 @@
         def backend(self, ...): return "mine"     # by name, in a world (MSHARE_ROOT) that has no region
 
 Oracles are independent of what they check: `stat`, /proc/self/smaps, /proc/self/status, other processes.
+
+May depend on: processes, strategies, backend, backends, mshare, registry, geometry, record, pytest.
 """
 
 from __future__ import annotations

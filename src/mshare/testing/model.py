@@ -1,5 +1,5 @@
-"""The reference model: what every call must do, by plain dictionaries and no operating system. May depend on: errors,
-geometry, record.
+"""The reference model: what every call must do, by plain dictionaries and no operating system. Pure. May depend on:
+errors, geometry.
 
 Tests run each operation here and for real, and compare. The model is naive on purpose: it has no locks, files or
 mappings that could go wrong, only regions, processes and what each process has attached. A method returns what the

@@ -5,6 +5,8 @@ interpreter takes a tenth of a second.
 Decision: one `Nursery` process, started fresh, has nothing attached and one thread; every worker is forked from it or
 from another worker. Commands and answers are JSON over a socket each; a death is seen as the end of file there, waited
 for on a pidfd and verified by the exit status, which the parent collects.
+
+May depend on: mshare.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ After every step three things are compared: the outcome (value or error class), 
 and what `regions()` shows (pids and orphans included) in a process that has nothing attached.
 
     check("shm", settings(max_examples=31, stateful_step_count=29))
+
+May depend on: conformance, model, processes, strategies, mshare, registry, geometry, hypothesis.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Hypothesis strategies: tiny key spaces, so that collisions are common, and hostile input."""
+"""Hypothesis strategies: tiny key spaces, so that collisions are common, and hostile input.
+
+May depend on: scan, geometry, record, hypothesis.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The backends, one file each; `ALL` and `NAMELESS` are in the order of preference.
 
-Each may depend on: backend (the contract), record, linux.
+May depend on: backend (the contract), linux, errors, units, geometry, record.
 """
 
 from __future__ import annotations

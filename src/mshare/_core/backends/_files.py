@@ -1,5 +1,5 @@
-"""What the backends have in common, all being files under a root. May depend on: backend, record,
-linux.descriptors."""
+"""What the backends have in common, all being files under a root. May depend on: backend, linux.descriptors, units,
+record."""
 
 from __future__ import annotations
 

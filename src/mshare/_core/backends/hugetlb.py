@@ -1,4 +1,5 @@
-"""Backend `hugetlb`: files on hugetlbfs, 2 MiB pages from the pool of `vm.nr_hugepages`. May depend on: backend, linux.
+"""Backend `hugetlb`: files on hugetlbfs, 2 MiB pages from the pool of `vm.nr_hugepages`. May depend on: _files,
+backend, linux, geometry.
 
 The kernel itself shares the table of 512 entries between processes for shared mappings of whole, aligned 1 GiB
 units (`huge_pmd_share` in mm/hugetlb.c), hence the 1 GiB-aligned addresses. `VmPTE` counts such a table in every

@@ -1,5 +1,5 @@
 """Backend `msharefs`: our kernel module's file system, where processes share the page tables themselves.
-May depend on: shm (files are made in the same way), linux.
+May depend on: _files, shm (files are made in the same way), backend, linux, errors, geometry, record.
 
 Facts: the tables that map a file belong to the file; a process points one entry per GiB at them, so mappings and their
 addresses come in whole GiB, and may reach beyond the end of the file. `fallocate` fills the tables too: who attaches

@@ -1,5 +1,5 @@
 """The backends for regions without names, where they differ from those with: memfds, which need no mounted file system,
-obey no limit of one, and can be sealed. May depend on: hugetlb, thp, shm, linux.
+obey no limit of one, and can be sealed. May depend on: hugetlb, shm, thp, backend, linux, geometry.
 
 On msharefs a file without a name is one like all others: it needs no variant.
 """

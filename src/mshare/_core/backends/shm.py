@@ -1,4 +1,5 @@
-"""Backend `shm`: tmpfs with 4 KiB leaves, the baseline everybody has. May depend on: backend, linux."""
+"""Backend `shm`: tmpfs with 4 KiB leaves, the baseline everybody has. May depend on: _files, backend, linux,
+geometry."""
 
 from __future__ import annotations
 

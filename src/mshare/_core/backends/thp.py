@@ -1,5 +1,5 @@
 """Backend `thp`: tmpfs with 2 MiB leaves by `MADV_COLLAPSE`, for anybody, with no setting changed.
-May depend on: shm (the same files), linux.
+May depend on: _files, shm (the same files), backend, linux, errors, units, geometry.
 
 Facts: `MADV_COLLAPSE` (Linux 6.1) ignores the THP settings in /sys. It gathers a 2 MiB block of a tmpfs file into one
 huge page and fills what the file does not have yet with zeros, but answers EINVAL for a block with no page at all.

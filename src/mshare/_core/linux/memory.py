@@ -1,4 +1,4 @@
-"""How much memory a new region may take without making somebody pay for it later. May depend on: procfs."""
+"""How much memory a new region may take without making somebody pay for it later. May depend on: proc, procfs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernel modules: whether this kernel takes any, and putting one in or out. May depend on: nothing.
+"""Kernel modules: whether this kernel takes any, and putting one in or out. May depend on: libc.
 
 The system calls themselves (finit_module(2), delete_module(2)), as their errno tells causes apart that insmod and rmmod
 print as text.

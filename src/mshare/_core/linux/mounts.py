@@ -1,4 +1,4 @@
-"""Which file system lies under a path; mounting one. May depend on: procfs."""
+"""Which file system lies under a path; mounting one. May depend on: libc, procfs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading /proc: the files behind `procfs`'s parsers. May depend on: procfs."""
+"""Reading /proc: the files behind `procfs`'s parsers. May depend on: geometry, procfs."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 A command with subcommands has, instead of `command`, its help in `HELP` and their functions by name in `SUBCOMMANDS`.
 To add a command: write `cli/NAME.py` and add NAME to `COMMANDS`. A command prints its result (`_console`), returns its
 exit code or None for 0, and lets errors pass: `dispatch` turns them into a message and the code that fits (`_exits`).
-May depend on: everything below; nothing depends on it.
+
+May depend on: _complete, _exits, mshare, typer. Only `__main__` depends on this package.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Rich's markup, emoji codes and highlighting are off everywhere: names are data. Lines are folded on a terminal only, so
 that `mshare ls | grep` sees one region per line.
-May depend on: _complete, table, errors.
+May depend on: _complete, table, errors, rich, typer.
 """
 
 from __future__ import annotations

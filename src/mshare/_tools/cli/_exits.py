@@ -1,4 +1,4 @@
-"""Exit codes, one per cause, and how an error is told. May depend on: errors, table."""
+"""Exit codes, one per cause, and how an error is told. May depend on: table, errors, typer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Reading and writing files for commands: sizes known or not, all or nothing. May depend on: errors, table."""
+"""Reading and writing files for commands: sizes known or not, all or nothing. May depend on: _progress, table, errors,
+units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress: bars and steps, on stderr. May depend on: nothing of mshare."""
+"""Progress: bars and steps, on stderr. May depend on: _console, rich."""
 
 from __future__ import annotations
 

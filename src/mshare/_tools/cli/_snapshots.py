@@ -1,4 +1,5 @@
-"""How commands get at a snapshot: of this machine, or from a file. May depend on: collect, scan, registry."""
+"""How commands get at a snapshot: of this machine, or from a file. May depend on: _console, _exits, _tools.scan,
+collect, registry, errors, procfs, rich, typer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`mshare cp`: files into regions and back. May depend on: creation, region, show, table."""
+"""`mshare cp`: files into regions and back. May depend on: _complete, _console, _exits, _files, _progress, attachment,
+creation, registry, show, table, units, record, typer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mshare create`: an empty region. May depend on: creation, show, table."""
+"""`mshare create`: an empty region. May depend on: _console, _progress, creation, show, table, units, typer."""
 
 from __future__ import annotations
 

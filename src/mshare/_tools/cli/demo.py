@@ -1,4 +1,5 @@
-"""`mshare demo`: the main job on real data, and what it costs. May depend on: demo, units."""
+"""`mshare demo`: the main job on real data, and what it costs. May depend on: _console, _progress, _tools.demo, units,
+typer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`mshare doctor`: what this machine can do, and what to change. May depend on: machine, findings."""
+"""`mshare doctor`: what this machine can do, and what to change. May depend on: _console, _exits, findings, machine,
+table, units, rich, typer."""
 
 from __future__ import annotations
 

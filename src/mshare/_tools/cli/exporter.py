@@ -1,4 +1,5 @@
-"""`mshare exporter`: metrics for Prometheus. May depend on: exporter, collect, scan, _snapshots."""
+"""`mshare exporter`: metrics for Prometheus. May depend on: _exits, _extras, _snapshots, _tools.exporter, _tools.scan,
+collect, mshare, prometheus_client, typer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`mshare gc`: remove what nobody uses any more. May depend on: removal, show, table."""
+"""`mshare gc`: remove what nobody uses any more. May depend on: _console, _exits, removal, show, table, units,
+typer."""
 
 from __future__ import annotations
 

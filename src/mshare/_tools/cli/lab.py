@@ -1,4 +1,5 @@
-"""`mshare lab`: the proposal's server, made smaller, on this machine. May depend on: lab, units, errors."""
+"""`mshare lab`: the proposal's server, made smaller, on this machine. May depend on: _console, _exits, _extras,
+_files, _progress, _tools.lab, table, units, geometry, matplotlib, typer."""
 
 from __future__ import annotations
 

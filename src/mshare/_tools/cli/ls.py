@@ -1,4 +1,4 @@
-"""`mshare ls`: the regions there are. May depend on: registry, show."""
+"""`mshare ls`: the regions there are. May depend on: _console, registry, show."""
 
 from __future__ import annotations
 

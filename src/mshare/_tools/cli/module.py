@@ -1,4 +1,5 @@
-"""`mshare module`: the kernel module, from its source to a mounted file system. May depend on: module."""
+"""`mshare module`: the kernel module, from its source to a mounted file system. May depend on: _console, _exits,
+_tools.module, table, units, typer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mshare plan`: what page tables will cost. May depend on: plan, units."""
+"""`mshare plan`: what page tables will cost. May depend on: _console, _tools.plan, units, typer."""
 
 from __future__ import annotations
 

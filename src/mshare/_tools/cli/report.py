@@ -1,4 +1,5 @@
-"""`mshare report`: who pays for page tables, as a page with advice. May depend on: scan, page, _snapshots."""
+"""`mshare report`: who pays for page tables, as a page with advice. May depend on: _console, _exits, _extras, _files,
+_snapshots, _tools.scan, page, table, units, jinja2, matplotlib, rich, typer."""
 
 from __future__ import annotations
 

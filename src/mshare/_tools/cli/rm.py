@@ -1,4 +1,4 @@
-"""`mshare rm`: take names away. May depend on: calls, removal, table."""
+"""`mshare rm`: take names away. May depend on: _complete, _console, _exits, calls, removal, table, errors, typer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`mshare scan`: who pays for page tables here. May depend on: collect, scan, _snapshots."""
+"""`mshare scan`: who pays for page tables here. May depend on: _console, _exits, _files, _snapshots, _tools.scan,
+units, typer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mshare stat`: all about one region. May depend on: registry, show."""
+"""`mshare stat`: all about one region. May depend on: _console, registry, show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`mshare top`: who pays for page tables, live. May depend on: top, collect, scan, _snapshots."""
+"""`mshare top`: who pays for page tables, live. May depend on: _console, _extras, _snapshots, _tools.scan, _tools.top,
+collect, units, typer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a `Snapshot` of who maps what on this machine. May depend on: geometry, procfs, linux, scan.
+"""Takes a `Snapshot` of who maps what on this machine. May depend on: objects, system, linux, scan, geometry, procfs.
 
 Everything about a process is read through one descriptor of its directory (`linux.process`). /proc/PID/maps is not
 atomic: a process that maps during the read is seen half before, half after.

@@ -1,5 +1,5 @@
 """What it costs, measured here and now, for every backend this machine has and for the standard library.
-May depend on: measure, backends, linux."""
+May depend on: backend, backends, linux, measure, errors, units, geometry."""
 
 from __future__ import annotations
 

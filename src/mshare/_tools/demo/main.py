@@ -1,4 +1,5 @@
-"""The demo from start to end: checks, story, bill, and the proof that nothing is left. May depend on: story, bill."""
+"""The demo from start to end: checks, story, bill, and the proof that nothing is left. May depend on: bill, flights,
+story, backend, backends, linux, registry, errors, units, geometry."""
 
 from __future__ import annotations
 

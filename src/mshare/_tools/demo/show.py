@@ -1,5 +1,5 @@
-"""The result for people: what was shown, the table, its footnotes. A result in, text out. May depend on: table, units,
-story, bill."""
+"""The result for people: what was shown, the table, its footnotes. A result in, text out. May depend on: bill,
+flights, main, table, units."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What happens, step by step, and what must be true after each step. May depend on: flights, columns, loader, worker,
-registry, removal."""
+"""What happens, step by step, and what must be true after each step. May depend on: columns, flights, loader, worker,
+measure, registry, removal, errors."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A process that attaches read-only and computes every carrier's mean arrival delay. May depend on: attachment,
-measure.child, columns."""
+"""A process that attaches read-only and computes every carrier's mean arrival delay. May depend on: columns,
+attachment, measure.child, numpy."""
 
 from __future__ import annotations
 

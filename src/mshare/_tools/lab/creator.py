@@ -2,6 +2,8 @@
 mechanisms, run, measure.child, geometry.
 
 Both are fresh interpreters (`measure.child.Child`) and use the library of the mechanism under test.
+
+May depend on: mechanisms, run, measure, geometry.
 """
 
 from __future__ import annotations

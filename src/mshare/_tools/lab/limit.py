@@ -5,6 +5,8 @@ Facts: page tables are charged to the memory control group of the process that n
 the one that touches them first. Consequence: a group of our own runs out as a machine of that size would, and the
 kernel kills in there and nowhere else. Huge pages of hugetlbfs are not charged to it. Decision: a group, unless the
 caller says that the machine itself is meant (a guest).
+
+May depend on: run, linux, measure, errors, procfs.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Page tables against clients, one line per mechanism, and where memory ends: records in, SVG out. May depend on: run,
-scale, units, and matplotlib (extra `report`).
+units, matplotlib (extra `report`).
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """The load: clients attach a region and read all of it, one after the other, until all are there or memory has run out;
-then the creator is killed. May depend on: fleet, creator, mechanisms, limit, run, kernel_log, linux, errors.
+then the creator is killed. May depend on: creator, fleet, kernel_log, limit, mechanisms, run, measure, units,
+geometry.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs as tables and as sentences: records in, text out. Pure. May depend on: run, scale, table, units."""
+"""Runs as tables and as sentences: records in, text out. Pure. May depend on: run, table, units."""
 
 from __future__ import annotations
 

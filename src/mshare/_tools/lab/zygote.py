@@ -1,5 +1,5 @@
 """The process that forks the clients, and the life of a client. Run as a script, so that it is small. May depend on:
-nothing, not on mshare either.
+nothing (not even on mshare).
 
 Facts: 1,500 interpreters do not fit beside a region into the memory this is about; forks of one share its pages until
 somebody writes to them, and Python writes a reference count whenever it looks at an object. Measured on Linux 6.18,

@@ -1,4 +1,5 @@
-"""The report as one HTML file that refers to nothing else. May depend on: scan, table, units, pictures; jinja2.
+"""The report as one HTML file that refers to nothing else. Pure. May depend on: pictures, scan, table, units, jinja2,
+markupsafe.
 
 Names are other people's: the template escapes everything but the pictures, whose texts XML's own writer has escaped,
 and what could hide something (a newline, text direction) is shown as an escape. No script; a content security policy

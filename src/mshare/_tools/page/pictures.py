@@ -1,4 +1,4 @@
-"""The report's pictures, as inline SVG. May depend on: scan, table, units; matplotlib.
+"""The report's pictures, as inline SVG. Pure. May depend on: scan, table, units, matplotlib.
 
 *Facts.* Names in them are other people's; matplotlib would typeset what stands between two `$`, and SVG knows no
 control characters. A page holds several pictures, and matplotlib gives the parts of each the same ids. *Decision.*

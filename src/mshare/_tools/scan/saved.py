@@ -1,4 +1,5 @@
-"""Snapshots as bytes, to be studied on another machine. Pure: bytes in, records out. May depend on: snapshot, errors.
+"""Snapshots as bytes, to be studied on another machine. Pure: bytes in, records out. May depend on: snapshot, errors,
+geometry.
 
 The format is gzip around one JSON document: gzip's checksum tells a file that was cut or damaged, and every field is
 checked, for a file may come from anybody.

@@ -1,4 +1,4 @@
-"""A survey as a table, as lines and as JSON. Pure. May depend on: the rest of scan, table, units.
+"""A survey as a table, as lines and as JSON. Pure. May depend on: groups, snapshot, survey, table, units.
 
 Paths and names are other people's: everything for a terminal passes `printable`.
 """

@@ -1,5 +1,5 @@
-"""What a machine was seen to map at one moment: records that `linux.collect` makes, `saved` keeps, and `survey`
-judges. May depend on: geometry.
+"""What a machine was seen to map at one moment: records that `collect` makes, `saved` keeps, and `survey`
+judges. Pure. May depend on: nothing.
 
 A snapshot holds everything that a survey needs, so it can be studied on another machine.
 """

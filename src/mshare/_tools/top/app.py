@@ -1,4 +1,5 @@
-"""The program on the terminal: readings come in, keys do something. May depend on: screens, watch, rows, textual."""
+"""The program on the terminal: readings come in, keys do something. May depend on: rows, screens, watch, table,
+textual."""
 
 from __future__ import annotations
 

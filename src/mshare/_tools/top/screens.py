@@ -1,4 +1,4 @@
-"""The screens: a table of objects, of one object's processes, of groups. May depend on: rows, textual.
+"""The screens: a table of objects, of one object's processes, of groups. May depend on: rows, rich, textual.
 
 Cells are `rich.text.Text`, which nothing interprets.
 """
