@@ -108,7 +108,7 @@ def test_resource_limits_leave_nothing_behind(backend: str, limited: str) -> Non
             outcomes += [str(len(window_mappings())), *(path.name for path in files())]
         return outcomes
 
-    wrong = "OSError" if limited == "RLIMIT_NOFILE" else "NoSpaceError"
+    wrong = "DescriptorLimitError" if limited == "RLIMIT_NOFILE" else "NoSpaceError"
     assert in_child(run).value == [wrong, "1", "small"]
 
 

@@ -1,5 +1,5 @@
-"""Attaching regions, by name or by handle, and detaching all of a name. May depend on: handle, linux, mapping, region,
-registry, errors, units, geometry, record, procfs."""
+"""Attaching regions, by name or by handle, and detaching all of a name. May depend on: limits, handle, linux,
+mapping, region, registry, errors, units, geometry, record, procfs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from fcntl import F_GETFL, fcntl
 from typing import Final
 
-from . import mapping, registry
+from . import limits, mapping, registry
 from .errors import (
     AccessDeniedError,
     InvalidAddressError,
@@ -18,14 +18,14 @@ from .errors import (
     NotSealedError,
     RegionBusyError,
 )
-from .geometry import PUD, USER_END, Span, pick_address, round_up
+from .geometry import PUD, USER_END, WINDOW, Span, pick_address, round_up
 from .handle import Handle, is_sealed
 from .linux import locks, proc
 from .linux.descriptors import Descriptor
 from .procfs import FileId
 from .record import ATTACHED_BYTE
 from .region import Region, views_alive
-from .units import format_size
+from .units import format_size, whole
 
 
 class _Anywhere:
@@ -37,9 +37,9 @@ ANYWHERE: Final = _Anywhere()
 """As `addr=` of `attach`: any free address of this process will do."""
 
 
-def check_address(addr: int, size: int, unit: int) -> None:
-    if not isinstance(addr, int):
-        raise TypeError(f"an address is an int, not {type(addr).__name__}")
+def check_address(addr: int, size: int, unit: int) -> int:
+    """Return `addr` as an int, if `size` bytes may lie there. Raises `InvalidAddressError`."""
+    addr = whole(addr, "an address")
     if addr <= 0 or addr % unit:
         raise InvalidAddressError(
             f"address {addr:#x} is no positive multiple of {format_size(unit)}", "round it, or pass None"
@@ -49,11 +49,13 @@ def check_address(addr: int, size: int, unit: int) -> None:
             f"{addr:#x} plus {format_size(size)} ends above user space ({USER_END:#x})",
             "choose a lower address",
         )
+    return addr
 
 
 def free_address(seed: int, size: int, known: list[Span]) -> int:
     """Return an address clear of what this process has mapped right now, and of `known` regions if they leave room."""
-    mine = [vma.span for vma in proc.maps()]
+    window = Span(*WINDOW)
+    mine = [vma.span for vma in proc.maps() if vma.span.overlaps(window)]
     addr = pick_address(seed, size, [*known, *mine])
     if addr is None:  # a hostile file may claim the whole window
         addr = pick_address(seed, size, mine)
@@ -65,6 +67,7 @@ def free_address(seed: int, size: int, known: list[Span]) -> int:
     return addr
 
 
+@limits.named
 def attach(
     name: str | Handle,
     *,
@@ -112,7 +115,11 @@ def _attach_handle(
             raise RegionBusyError("the region of this handle is being removed", "try again")
         region = Region("", None, status, handle.record, readonly=readonly)
         region._keep(handle.duplicate())
-        _map(own_fd, FileId(status.st_dev, status.st_ino), region, addr)
+        try:
+            _map(own_fd, FileId(status.st_dev, status.st_ino), region, addr)
+        except BaseException:
+            region.close()  # now, not when the error's traceback lets go of it
+            raise
     return region
 
 
@@ -127,7 +134,8 @@ def _with_rights(fd: int, *, readonly: bool) -> AbstractContextManager[int]:
         return nullcontext(fd)
     try:
         return Descriptor(f"/proc/self/fd/{fd}", os.O_RDONLY)
-    except OSError:
+    except OSError as error:
+        limits.reraise(error)
         return nullcontext(fd)
 
 
@@ -158,7 +166,7 @@ def attach_length(
     file, root, status = opened
     with file as fd:
         record = registry.read_record(name, fd, status)
-        if length not in (0, record.size_bytes):
+        if whole(length, "a length") not in (0, record.size_bytes):
             raise InvalidSizeError(
                 f"region {name!r} has {record.size_bytes} bytes, not {length}",
                 "pass that length, or 0 for all of it",
@@ -209,9 +217,7 @@ def _map(fd: int, file: FileId, region: Region, addr: int | _Anywhere | None) ->
                 owner=region,
             )
         else:
-            if addr is not None:
-                check_address(addr, record.size_bytes, record.align)
-            wanted = record.addr if addr is None else addr
+            wanted = record.addr if addr is None else check_address(addr, record.size_bytes, record.align)
             area = mapping.find(file, wanted, writable=writable, owner=region) or mapping.map_file(
                 fd, file, length, writable=writable, next_addr=lambda: wanted, fixed=True, owner=region
             )
@@ -219,16 +225,26 @@ def _map(fd: int, file: FileId, region: Region, addr: int | _Anywhere | None) ->
         region._addr = area.addr
 
 
-def detach_all(name: str) -> list[FileId]:
-    """Close every open `Region` of `name` in this process, or none: returns the files that were attached.
-
-    Raises `ViewsAliveError`, with nothing changed, if a view of one of them is alive.
-    """
+def _areas(name: str) -> list[mapping.Mapping]:
+    """Return what this process has mapped of the region that has `name`, and of those that had it when attached."""
     files: set[FileId] = set()
     with suppress(MshareError), registry.find(name) as entry:
         files.add(entry.file)  # which may have been attached by handle, or before it had this name
+    return mapping.all_of(name, files)
+
+
+def attached_files(name: str) -> list[FileId]:
+    """Return the files of `name` that this process has attached, each once."""
+    return list(dict.fromkeys(area.file for area in _areas(name)))
+
+
+def detach_all(name: str) -> None:
+    """Close every open `Region` of `name` in this process, or none.
+
+    Raises `ViewsAliveError`, with nothing changed, if a view of one of them is alive.
+    """
     with mapping.lock:
-        areas = mapping.all_of(name, files)
+        areas = _areas(name)
         mine = [owner for area in areas for owner in area.owners() if isinstance(owner, Region)]
         dropped = [region._drop_exporter() for region in mine]
         # Views have an owner, also those of a Region that is gone. A dropped exporter is made anew on demand.
@@ -236,4 +252,3 @@ def detach_all(name: str) -> list[FileId]:
             raise views_alive(name)
         for region in mine:
             region._let_go()
-        return [area.file for area in areas]

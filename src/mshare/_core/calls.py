@@ -1,4 +1,4 @@
-"""The two calls of the proposal, same names, same arguments, same meaning. May depend on: attachment, creation,
+"""The two calls of the proposal, same names, same arguments, same meaning. May depend on: limits, attachment, creation,
 region, registry, removal, errors.
 
 Source: "Add support for shared PTEs across processes", RFC, January 2022. What differs, and why:
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from . import attachment as _attachment
-from . import registry, removal
+from . import limits, registry, removal
 from .creation import Spec, build
 from .errors import InvalidArgumentError, RegionBusyError, RegionExistsError, RegionNotFoundError
 from .region import Region
@@ -18,6 +18,7 @@ from .region import Region
 _ALLOWED = os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
+@limits.named
 def mshare(name: str, addr: int | None, length: int, oflags: int, mode: int = 0o600) -> Region:
     """Create and attach, or attach, the region `name`, and return it.
 
@@ -53,6 +54,7 @@ def mshare(name: str, addr: int | None, length: int, oflags: int, mode: int = 0o
                 raise
 
 
+@limits.named
 def mshare_unlink(name: str) -> bool:
     """End this process's access to the region; the last live process to call it tears the region down.
 
@@ -65,16 +67,24 @@ def mshare_unlink(name: str) -> bool:
     nothing changed if a view into the region lives.
     """
     registry.check_name(name)
-    files = _attachment.detach_all(name)
+    files = _attachment.attached_files(name)
     if not files:
         removal.remove_if_idle(name)
         return True
-    for file in dict.fromkeys(files):
+
+    def detach() -> None:
+        _attachment.detach_all(name)
+
+    gone = True
+    for file in files:
         try:
-            removal.remove_if_idle(name, expected=file, name_users=False)
-            return True
+            # Detach only when all descriptors are there that the removal needs: a failed call changes nothing.
+            removal.remove_if_idle(name, expected=file, name_users=False, before=detach)
+            break
         except (RegionBusyError, PermissionError):
-            return False
+            gone = False
+            break
         except RegionNotFoundError:
             continue  # its name had been removed before, or just now by another who was last
-    return True
+    detach()
+    return gone

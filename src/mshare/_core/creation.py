@@ -1,6 +1,5 @@
-"""Creating regions: everything happens to a file without a name, and one step gives it one. May depend on: attachment,
-backend, backends, handle, linux, mapping, region, registry, errors, units, geometry, record,
-procfs."""
+"""Creating regions: everything happens to a file without a name, and one step gives it one. May depend on: limits,
+attachment, backend, backends, handle, linux, mapping, region, registry, errors, units, geometry, record, procfs."""
 
 from __future__ import annotations
 
@@ -9,15 +8,14 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from zlib import crc32
 
-from . import backends, mapping, registry
+from . import backends, limits, mapping, registry
 from .attachment import check_address, free_address
 from .backend import Backend, Progress, Request, choose, explain
 from .errors import (
     BackendUnavailableError,
-    InvalidArgumentError,
     InvalidSizeError,
     NoSpaceError,
     ViewsAliveError,
@@ -30,12 +28,13 @@ from .linux.memory import file_size_limit
 from .procfs import FileId
 from .record import ATTACHED_BYTE, Record, file_size
 from .region import Region
-from .units import format_apart, format_size
+from .units import format_apart, format_size, whole
 
 Fill = Callable[[memoryview], None]
 """Called with the writable bytes of a region that has no name yet. The view is good for the call only."""
 
 
+@limits.named
 def create(
     name: str,
     size: int,
@@ -72,6 +71,7 @@ def create(
     return build(Spec(registry.check_name(name), size, mode, addr, reserve, progress, fill), backend)
 
 
+@limits.named
 def create_anonymous(
     size: int,
     *,
@@ -117,29 +117,25 @@ class Spec:
         """What messages call it."""
         return "a region without a name" if self.name is None else f"region {self.name!r}"
 
-    def check(self) -> None:
-        """Raise the error that fits if this cannot be made anywhere."""
+    def checked(self) -> Spec:
+        """Return it with each number made int. Raises the error that fits if it cannot be made anywhere."""
         if self.name is not None:
             registry.check_name(self.name)
-        if not isinstance(self.size, int) or isinstance(self.size, bool):
-            raise TypeError(f"a region's size is an int, in bytes, not {type(self.size).__name__}")
-        if self.size < 1:
-            raise InvalidSizeError(f"a region of {self.size} bytes makes no sense", "ask for at least 1 byte")
-        if self.size > USER_END // 2:
+        size = whole(self.size, "a region's size, in bytes,")
+        if size < 1:
+            raise InvalidSizeError(f"a region of {size} bytes makes no sense", "ask for at least 1 byte")
+        if size > USER_END // 2:
             raise InvalidSizeError(
-                f"{self.size} bytes are more than a process can address",
+                f"{size} bytes are more than a process can address",
                 f"at most {format_size(USER_END // 2)}",
             )
-        if self.addr is not None:
-            check_address(self.addr, self.size, PAGE)
-        if not isinstance(self.mode, int) or self.mode & ~0o777:
-            mode = f"{self.mode:#o}" if isinstance(self.mode, int) else repr(self.mode)
-            raise InvalidArgumentError(f"mode {mode} is no set of permission bits", "use 0o600 up to 0o777")
+        addr = None if self.addr is None else check_address(self.addr, size, PAGE)
+        return replace(self, size=size, addr=addr, mode=registry.check_mode(self.mode))
 
 
 def build(spec: Spec, forced: str | None = None) -> Region:
     """Create what `spec` says on the backend `forced`, or on the first candidate that has the memory."""
-    spec.check()
+    spec = spec.checked()
     if not proc.is_mounted():
         raise registry.no_proc()
     if spec.name is not None:

@@ -20,7 +20,7 @@ ModuleBuildError         ENOEXEC     -                  the kernel module does n
 ViewsAliveError          EBUSY       BufferError        a memoryview or array still looks into the region
 RegionClosedError        EBADF       ValueError         the `Region` or `Handle` object was closed before
 NotAHandleError          EBADMSG     -                  what came over a socket is not one handle of a region
-DescriptorLimitError     EMFILE      -                  the process may have no more descriptors
+DescriptorLimitError     EMFILE      -                  the process (ENFILE: the machine) may have no more open files
 NotSealedError           EPERM       PermissionError    a region that was to be sealed is not
 NotASnapshotError        EBADMSG     -                  a file is no snapshot of `mshare scan`, cut, or too new
 MissingExtraError        ENOPKG      -                  a package of an optional extra is not installed
@@ -57,8 +57,8 @@ class MshareError(OSError):
     def __str__(self) -> str:
         return f"{self.problem}: {self.hint}"
 
-    def __reduce__(self) -> tuple[type[MshareError], tuple[str, str]]:
-        return type(self), (self.problem, self.hint)
+    def __reduce__(self) -> tuple[type[MshareError], tuple[str, str], dict[str, int | None]]:
+        return type(self), (self.problem, self.hint), {"errno": self.errno}
 
 
 class InvalidNameError(MshareError, ValueError):
@@ -170,7 +170,7 @@ class NotAHandleError(MshareError):
 
 
 class DescriptorLimitError(MshareError):
-    """A descriptor was sent that this process may not have (`RLIMIT_NOFILE`). It is closed."""
+    """This process (`RLIMIT_NOFILE`) or, with ENFILE, the machine (`fs.file-max`) may have no more open files."""
 
     code = _errno.EMFILE
 

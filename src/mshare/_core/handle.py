@@ -1,5 +1,5 @@
-"""Handles: descriptors of regions, with the rights that the kernel ties to them. May depend on: linux, registry,
-errors, units, record.
+"""Handles: descriptors of regions, with the rights that the kernel ties to them. May depend on: limits, linux,
+registry, errors, units, record.
 
 A descriptor keeps a region alive, named or not, and carries what its receiver needs: the record lies in the file. What
 a handle may do is a property of the open file, not of this object: another program that gets it can do no more.
@@ -13,7 +13,7 @@ import os
 import stat
 from typing import Self
 
-from . import registry
+from . import limits, registry
 from .errors import AccessDeniedError, BackendUnavailableError, NotARegionError, RegionClosedError, RegionNotFoundError
 from .linux import ioctl, libc, memfd
 from .linux.descriptors import Descriptor
@@ -58,6 +58,7 @@ class Handle:
         return cls(Descriptor.made_by(int, fd))
 
     @classmethod
+    @limits.named
     def from_process(cls, pid: int, fd: int) -> Self:
         """Return a duplicate of descriptor number `fd` of another process, which this one must be allowed to ptrace.
 
@@ -109,10 +110,12 @@ class Handle:
         """True if nobody can ever write to the region again, or change its size."""
         return is_sealed(self.fileno())
 
+    @limits.named
     def duplicate(self) -> Self:
         """Return another handle of the same rights, to be closed for itself."""
         return type(self)(Descriptor.made_by(os.dup, self.fileno()))
 
+    @limits.named
     def map_only(self, *, readonly: bool = True) -> Handle:
         """Return a handle that can map the region and nothing more: not resize it, punch holes, change protection, seal
         it, or get more rights by any road (/proc/self/fd, `dup`, `mprotect`), root's included.

@@ -1,10 +1,11 @@
-"""Handing a handle to another process over a Unix socket. May depend on: handle, linux.descriptors, errors."""
+"""Handing a handle to another process over a Unix socket. May depend on: limits, handle, linux.descriptors, errors."""
 
 from __future__ import annotations
 
 import array
 import socket
 
+from . import limits
 from .errors import DescriptorLimitError, NotAHandleError
 from .handle import Handle
 from .linux.descriptors import Descriptor
@@ -13,14 +14,22 @@ _BYTE = b"M"
 _ROOM = socket.CMSG_SPACE(8 * array.array("i").itemsize)
 
 
+@limits.named
 def send_handle(sock: socket.socket, handle: Handle) -> None:
     """Send `handle` over a connected Unix socket. It stays open here, and lives in the socket until it is received.
 
-    Raises `OSError` (EPIPE, ECONNRESET) if nobody can receive it, `RegionClosedError`.
+    Raises `OSError` (EPIPE, ECONNRESET) if nobody can receive it, `RegionClosedError`, TypeError for anything but a
+    handle.
     """
+    if not isinstance(handle, Handle):
+        raise TypeError(
+            f"send_handle sends a Handle, not a {type(handle).__name__}: send region.handle(), which gives control of "
+            "the region, or region.map_only()"
+        )
     socket.send_fds(sock, [_BYTE], [handle.fileno()])
 
 
+@limits.named
 def recv_handle(sock: socket.socket) -> Handle:
     """Receive the next handle that `send_handle` sends.
 

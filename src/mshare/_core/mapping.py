@@ -1,5 +1,5 @@
-"""What this process has mapped: one `Mapping` per region and address, with its owners. May depend on: linux, errors,
-units, geometry, procfs.
+"""What this process has mapped: one `Mapping` per region and address, with its owners. May depend on: limits, linux,
+errors, units, geometry, procfs.
 
 Facts: a memoryview or numpy array keeps the object it was made from alive, and nothing else; memory under it must not
 be unmapped before. A ctypes array at an address is such an object.
@@ -17,7 +17,8 @@ import threading
 import weakref
 from collections.abc import Callable
 
-from .errors import AddressTakenError, InvalidAddressError, NoSpaceError, ReadOnlyMappingError
+from . import limits
+from .errors import AddressTakenError, InvalidAddressError, ReadOnlyMappingError
 from .geometry import USER_END, Span
 from .linux import descriptors, libc, proc
 from .procfs import FileId
@@ -193,12 +194,9 @@ def map_file(
         except OSError as error:
             if error.errno in (errno.EPERM, errno.EINVAL):  # below vm.mmap_min_addr; not whole huge pages
                 raise _not_allowed(addr, length) from error
-            if error.errno != errno.ENOMEM:
+            if error.errno not in (errno.ENOMEM, errno.EAGAIN):
                 raise
-            raise NoSpaceError(
-                f"the kernel refused to map {format_size(length)} at {addr:#x}",
-                "check `ulimit -v`, free huge pages and free memory",
-            ) from error
+            raise limits.mapping_refused(error, length, addr) from error
         _table[file, addr] = mapping
         return mapping
     raise AddressTakenError("no free address was found in 16 tries", "pass addr= yourself")

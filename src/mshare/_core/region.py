@@ -1,5 +1,5 @@
-"""A region as one process has it attached. May depend on: handle, linux, mapping, registry, errors, units, record,
-numpy."""
+"""A region as one process has it attached. May depend on: limits, handle, linux, mapping, registry, errors, units,
+record, numpy."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import math
 import os
 import stat
 import weakref
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from fcntl import F_GETFL, fcntl
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from . import handle as handles
-from . import mapping, registry
+from . import limits, mapping, registry
 from .errors import (
     AccessDeniedError,
     BackendUnavailableError,
@@ -31,7 +32,7 @@ from .handle import Handle
 from .linux import ioctl, locks, proc
 from .linux.descriptors import Descriptor
 from .record import ATTACHED_BYTE, Record, RegionInfo
-from .units import format_list, format_size
+from .units import format_list, format_size, whole
 
 if TYPE_CHECKING:
     import numpy
@@ -103,15 +104,17 @@ class Region(mapping.Owner):
             return view.toreadonly() if self.readonly else view
 
     def ndarray(
-        self, dtype: DTypeLike, shape: int | tuple[int, ...], offset: int = 0
+        self, dtype: DTypeLike, shape: SupportsIndex | Iterable[SupportsIndex], offset: int = 0
     ) -> numpy.ndarray[Any, numpy.dtype[Any]]:
         """Return a numpy array over the region's memory, zero copy, from byte `offset` on, in C order.
 
-        Needs numpy (the extra `numpy`). Raises `InvalidSizeError` if it does not fit,
-        `InvalidArgumentError` for a dtype that holds Python objects, `RegionClosedError`.
+        `shape` is one number, or several in a tuple, a list or an array. Needs numpy (the extra `numpy`).
+        Raises `InvalidSizeError` if the array does not fit, `InvalidArgumentError` for a dtype that holds Python
+        objects or has no bytes, `RegionClosedError`.
         """
         import numpy
 
+        offset = whole(offset, "an offset, in bytes,")
         if offset < 0:
             raise InvalidSizeError(f"offset {offset} is negative", "count it from the region's first byte")
         view = self.buf
@@ -120,20 +123,26 @@ class Region(mapping.Owner):
             raise InvalidArgumentError(
                 f"dtype {kind} holds pointers of one process", "use numbers, booleans or fixed-size strings"
             )
-        dimensions = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
+        if not kind.itemsize:
+            raise InvalidArgumentError(f"items of dtype {kind} have no bytes", "say how many, such as 'S8'")
+        dimensions = _dimensions(shape)
         count = math.prod(dimensions)
-        try:
-            if min(dimensions, default=0) < 0:
-                raise ValueError("negative dimensions")
-            # Not numpy.ndarray(buffer=view): it takes what lies under a read-only view, and does not hold the view.
-            return numpy.frombuffer(view, kind, count, offset).reshape(dimensions)
-        except ValueError as error:
+        if min(dimensions, default=0) < 0 or offset + count * kind.itemsize > self.size:
             raise InvalidSizeError(
-                f"an array of {shape} x {kind} from byte {offset} does not fit into region "
-                f"{self.name!r} of {self.size} bytes ({error})",
+                f"an array of {dimensions} x {kind} from byte {offset} does not fit into region "
+                f"{self.name!r} of {self.size} bytes",
                 "make it smaller, or the region larger",
+            )
+        try:
+            # Not numpy.ndarray(buffer=view): it takes what lies under a read-only view, and does not hold the view.
+            flat = numpy.frombuffer(view, kind.base, count * math.prod(kind.shape), offset)
+            return flat.reshape(dimensions + kind.shape)
+        except (ValueError, OverflowError) as error:  # no bytes, but more dimensions than numpy has, or longer ones
+            raise InvalidSizeError(
+                f"numpy makes no array of shape {dimensions}: {error}", "use another shape"
             ) from error
 
+    @limits.named
     def info(self) -> RegionInfo:
         """Return the region as it is now. Costs one pass over /proc. Raises `RegionClosedError`."""
         if self.closed:
@@ -150,9 +159,10 @@ class Region(mapping.Owner):
                     status, named = entry.status, True
                     with entry.open(writable=False) as fd:
                         facts = ioctl.region_facts(fd)
-        except OSError:  # the name is gone, or the file is not ours to read any more
-            pass
-        info = registry.describe(self.name, self._root, status, self._record, facts, locked=True, pids=pids)
+        except OSError as error:  # the name is gone, or the file is not ours to read any more
+            limits.reraise(error)
+        root = self._root if named else None
+        info = registry.describe(self.name, root, status, self._record, facts, locked=True, pids=pids)
         return replace(info, named=named)
 
     def close(self) -> None:
@@ -196,6 +206,7 @@ class Region(mapping.Owner):
             return self._handle.duplicate()
         return handles.of_named(self.name, self.area.file, writable=writable)
 
+    @limits.named
     def handle(self) -> Handle:
         """Open and return a new handle of the region, with all rights that this object has; the caller closes it.
 
@@ -203,17 +214,20 @@ class Region(mapping.Owner):
         """
         return self._own_handle(writable=not self.readonly)
 
+    @limits.named
     def map_only(self, *, readonly: bool = True) -> Handle:
         """Return a new handle that can map the region and nothing more; see `Handle.map_only`."""
         with self.handle() as handle:
             return handle.map_only(readonly=readonly)
 
     @property
+    @limits.named
     def sealed(self) -> bool:
         """True if nobody can ever write to the region again, or change its size."""
         with self._own_handle(writable=False) as handle:
             return handle.sealed
 
+    @limits.named
     def seal(self) -> None:
         """Make the region read-only for everybody, for ever, this process included.
 
@@ -261,6 +275,7 @@ class Region(mapping.Owner):
                         ) from error
                     raise
 
+    @limits.named
     def link(self, name: str, *, mode: int = 0o600) -> None:
         """Give a region without a name this one, in one step. From then on it is a named region like all others.
 
@@ -268,8 +283,7 @@ class Region(mapping.Owner):
         `BackendUnavailableError` for a region that was not created `linkable`.
         """
         registry.check_name(name)
-        if mode & ~0o777:
-            raise InvalidArgumentError(f"mode {mode:#o} is no set of permission bits", "use 0o600 up to 0o777")
+        mode = registry.check_mode(mode)
         with self.handle() as handle:
             status = os.fstat(handle.fileno())
             if status.st_nlink:
@@ -318,6 +332,15 @@ class Region(mapping.Owner):
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.addr:#x}{' read-only' if self.readonly else ''}"
         return f"<mshare.Region {self.name!r} {format_size(self.size)} {self.backend} {state}>"
+
+
+def _dimensions(shape: SupportsIndex | Iterable[SupportsIndex]) -> tuple[int, ...]:
+    try:
+        return (whole(shape, "a shape"),)
+    except TypeError:
+        if not isinstance(shape, Iterable):
+            raise
+    return tuple(whole(number, "a dimension of a shape") for number in shape)
 
 
 def views_alive(name: str) -> ViewsAliveError:

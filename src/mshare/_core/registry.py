@@ -1,5 +1,5 @@
-"""Names: finding, publishing and listing regions under the roots. May depend on: backends, linux, errors, record,
-procfs.
+"""Names: finding, publishing and listing regions under the roots. May depend on: units, limits, backends, linux,
+errors, record, procfs.
 
 A region is one file under a backend's root; its name is the file's name. There is no other list, so there is nothing
 to repair after a crash. Who is attached is told by a lock on `ATTACHED_BYTE` that the kernel ties to each mapping.
@@ -22,11 +22,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from . import backends
+from . import backends, limits
 from .errors import (
     AccessDeniedError,
     AmbiguousNameError,
     BackendUnavailableError,
+    InvalidArgumentError,
     InvalidNameError,
     NotARegionError,
     RegionBusyError,
@@ -38,6 +39,7 @@ from .linux.descriptors import Descriptor
 from .linux.ioctl import RegionFacts, region_facts
 from .procfs import FileId
 from .record import ATTACHED_BYTE, RECORD_SIZE, NoRecordError, Record, RecordError, RegionInfo
+from .units import whole
 
 _PATIENCE_S = 1.0
 """How long to wait for somebody who removes a name: they need microseconds, unless they were stopped."""
@@ -56,6 +58,19 @@ def check_name(name: str) -> str:
             f"{name[:80]!r} cannot be a region's name", "use 1 to 255 bytes, no '/', no NUL, no leading dot"
         )
     return name
+
+
+def check_mode(mode: int) -> int:
+    """Return `mode` if it is permission bits and no more. Raises `InvalidArgumentError`."""
+    try:
+        bits = whole(mode, "a mode")
+    except TypeError:
+        bits, shown = -1, repr(mode)
+    else:
+        shown = f"{bits:#o}"
+    if bits & ~0o777:
+        raise InvalidArgumentError(f"mode {shown} is no set of permission bits", "use 0o600 up to 0o777")
+    return bits
 
 
 class _Root(NamedTuple):
@@ -448,7 +463,8 @@ def _entry(root: _Root, name: str) -> RootEntry | None:
     """Return the file of that name; None if it is no ordinary file of that root's own, or gone."""
     try:
         descriptor = Descriptor(root.prefix + name, os.O_PATH | os.O_NOFOLLOW)
-    except OSError:
+    except OSError as error:
+        limits.reraise(error)
         return None
     status = os.fstat(descriptor.fd)
     if not stat.S_ISREG(status.st_mode) or status.st_dev != root.dev:  # the latter: something is mounted on it
@@ -483,15 +499,19 @@ def records() -> Iterator[Found]:
 def known_records() -> Iterator[Record]:
     """Yield the record of every region this process may read or has read before. Opens only what is new to it."""
     for root, name in _names():
-        with suppress(OSError):  # gone since, not ours to read, or no region
+        try:
             known = _records.get(_version(os.stat(root.prefix + name, follow_symlinks=False)))
             if known is None and (entry := _entry(root, name)) is not None:
                 with entry.descriptor, entry.open(writable=False) as fd:
                     known = read_record(name, fd)
-            if known is not None:
-                yield known
+        except OSError as error:  # gone since, not ours to read, or no region
+            limits.reraise(error)
+            continue
+        if known is not None:
+            yield known
 
 
+@limits.named
 def regions() -> list[RegionInfo]:
     """Return every region this process may read, in order of name.
 
@@ -511,6 +531,7 @@ def listed() -> list[tuple[RegionInfo, FileId]]:
     return sorted(((with_pids(info, mapped[file]), file) for info, file in found), key=lambda pair: pair[0].name)
 
 
+@limits.named
 def region_info(name: str) -> RegionInfo:
     """Return one region as it is now, without attaching it. Costs one pass over /proc.
 

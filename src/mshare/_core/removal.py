@@ -1,5 +1,5 @@
-"""Taking names away: by force, when idle, and the collection of orphans. May depend on: linux, registry, errors,
-units, record, procfs.
+"""Taking names away: by force, when idle, and the collection of orphans. May depend on: limits, linux, registry,
+errors, units, record, procfs.
 
 Remove when idle: take the write lock on `ATTACHED_BYTE` (so nobody is attached, and who wants to be waits), look that
 the name still means this file, unlink. `NAME_BYTE` keeps two removers apart, so that none unlinks a newer region of the
@@ -12,8 +12,10 @@ from __future__ import annotations
 import os
 import stat
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
+from . import limits
 from .errors import (
     AccessDeniedError,
     AmbiguousNameError,
@@ -78,6 +80,7 @@ def _unlink(entry: RootEntry) -> None:
         raise _not_yours(entry) from error
 
 
+@limits.named
 def unlink(name: str) -> None:
     """Remove the name now. Whoever is attached keeps the memory until they detach; new attaches fail.
 
@@ -94,13 +97,19 @@ def unlink(name: str) -> None:
 
 
 def remove_if_idle(
-    name: str, expected: FileId | None = None, *, name_users: bool = True, users: tuple[int, ...] | None = None
+    name: str,
+    expected: FileId | None = None,
+    *,
+    name_users: bool = True,
+    users: tuple[int, ...] | None = None,
+    before: Callable[[], None] | None = None,
 ) -> None:
     """Remove the region if nobody is attached, and nobody can come between.
 
     `expected` is the file the caller has in mind; another one of that name is left alone (`RegionNotFoundError`).
     `name_users`: search /proc for the users, for the message of `RegionBusyError`, even if a lock tells of them.
     `users`: the processes that map it, of a caller who has just searched /proc.
+    `before`: called when the file is open, and before anybody looks who is attached. What it raises is raised here.
     Raises `RegionBusyError`, `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`,
     `BackendUnavailableError` (the root is mounted read-only).
     """
@@ -109,6 +118,8 @@ def remove_if_idle(
             raise RegionNotFoundError(f"region {name!r} has been replaced", "look again")
         with _open_to_remove(entry) as fd:
             read_record(name, fd)
+            if before is not None:
+                before()
             locked = is_attached(fd)
             # Also those who map it without our lock, programs of their own. All of /proc takes a while: look before
             # taking the lock, which others wait for.
@@ -137,6 +148,7 @@ def orphans(*, older_than: float = 0.0) -> list[tuple[RegionInfo, FileId]]:
     return [(info, file) for info, file in listed() if info.orphan and info.created <= newest and uid in (0, info.uid)]
 
 
+@limits.named
 def gc(*, older_than: float = 0.0) -> list[RegionInfo]:
     """Remove orphans created at least `older_than` seconds ago, and return what was removed.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from operator import index
 
 from .errors import InvalidArgumentError, InvalidSizeError
 
@@ -16,6 +17,19 @@ _BINARY = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": TIB}
 _SIZE = re.compile(r"\s*(\d{1,40}(?:\.\d{1,40})?)\s*([kmgt]?)(i?b)?\s*", re.IGNORECASE | re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _AGE = re.compile(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*([a-z]*)\s*", re.IGNORECASE | re.ASCII)
+
+
+def whole(value: object, what: str) -> int:
+    """Return `value` as an int, if it is a whole number of any type (numpy's included) and no truth value.
+
+    Raises TypeError, which calls it `what`.
+    """
+    if not isinstance(value, bool):
+        try:
+            return index(value)  # type: ignore[arg-type]
+        except TypeError:
+            pass
+    raise TypeError(f"{what} is a whole number, not {type(value).__name__}")
 
 
 def parse_size(text: str) -> int:

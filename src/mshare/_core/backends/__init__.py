@@ -1,7 +1,6 @@
 """The backends, one file each; `ALL` and `NAMELESS` are in the order of preference.
 
-May depend on: backend (the contract), linux, errors, units, geometry, record.
-"""
+May depend on: limits, backend (the contract), linux, errors, units, geometry, record."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Backend `thp`: tmpfs with 2 MiB leaves by `MADV_COLLAPSE`, for anybody, with no setting changed.
-May depend on: _files, shm (the same files), backend, linux, errors, units, geometry.
+"""Backend `thp`: tmpfs with 2 MiB leaves by `MADV_COLLAPSE`, for anybody, with no setting changed. May depend on:
+limits, _files, shm (the same files), backend, linux, errors, units, geometry.
 
 Facts: `MADV_COLLAPSE` (Linux 6.1) ignores the THP settings in /sys. It gathers a 2 MiB block of a tmpfs file into one
 huge page and fills what the file does not have yet with zeros, but answers EINVAL for a block with no page at all.
@@ -18,6 +18,7 @@ import errno
 import os
 from pathlib import Path
 
+from .. import limits
 from ..backend import Availability, Capabilities, Progress
 from ..errors import BackendUnavailableError
 from ..geometry import PAGE, PMD, pick_address
@@ -112,6 +113,7 @@ def _collapse_problem(backend: Thp) -> str | None:
     except OSError as error:
         if error.errno in _TRANSIENT:  # it exists, and only this moment was bad: populate tries again, and tells
             return None
+        limits.reraise(error)
         return f"MADV_COLLAPSE failed: {error.strerror}"
     _seen_to_work.add(backend.root())
     return None

@@ -64,10 +64,29 @@ def cgroup_room() -> Room | None:
     return tightest
 
 
+def _limit(which: int) -> int | None:
+    limit = resource.getrlimit(which)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
 def file_size_limit() -> int | None:
     """Return the bytes a file that this process makes may have (`RLIMIT_FSIZE`, `ulimit -f`); None if any number."""
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    return None if limit == resource.RLIM_INFINITY else limit
+    return _limit(resource.RLIMIT_FSIZE)
+
+
+def address_space_limit() -> int | None:
+    """Return the bytes of addresses that this process may map (`RLIMIT_AS`, `ulimit -v`); None if any number."""
+    return _limit(resource.RLIMIT_AS)
+
+
+def locked_limit() -> int:
+    """Return the bytes that this process may lock in memory (`RLIMIT_MEMLOCK`, `ulimit -l`)."""
+    return _limit(resource.RLIMIT_MEMLOCK) or 0
+
+
+def descriptor_limit() -> int:
+    """Return how many descriptors this process may have (`RLIMIT_NOFILE`, `ulimit -n`)."""
+    return _limit(resource.RLIMIT_NOFILE) or 0
 
 
 def memory_room() -> Room:

@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..geometry import Span
-from ..procfs import FileId, Vma, parse_fields_kb, parse_maps, parse_stat_faults
+from ..procfs import FileId, Vma, parse_fields_kb, parse_maps_line, parse_stat_faults
+
+_NOT_FOR_US = (FileNotFoundError, ProcessLookupError, PermissionError)
+"""What reading about a process raises that is gone, or not ours to read. All else, a lack of descriptors say, is an
+error: a process that is left out may be the one that matters."""
 
 
 def is_mounted() -> bool:
@@ -21,8 +25,14 @@ def process_ids() -> Iterator[int]:
 
 
 def maps(pid: int | str = "self") -> Iterator[Vma]:
-    """Return the mappings of a process. Raises `OSError` if it is gone or not ours to read."""
-    return parse_maps(Path(f"/proc/{pid}/maps").read_bytes())
+    """Yield the mappings of a process, in address order. Raises `OSError` if it is gone or not ours to read.
+
+    Line by line: a process with as many mappings as it may have cannot get memory for the whole text.
+    """
+    with Path(f"/proc/{pid}/maps").open("rb") as file:
+        for line in file:
+            if (vma := parse_maps_line(line.rstrip(b"\n"))) is not None:
+                yield vma
 
 
 def status_fields(pid: int | str = "self") -> dict[str, int]:
@@ -33,6 +43,11 @@ def status_fields(pid: int | str = "self") -> dict[str, int]:
 def memory_fields() -> dict[str, int]:
     """Return the numbers of /proc/meminfo in bytes (`HugePages_*` in pages)."""
     return parse_fields_kb(Path("/proc/meminfo").read_bytes())
+
+
+def max_map_count() -> int:
+    """Return how many mappings a process may have (`vm.max_map_count`). Raises `OSError`."""
+    return int(Path("/proc/sys/vm/max_map_count").read_bytes())
 
 
 def refresh_counters() -> bool:
@@ -64,7 +79,7 @@ def processes_mapping(files: set[FileId]) -> dict[FileId, tuple[int, ...]]:
     for pid in sorted(process_ids()):
         try:
             mapped = {vma.file for vma in maps(pid)}
-        except OSError:  # gone since, or not ours to read
+        except _NOT_FOR_US:
             continue
         for file in mapped & files:
             found[file].append(pid)
@@ -78,7 +93,7 @@ def writers(file: FileId) -> tuple[int, ...]:
         try:
             if any(vma.file == file and "w" in vma.perms for vma in maps(pid)):
                 found.append(pid)
-        except OSError:  # gone since, or not ours to read
+        except _NOT_FOR_US:
             continue
     return tuple(found)
 
