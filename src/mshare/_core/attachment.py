@@ -1,5 +1,5 @@
-"""Attaching regions, by name or by handle, and detaching all of a name. May depend on: limits, handle, linux,
-mapping, region, registry, errors, units, geometry, record, procfs."""
+"""Attaching regions, by name or by handle, and detaching all of a name. May depend on: attached, limits, handle,
+linux, mapping, region, registry, errors, units, geometry, record, procfs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fcntl import F_GETFL, fcntl
 from typing import Final
 
 from . import limits, mapping, registry
+from .attached import Attached
 from .errors import (
     AccessDeniedError,
     InvalidAddressError,
@@ -24,7 +25,7 @@ from .linux import locks, proc
 from .linux.descriptors import Descriptor
 from .procfs import FileId
 from .record import ATTACHED_BYTE
-from .region import Region, views_alive
+from .region import Region, views_alive, without_views
 from .units import format_size, whole
 
 
@@ -114,7 +115,7 @@ def _attach_handle(
         if not locks.try_read_lock(own_fd, ATTACHED_BYTE):
             raise RegionBusyError("the region of this handle is being removed", "try again")
         region = Region("", None, status, handle.record, readonly=readonly)
-        region._keep(handle.duplicate())
+        region._attached.handle = handle.duplicate()
         try:
             _map(own_fd, FileId(status.st_dev, status.st_ino), region, addr)
         except BaseException:
@@ -203,7 +204,7 @@ def _wait_to_open(name: str, *, writable: bool) -> registry.Opened:
 
 def _map(fd: int, file: FileId, region: Region, addr: int | _Anywhere | None) -> None:
     """Make `region` an owner of this process's mapping of the open file, an old or a new one."""
-    record, writable = region._record, not region.readonly
+    record, writable, owner = region._record, not region.readonly, region._attached
     length = round_up(record.size_bytes, record.map_unit)
     with mapping.lock:
         if isinstance(addr, _Anywhere):
@@ -214,28 +215,35 @@ def _map(fd: int, file: FileId, region: Region, addr: int | _Anywhere | None) ->
                 writable=writable,
                 next_addr=lambda: free_address(int.from_bytes(os.urandom(4)), record.size_bytes, []),
                 fixed=False,
-                owner=region,
+                owner=owner,
+                region_name=region.name,
             )
         else:
             wanted = record.addr if addr is None else check_address(addr, record.size_bytes, record.align)
-            area = mapping.find(file, wanted, writable=writable, owner=region) or mapping.map_file(
-                fd, file, length, writable=writable, next_addr=lambda: wanted, fixed=True, owner=region
+            area = mapping.find(file, wanted, writable=writable, owner=owner) or mapping.map_file(
+                fd,
+                file,
+                length,
+                writable=writable,
+                next_addr=lambda: wanted,
+                fixed=True,
+                owner=owner,
+                region_name=region.name,
             )
         area.published(region.name)
         region._addr = area.addr
 
 
-def _areas(name: str) -> list[mapping.Mapping]:
-    """Return what this process has mapped of the region that has `name`, and of those that had it when attached."""
-    files: set[FileId] = set()
+def _files_now(name: str) -> set[FileId]:
+    """Return the file that has `name` now: it may have been attached by handle, or before it had this name."""
     with suppress(MshareError), registry.find(name) as entry:
-        files.add(entry.file)  # which may have been attached by handle, or before it had this name
-    return mapping.all_of(name, files)
+        return {entry.file}
+    return set()
 
 
 def attached_files(name: str) -> list[FileId]:
-    """Return the files of `name` that this process has attached, each once."""
-    return list(dict.fromkeys(area.file for area in _areas(name)))
+    """Return the files that this process has attached, each once: the one of `name`, and those that had it then."""
+    return list(dict.fromkeys(area.file for area in mapping.all_of(name, _files_now(name))))
 
 
 def detach_all(name: str) -> None:
@@ -243,12 +251,11 @@ def detach_all(name: str) -> None:
 
     Raises `ViewsAliveError`, with nothing changed, if a view of one of them is alive.
     """
+    files = _files_now(name)
     with mapping.lock:
-        areas = _areas(name)
-        mine = [owner for area in areas for owner in area.owners() if isinstance(owner, Region)]
-        dropped = [region._drop_exporter() for region in mine]
-        # Views have an owner, also those of a Region that is gone. A dropped exporter is made anew on demand.
-        if not all(dropped) or any(not isinstance(owner, Region) for area in areas for owner in area.owners()):
+        areas = mapping.all_of(name, files)
+        mine = [owner for area in areas for owner in area.owners() if isinstance(owner, Attached)]
+        if not without_views(areas):
             raise views_alive(name)
-        for region in mine:
-            region._let_go()
+        for attached in mine:
+            attached.let_go()

@@ -234,10 +234,10 @@ class _Draft:
         os.fchmod(self.fd, spec.mode & 0o555 if spec.frozen else spec.mode)
         region = Region(spec.name or "", self.root, os.fstat(self.fd), record, readonly=spec.frozen)
         try:
-            self.area.hold(region)
+            self.area.hold(region._attached)
             if spec.name is None:
                 fix_size(self.fd)
-                region._keep(Handle(Descriptor(f"/proc/self/fd/{self.fd}", os.O_RDWR)))
+                region._attached.handle = Handle(Descriptor(f"/proc/self/fd/{self.fd}", os.O_RDWR))
             elif self.root is not None:
                 registry.publish(self.fd, self.root, spec.name)
             with mapping.lock:
@@ -264,6 +264,7 @@ class _Draft:
                     next_addr=lambda: writable.addr,
                     fixed=True,
                     owner=self.owner,
+                    region_name=self.spec.name or "",
                     draft=True,
                 )
 
@@ -298,6 +299,7 @@ def _map_new(fd: int, spec: Spec, backend: Backend, owner: mapping.Owner) -> map
             next_addr=next_addr,
             fixed=spec.addr is not None,
             owner=owner,
+            region_name=spec.name or "",
             draft=True,
         )
 

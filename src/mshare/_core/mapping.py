@@ -1,11 +1,19 @@
 """What this process has mapped: one `Mapping` per region and address, with its owners. May depend on: limits, linux,
 errors, units, geometry, procfs.
 
-Facts: a memoryview or numpy array keeps the object it was made from alive, and nothing else; memory under it must not
-be unmapped before. A ctypes array at an address is such an object.
-Decision: a mapping is unmapped when the last of its owners lets go or dies. Owners are the open `Region`s, and one
-for each exporter, the ctypes array that all views of a `Region` hang on. At process exit the kernel unmaps; we register
-nothing.
+Facts: a memoryview or numpy array keeps the object it was made from alive, and nothing else; memory under it must
+not be unmapped before. A ctypes array at an address is such an object.
+Decision: a mapping is unmapped when the last of its owners lets go or dies. Owners are what the open `Region`s have
+attached, and one for each exporter, the ctypes array that all views of a `Region` hang on. At process exit the kernel
+unmaps; we register nothing.
+
+Facts: a signal handler, and a finalizer that the garbage collector calls, run in the middle of a call of the same
+thread, which may hold `lock` already. Either may attach or close what that call is about. Either is over, or has
+raised, before the call goes on.
+Consequence: the lock does not keep them apart. What a call has looked at may have changed when it acts.
+Decision: each change is one step in C, and nothing has to be undone. An owner is let go of by one `dict.pop`. A mapping
+without owners is never held again: whoever finds it unmaps it, and who takes its address out of `at` is the one. What
+`mmap` puts into `at` is found in `_mappings` from that moment on.
 """
 
 from __future__ import annotations
@@ -16,42 +24,66 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
+from types import CodeType
+from typing import Self
 
 from . import limits
 from .errors import AddressTakenError, InvalidAddressError, ReadOnlyMappingError
 from .geometry import USER_END, Span
 from .linux import descriptors, libc, proc
-from .procfs import FileId
+from .procfs import FileId, Vma
 from .units import format_size
 
 Exporter = ctypes.Array[ctypes.c_ubyte]
 
 lock = descriptors.lock
-"""Protects `_table`, every mapping's owners, and the exporters of regions, over forks, too."""
+"""Protects all mappings, their owners, and the exporters of regions from other threads, over forks as well."""
 
-_table: dict[tuple[FileId, int], Mapping] = {}
+_mappings: dict[int, Mapping] = {}
+"""Every mapping by its id(), from before it is mapped until it is unmapped."""
 
-_dead: list[weakref.ref[Owner]] = []
-"""Owners that died before they let go: the collector's, for a moment, and those whose destructor was interrupted by a
-signal handler. Put here by C, where none runs; the next `map_file` or `release` unmaps what they had."""
+_index: dict[tuple[FileId, int], Mapping] = {}
+"""The mapping that was last made of a file at an address. A hint, and fast: what it lacks is still in `_mappings`."""
+
+_dead: list[object] = []
+"""Owners that died before they let go: those whose destructor was interrupted by a signal handler. Put here by C, where
+none runs. Also mappings that somebody is letting go of. The next `map_file` or `release` unmaps what they had."""
 
 _BOX = (lambda: None).__code__
-"""Facts: where an exporter is part of a cycle, the collector finalizes all of that cycle in any order, and a `__del__`
-in it may read the region, or keep an array of it alive for good. The collector does not look into objects that it does
-not track, such as code objects: what only they hold dies when they are really freed.
-Decision: each exporter carries a code object of its own, with the exporter's `Owner` among its constants."""
+"""Facts: where an object is part of a cycle, the collector clears all weak references to the members of that cycle,
+and finalizes the members in any order. A `__del__` among them may use the region, or keep an array of it alive for
+good. The collector does not look into objects that it does not track, such as code objects: what only they hold is no
+member, and dies when they are really freed.
+Decision: `anchor` puts an owner among the constants of a code object of its own."""
 
 
 class Owner:
-    """What keeps a mapping in this process: a `Region`, or a mere hold, such as an exporter's. It lets go with
-    `Mapping.release`, or when it is freed."""
+    """What keeps a mapping in this process: what a `Region` has attached, or a mere hold, such as an exporter's. It
+    lets go with `Mapping.release`, or when it is freed."""
 
     area: Mapping | None = None
     """The mapping, from before it is there (a signal handler may raise at any time) until it is let go of."""
 
     def __del__(self) -> None:
+        if self.area is not None and _dead is not None:  # at the very end of the interpreter, this module's names go
+            self.area.release(self)
+
+
+class Hold(Owner):
+    """An owner for the time of a `with` block."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self.area is not None:
             self.area.release(self)
+
+
+def anchor(owner: Owner) -> CodeType:
+    """Return an object that keeps `owner` from being part of a cycle, if nothing else holds it."""
+    return _BOX.replace(co_consts=(owner,))
 
 
 class Mapping:
@@ -71,17 +103,26 @@ class Mapping:
         self._owners: dict[int, weakref.ref[Owner]] = {}
         """By id(), so that letting go twice, as an interrupted owner may, does no harm."""
 
+    @property
+    def span(self) -> Span:
+        """Its addresses."""
+        return Span(self.addr, self.addr + self.length)
+
     def owners(self) -> list[Owner]:
         """Return the owners that are alive."""
         return [owner for owner in (ref() for ref in list(self._owners.values())) if owner is not None]
 
     def hold(self, owner: Owner) -> bool:
-        """Make `owner` an owner until its `release`. False if the mapping is gone: a garbage collection can run
-        anywhere, also between finding a mapping and holding it."""
+        """Make `owner` an owner until its `release`. False if the mapping is gone."""
         with lock:
-            if self.at:
-                self.promise(owner)
-            return bool(self.at)
+            if not self.owners():
+                self.unmap()
+                return False
+            self.promise(owner)
+            if not self.at:  # not mapped yet, or unmapped by a handler or finalizer since the look at its owners
+                self._owners.pop(id(owner), None)
+                owner.area = None
+            return owner.area is self
 
     def promise(self, owner: Owner) -> None:
         """Make `owner` an owner of what is about to be mapped. Under `lock`, as the next four."""
@@ -91,11 +132,12 @@ class Mapping:
     def unmap(self) -> None:
         """Unmap it, whoever holds it. A second call does nothing."""
         libc.munmap_from(self.at, self.length)
-        if _table.get((self.file, self.addr)) is self:
-            del _table[self.file, self.addr]
+        _mappings.pop(id(self), None)
+        if _index.get((self.file, self.addr)) is self:
+            _index.pop((self.file, self.addr), None)
 
     def replace(self, fd: int, *, writable: bool) -> None:
-        """Map `fd`, the same file opened otherwise, in its place."""
+        """Map `fd`, the same file opened otherwise, in its place. The caller holds it."""
         libc.remap(fd, self.length, writable=writable, addr=self.addr)
         self.writable = writable
 
@@ -106,12 +148,17 @@ class Mapping:
 
     def release(self, owner: Owner) -> None:
         """Let go. With the last owner the memory is unmapped, and the kernel drops the attachment's lock."""
+        descriptors.reclaim_lock()
         with lock:
-            if self._owners.keys() <= {id(owner)} or all(other is owner for other in self.owners()):
+            _dead.append(self)  # until it is done: what an interrupt leaves, the next call does
+            self._owners.pop(id(owner), None)
+            if not self.owners():
                 self.unmap()
-            self._owners.pop(id(owner), None)  # last: an owner that dies before is one of the `_dead`
-            owner.area = None
-            _unmap_ownerless()
+            if owner.area is self:
+                owner.area = None
+            with suppress(ValueError):  # a handler or finalizer in between has settled all
+                _dead.remove(self)
+            _settle()
 
     def export(self, size_bytes: int) -> Exporter | None:
         """Return a new exporter over the first `size_bytes`, which holds the mapping until it dies; None if the mapping
@@ -121,15 +168,15 @@ class Mapping:
             if not self.hold(hold):
                 return None
             exporter = (ctypes.c_ubyte * size_bytes).from_address(self.addr)
-            vars(exporter)["anchor"] = _BOX.replace(co_consts=(hold,))
+            vars(exporter)["anchor"] = anchor(hold)
             return exporter
 
 
-def _unmap_ownerless() -> None:
+def _settle() -> None:
     """Unmap what has lost its last owner to an interrupt. Under `lock`."""
     if _dead:
         _dead.clear()
-        for mapping in list(_table.values()):
+        for mapping in list(_mappings.values()):
             if not mapping.owners():
                 mapping.unmap()
 
@@ -139,13 +186,16 @@ def find(file: FileId, addr: int, *, writable: bool, owner: Owner) -> Mapping | 
 
     Raises `ReadOnlyMappingError` if `writable` is asked and it is not.
     """
-    mapping = _table.get((file, addr))
+    return _held(_index.get((file, addr)), writable=writable, owner=owner)
+
+
+def _held(mapping: Mapping | None, *, writable: bool, owner: Owner) -> Mapping | None:
     if mapping is None or not mapping.hold(owner):
         return None
     if writable and not mapping.writable:
         mapping.release(owner)
         raise ReadOnlyMappingError(
-            f"this process has the region mapped read-only at {addr:#x}",
+            f"this process has the region mapped read-only at {mapping.addr:#x}",
             "close that one first, or attach with addr=mshare.ANYWHERE",
         )
     return mapping
@@ -155,8 +205,8 @@ def all_of(region_name: str, files: set[FileId]) -> list[Mapping]:
     """Return this process's mappings of these files, and of regions that had this name when they were attached."""
     return [
         mapping
-        for mapping in list(_table.values())
-        if mapping.file in files or (region_name and mapping.region_name == region_name)
+        for mapping in list(_mappings.values())
+        if mapping.at and (mapping.file in files or (region_name and mapping.region_name == region_name))
     ]
 
 
@@ -169,15 +219,16 @@ def map_file(
     next_addr: Callable[[], int],
     fixed: bool,
     owner: Owner,
+    region_name: str,
     draft: bool = False,
 ) -> Mapping:
     """Map the first `length` bytes of `fd` and return the mapping, held by `owner`. Under `lock`.
 
-    `next_addr` gives the address; if something lies there and `fixed` is false, it is asked again. `draft`: a child
-    that another thread forks meanwhile shall not have it.
+    `next_addr` gives the address; if something lies there and `fixed` is false, it is asked again. `region_name`: for
+    messages. `draft`: a child that another thread forks meanwhile shall not have it.
     Raises `AddressTakenError` naming what lies there, `InvalidAddressError`, `NoSpaceError`, or `OSError`.
     """
-    _unmap_ownerless()
+    _settle()
     for _ in range(16):
         addr = next_addr()
         if addr + length > USER_END:
@@ -185,21 +236,41 @@ def map_file(
         mapping = Mapping(file, addr, length, writable)
         mapping.draft_of = threading.get_ident() if draft else None
         mapping.promise(owner)
+        _mappings[id(mapping)] = mapping
         try:
             libc.mmap_into(mapping.at, fd, length, writable=writable, addr=addr)
         except FileExistsError as error:
+            mapping.release(owner)
             if not fixed:
                 continue
-            raise _taken(Span(addr, addr + length)) from error
+            same = _just_mapped(mapping, writable=writable, owner=owner)
+            if same is not None:
+                return same
+            vma = _in_the_way(mapping.span)
+            if vma is not None:  # else a handler or finalizer has mapped and unmapped something there
+                raise _taken(mapping, vma, region_name) from error
         except OSError as error:
+            mapping.release(owner)
             if error.errno in (errno.EPERM, errno.EINVAL):  # below vm.mmap_min_addr; not whole huge pages
                 raise _not_allowed(addr, length) from error
             if error.errno not in (errno.ENOMEM, errno.EAGAIN):
                 raise
             raise limits.mapping_refused(error, length, addr) from error
-        _table[file, addr] = mapping
-        return mapping
+        else:
+            _index[file, addr] = mapping
+            return mapping
     raise AddressTakenError("no free address was found in 16 tries", "pass addr= yourself")
+
+
+def _just_mapped(wanted: Mapping, *, writable: bool, owner: Owner) -> Mapping | None:
+    """Return what a signal handler or finalizer has mapped, after `find` did not find it."""
+    for mapping in list(_mappings.values()):
+        if (mapping.file, mapping.addr) == (wanted.file, wanted.addr):
+            held = _held(mapping, writable=writable, owner=owner)
+            if held is not None:
+                _index[held.file, held.addr] = held
+                return held
+    return None
 
 
 def _not_allowed(addr: int, length: int) -> InvalidAddressError:
@@ -209,27 +280,36 @@ def _not_allowed(addr: int, length: int) -> InvalidAddressError:
     )
 
 
-def _taken(wanted: Span) -> AddressTakenError:
+def _in_the_way(wanted: Span) -> Vma | str | None:
+    """Return this process's first mapping there, None if there is none (any more), "unknown" without a /proc."""
     try:
-        vma = proc.mapping_in_the_way(wanted)
-    except OSError:  # no /proc
-        vma = None
-    what = "another mapping"
-    if vma is not None:
+        return proc.mapping_in_the_way(wanted)
+    except OSError:
+        return "unknown"
+
+
+def _taken(wanted: Mapping, vma: Vma | str, region_name: str) -> AddressTakenError:
+    """Return what to raise if `wanted`, of the region `region_name`, finds `vma` in its way."""
+    what, hint = "another mapping", "unmap that, or attach elsewhere with addr=mshare.ANYWHERE"
+    if isinstance(vma, Vma):
         path = vma.path.decode("utf-8", "backslashreplace") or "anonymous memory"
-        ours = next((m for m in _table.values() if Span(m.addr, m.addr + m.length).overlaps(wanted)), None)
+        ours = next((each for each in list(_mappings.values()) if each.at and each.span.overlaps(wanted.span)), None)
         if ours is not None and ours.region_name:
             path = f"region {ours.region_name!r}"
+            if ours.file != wanted.file and ours.region_name == region_name:
+                path = f"an older version of {path}"
+                hint = "close that one first, or attach this one with addr=mshare.ANYWHERE"
+        elif ours is None and vma.file == wanted.file:
+            path = "this very region, mapped by another interpreter or without mshare"
         what = f"{path} ({vma.span.start:#x}-{vma.span.end:#x} {vma.perms})"
     return AddressTakenError(
-        f"addresses {wanted.start:#x}-{wanted.end:#x} are taken in this process by {what}",
-        "unmap that, or attach elsewhere with addr=mshare.ANYWHERE",
+        f"addresses {wanted.span.start:#x}-{wanted.span.end:#x} are taken in this process by {what}", hint
     )
 
 
 def _after_fork_in_child() -> None:
     """Drop what threads that this child does not have were creating: nobody here would ever."""
-    for mapping in list(_table.values()):
+    for mapping in list(_mappings.values()):
         if mapping.draft_of not in (None, threading.get_ident()):
             mapping.unmap()
 

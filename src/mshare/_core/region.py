@@ -1,5 +1,5 @@
-"""A region as one process has it attached. May depend on: limits, handle, linux, mapping, registry, errors, units,
-record, numpy."""
+"""A region as one process has it attached. May depend on: attached, limits, handle, linux, mapping, registry,
+errors, units, record, numpy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import errno
 import math
 import os
 import stat
-import weakref
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from . import handle as handles
 from . import limits, mapping, registry
+from .attached import Attached
 from .errors import (
     AccessDeniedError,
     BackendUnavailableError,
@@ -29,7 +29,7 @@ from .errors import (
     ViewsAliveError,
 )
 from .handle import Handle
-from .linux import ioctl, locks, proc
+from .linux import descriptors, ioctl, locks, proc
 from .linux.descriptors import Descriptor
 from .record import ATTACHED_BYTE, Record, RegionInfo
 from .units import format_list, format_size, whole
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
 
-class Region(mapping.Owner):
+class Region:
     """A region as this process has it attached. Made by `create` and `attach`; usable as a context manager.
 
     The attachment ends with `close`, with the `with` block, with the garbage collection of the object and all its
@@ -47,19 +47,24 @@ class Region(mapping.Owner):
     """
 
     def __init__(self, name: str, root: Path | None, status: os.stat_result, record: Record, *, readonly: bool) -> None:
-        """`root`, `status` and `record`: the file as it is at this moment. Of use once it owns a mapping (`area`), at
+        """`root`, `status` and `record`: the file as it is at this moment. Of use once `_attached` owns a mapping, at
         the record's address unless told otherwise."""
         self._name = name
         self._root = root
         self._status = status
         self._record = record
         self._readonly = readonly
-        self._exporter: mapping.Exporter | None = None
-        """What all views hang on; made for the first."""
-        self._closed = False
-        self._handle: Handle | None = None
-        """Of a region without a name: kept for `handle`, and to keep the region alive."""
         self._addr = record.addr
+        self._anchor = mapping.anchor(Attached())
+
+    @property
+    def _attached(self) -> Attached:
+        attached: Attached = self._anchor.co_consts[0]
+        return attached
+
+    @property
+    def _area(self) -> mapping.Mapping | None:
+        return self._attached.area
 
     @property
     def name(self) -> str:
@@ -79,7 +84,8 @@ class Region(mapping.Owner):
     @property
     def readonly(self) -> bool:
         """True if this object gives no write access."""
-        return self._readonly or (self.area is not None and not self.area.writable)
+        area = self._area
+        return self._readonly or (area is not None and not area.writable)
 
     @property
     def backend(self) -> str:
@@ -89,18 +95,18 @@ class Region(mapping.Owner):
     @property
     def closed(self) -> bool:
         """True after `close`."""
-        return self._closed
+        return self._attached.closed
 
     @property
     def buf(self) -> memoryview:
         """The region's bytes, zero copy; read-only if the region is. While it or anything made from it lives, the
         region cannot be closed. Raises `RegionClosedError`."""
+        descriptors.reclaim_lock()
         with mapping.lock:
-            if self._exporter is None and not self._closed and self.area is not None:
-                self._exporter = self.area.export(self.size)
-            if self._exporter is None:
+            exporter = self._attached.exporter(self.size)
+            if exporter is None:
                 raise RegionClosedError(f"region {self.name!r} is closed", "attach it again")
-            view = memoryview(self._exporter).cast("B")
+            view = memoryview(exporter).cast("B")
             return view.toreadonly() if self.readonly else view
 
     def ndarray(
@@ -145,14 +151,14 @@ class Region(mapping.Owner):
     @limits.named
     def info(self) -> RegionInfo:
         """Return the region as it is now. Costs one pass over /proc. Raises `RegionClosedError`."""
-        if self.closed:
+        area, handle = self._area, self._attached.handle
+        if area is None:
             raise RegionClosedError(f"region {self.name!r} is closed", "see mshare.regions()")
-        assert self.area is not None
-        file = self.area.file
+        file = area.file
         pids = proc.processes_mapping({file})[file]
         status, named, facts = self._status, False, None
-        if self._handle is not None:
-            status, facts = os.fstat(self._handle.fileno()), ioctl.region_facts(self._handle.fileno())
+        if handle is not None:
+            status, facts = os.fstat(handle.fileno()), ioctl.region_facts(handle.fileno())
         try:
             with registry.find(self.name) as entry:
                 if entry.file == file:
@@ -171,40 +177,19 @@ class Region(mapping.Owner):
         Raises `ViewsAliveError` (a `BufferError`), and changes nothing, while a memoryview, slice or array of this
         object lives.
         """
+        descriptors.reclaim_lock()
         with mapping.lock:
-            if not self._drop_exporter():
+            if not self._attached.close():
                 raise views_alive(self.name)
-            self._let_go()
-
-    def _drop_exporter(self) -> bool:
-        """Let go of the exporter; False, with nothing changed, if views keep it alive."""
-        if self._exporter is None:
-            return True
-        watch = weakref.ref(self._exporter)
-        self._exporter = None
-        self._exporter = watch()
-        return self._exporter is None
-
-    def _let_go(self) -> None:
-        """Close it, whatever views there are: they keep the memory mapped."""
-        self._closed = True
-        self._exporter = None
-        if self._handle is not None:
-            self._handle.close()
-        if self.area is not None:
-            self.area.release(self)
-
-    def _keep(self, handle: Handle) -> None:
-        """Keep `handle`, which nobody else closes, as long as this is open."""
-        self._handle = handle
 
     def _own_handle(self, *, writable: bool) -> Handle:
         """Return a handle of the region, to be closed by the caller."""
-        if self._closed or self.area is None:
+        area, handle = self._area, self._attached.handle
+        if area is None:
             raise RegionClosedError(f"region {self.name!r} is closed", "attach it again")
-        if self._handle is not None:
-            return self._handle.duplicate()
-        return handles.of_named(self.name, self.area.file, writable=writable)
+        if handle is not None:
+            return handle.duplicate()
+        return handles.of_named(self.name, area.file, writable=writable)
 
     @limits.named
     def handle(self) -> Handle:
@@ -245,14 +230,15 @@ class Region(mapping.Owner):
                     f"this region on {self.backend} cannot be sealed, or not any more, or not by a map-only handle",
                     "use create_anonymous(size), and seal it before map_only()",
                 )
-            assert self.area is not None
-            areas = [area for area in mapping.all_of("", {self.area.file}) if area.writable]
+            assert self._area is not None
+            file = self._area.file
+            areas = [area for area in mapping.all_of("", {file}) if area.writable]
             if areas:  # a read-only `Region` may share a writable mapping, which has to be put back if this fails
                 fd = kept.enter_context(_writable(fd))
-            owners = [owner for area in areas for owner in area.owners() if isinstance(owner, Region)]
-            dropped = [region._drop_exporter() for region in owners]
-            if not all(dropped) or any(not isinstance(owner, Region) for area in areas for owner in area.owners()):
+            if not without_views(areas):
                 raise views_alive(self.name)
+            for area in areas:  # a signal handler that closes regions shall not unmap what is replaced here
+                area.hold(kept.enter_context(mapping.Hold()))
             with Descriptor(f"/proc/self/fd/{fd}", os.O_RDONLY) as readonly_fd:
                 try:
                     locks.try_read_lock(readonly_fd, ATTACHED_BYTE)
@@ -268,7 +254,7 @@ class Region(mapping.Owner):
                             f"uid {os.geteuid()} may not seal this region", "have its owner do it"
                         ) from error
                     if isinstance(error, OSError) and error.errno == errno.EBUSY:
-                        who = format_list(proc.writers(self.area.file)) or "none that this process may see"
+                        who = format_list(proc.writers(file)) or "none that this process may see"
                         raise RegionBusyError(
                             f"processes can write to the region: {who}",
                             "have them close it, or attach it with readonly=True",
@@ -307,8 +293,8 @@ class Region(mapping.Owner):
                 raise
             with mapping.lock:
                 self._name, self._root = name, root
-                if self.area is not None:
-                    self.area.published(name)
+                if self._area is not None:
+                    self._area.published(name)
 
     def __enter__(self) -> Self:
         return self
@@ -324,7 +310,7 @@ class Region(mapping.Owner):
             # The views belong to frames of the error on its way out: it matters more, and the memory is given back
             # when they go.
             with mapping.lock:
-                self._let_go()
+                self._attached.let_go()
 
     def __reduce__(self) -> str:
         raise TypeError("a Region cannot be pickled: pass its name or `region.handle()`, and attach that there")
@@ -341,6 +327,13 @@ def _dimensions(shape: SupportsIndex | Iterable[SupportsIndex]) -> tuple[int, ..
         if not isinstance(shape, Iterable):
             raise
     return tuple(whole(number, "a dimension of a shape") for number in shape)
+
+
+def without_views(areas: list[mapping.Mapping]) -> bool:
+    """Let go of what views hang on, if nothing looks into the mappings. Under `mapping.lock`."""
+    dropped = [owner.without_views() for area in areas for owner in area.owners() if isinstance(owner, Attached)]
+    # Views have an owner, also those of a Region that is gone. What views hang on is made again on demand.
+    return all(dropped) and all(isinstance(owner, Attached) for area in areas for owner in area.owners())
 
 
 def views_alive(name: str) -> ViewsAliveError:

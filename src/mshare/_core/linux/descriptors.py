@@ -1,4 +1,4 @@
-"""Descriptors, most of them for one call, and the lock that keeps forks and threads apart. May depend on: nothing.
+"""Descriptors, most of them for one call, and the lock that keeps forks and threads apart. May depend on: held.
 
 Facts: a forked child inherits every descriptor, also those that another thread has open just then, and nobody in the
 child will ever close them. Ours carry locks that live as long as any copy does.
@@ -12,13 +12,30 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from itertools import starmap
 from pathlib import Path
+from sys import is_finalizing
 from typing import Self
+
+from .held import give_back, take
 
 lock = threading.RLock()
 """Held over every fork, and while a descriptor is opened or closed or a mapping made or dropped, so that a child never
 inherits one that is not in a table. Reentrant, because a garbage collection inside may drop a mapping."""
+
+
+def reclaim_lock() -> None:
+    """Take `lock` away from a thread that will never run again, when the interpreter ends.
+
+    Facts: at its end the interpreter stops all other threads for good, wherever they are: also where they hold a lock.
+    Consequence: a finalizer that waits for `lock` may wait forever.
+    Decision: whoever finds the interpreter ending and `lock` taken makes `lock` new. Called before `lock` is taken.
+    """
+    if is_finalizing():
+        if lock.acquire(blocking=False):
+            lock.release()
+        else:
+            lock._at_fork_reinit()  # type: ignore[attr-defined]
+
 
 _open: dict[int, tuple[int, list[int]]] = {}
 """Lists that hold our open descriptors by their id(), with the thread each belongs to. Protected by `lock`."""
@@ -27,11 +44,7 @@ _open: dict[int, tuple[int, list[int]]] = {}
 class Descriptor:
     """An open file, closed by `close`, at the end of a `with` block (which gives its number), or with this object.
 
-    Facts: Python runs signal handlers, and they may raise (KeyboardInterrupt), between any two steps of bytecode: also
-    between the return of `os.open` and the assignment of what it returned. It runs none while C calls C.
-    Consequence: a number that passes through bytecode can get lost, and the open file with it.
-    Decision: it goes from `os.open` into a list, and from there into `os.close`, by C (`starmap`, `map`); this object
-    owns the list.
+    This object owns a list that holds the number (see `held`).
     """
 
     _held: list[int] = []  # noqa: RUF012 - for `close`, when the constructor was interrupted; never changed
@@ -50,8 +63,9 @@ class Descriptor:
     def _make(self, make: Callable[..., int], *arguments: object) -> None:
         held: list[int] = []
         self._held = held
+        reclaim_lock()
         with lock:
-            held.extend(starmap(make, (arguments,)))
+            take(held, make, arguments)
             _open[id(held)] = threading.get_ident(), held  # not before: what fails to open is nothing to remember
             self.fd: int = held[0]
 
@@ -64,13 +78,13 @@ class Descriptor:
     def close(self) -> None:
         """Close it now. A second call does nothing."""
         held = self._held
+        reclaim_lock()
         with lock:
-            if held:
-                next(map(os.close, map(held.pop, (0,))))
+            give_back(held, os.close)
             _open.pop(id(held), None)
 
     def __del__(self) -> None:
-        if self._held:
+        if self._held and _open is not None:  # at the very end of the interpreter, the names of this module are gone
             self.close()
 
     def __enter__(self) -> int:

@@ -1,4 +1,4 @@
-"""mmap, munmap, madvise: what Python's own `mmap` module cannot do at a chosen address. May depend on: nothing.
+"""mmap, munmap, madvise: what Python's own `mmap` module cannot do at a chosen address. May depend on: held.
 
 Each raises `OSError` with the kernel's errno; errors get their meaning further up.
 """
@@ -9,9 +9,10 @@ import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import starmap
 from pathlib import Path
 from typing import NoReturn
+
+from . import held
 
 PROT_READ, PROT_WRITE = 1, 2
 MAP_SHARED = 0x01
@@ -50,9 +51,8 @@ def mmap_into(at: list[int], fd: int, length: int, *, writable: bool, addr: int 
     """
     flags = MAP_SHARED | (MAP_FIXED_NOREPLACE if addr is not None else 0)
     prot = PROT_READ | (PROT_WRITE if writable else 0)
-    at.extend(starmap(_libc.mmap, ((addr, length, prot, flags, fd, offset),)))
-    if at[0] == _FAILED:
-        at.clear()
+    held.take(at, _libc.mmap, (addr, length, prot, flags, fd, offset), unless=_FAILED)
+    if not at:
         raise_errno()
     if addr is not None and at[0] != addr:  # kernels before 4.17 take the flag for a hint
         munmap_from(at, length)
@@ -77,7 +77,7 @@ def pidfd_getfd(pidfd: int, number: int) -> int:
 
 def munmap_from(at: list[int], length: int) -> None:
     """Unmap `length` bytes at the address in `at`, taken out of it in the same step; nothing if it is empty."""
-    if at and at[0] != _FAILED and next(map(_libc.munmap, map(at.pop, (0,)), (length,))):
+    if held.give_back(at, _libc.munmap, length):
         raise_errno()
 
 
