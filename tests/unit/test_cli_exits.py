@@ -8,7 +8,7 @@ import json
 import pytest
 
 from mshare._core import errors
-from mshare._tools.cli import _exits
+from mshare._tools.cli import _exits, dispatch
 
 CODES = {
     "InvalidNameError": 2,
@@ -75,3 +75,13 @@ def test_a_message_is_one_line_whatever_the_file_is_called(capsys: pytest.Captur
     document = json.loads(capsys.readouterr().err)["error"]
     assert document["errno"] == "ENOENT"
     assert document["exit_code"] == 3
+
+
+@pytest.mark.parametrize(
+    "words", [("top", "--interval", "nan", "--count", "1"), ("exporter", "--max-age", "NaN", "--once")]
+)
+def test_a_time_is_a_number(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "NaN is not a number of seconds" in err

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import grp
 import json
+import math
 import os
 import pwd
 import sys
@@ -131,6 +132,13 @@ def parse_mode(text: str) -> int:
         return int(text, 8)
     except ValueError:
         raise InvalidArgumentError(f"invalid mode {text!r}", "use octal digits, such as 0600 or 644") from None
+
+
+def not_nan(seconds: float) -> float:
+    """Return the number. Raises typer's error for NaN, which passes typer's own check of the least and the most."""
+    if math.isnan(seconds):
+        raise typer.BadParameter("NaN is not a number of seconds")
+    return seconds
 
 
 def parse_address(text: str) -> int:

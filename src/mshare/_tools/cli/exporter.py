@@ -1,5 +1,5 @@
-"""`mshare exporter`: metrics for Prometheus. May depend on: _exits, _extras, _snapshots, _tools.exporter, _tools.scan,
-collect, mshare, prometheus_client, typer."""
+"""`mshare exporter`: metrics for Prometheus. May depend on: _console, _exits, _extras, _snapshots, _tools.exporter,
+_tools.scan, collect, mshare, prometheus_client, typer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ... import __version__
 from ..collect import collect
 from ..scan.snapshot import Snapshot
 from ..scan.survey import Survey, survey
+from ._console import not_nan
 from ._exits import UsageError
 from ._extras import extra
 from ._snapshots import region_names
@@ -33,7 +34,10 @@ def command(
         int, typer.Option(metavar="N", min=1, max=1000, help="So many objects have series of their own; 1 to 1000.")
     ] = 20,
     max_age: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0, max=3600, help="A scan this old is good for another scrape.")
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0, max=3600, callback=not_nan, help="A scan this old is good for another scrape."
+        ),
     ] = 5,
     once: Annotated[bool, typer.Option("--once", help="Print the metrics, and end.")] = False,
     what: Annotated[

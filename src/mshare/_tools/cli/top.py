@@ -17,7 +17,7 @@ from ..collect import Choice, collect
 from ..scan.show import survey_json, table
 from ..scan.survey import survey
 from ..top.rows import Reading, heading
-from ._console import AsJson, print_line, print_table
+from ._console import AsJson, not_nan, print_line, print_table
 from ._extras import extra
 from ._snapshots import User, region_names, uid_of
 
@@ -30,7 +30,8 @@ mshare top --json --count 60 > minutes.jsonl
 
 def command(
     interval: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.5, max=3600, help="Read this often. 0.5 to 3600.")
+        float,
+        typer.Option(metavar="SECONDS", min=0.5, max=3600, callback=not_nan, help="Read this often. 0.5 to 3600."),
     ] = 5,
     count: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="End after N readings.", show_default=False)
