@@ -14,7 +14,7 @@ LINT_PACKAGES := sparse perl xz-utils kmod make gcc-12 gcc libc6-dev libelf1 pah
 VM_PACKAGES := qemu-system-x86 $(LINT_PACKAGES)
 TEST_PACKAGES := postgresql-15 chromium prometheus dkms
 
-.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-postgres bench-kernel compare prove clean vm-deps test-deps test-vm test-kernels test-debug-kernel demo-vm vm-shell
+.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-start bench-postgres bench-kernel compare prove clean vm-deps test-deps test-vm test-kernels test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/bin/mshare:
@@ -62,6 +62,9 @@ bench-scan: venv
 
 bench-top: venv
 	$(BIN)/python -m benchmarks.top
+
+bench-start: venv
+	$(BIN)/python -m benchmarks.start --json docs/results/start.json --markdown docs/results/start.md
 
 # Every mechanism, the heavy ones too: gigabytes to install, 20 minutes, 9 GiB of memory at the most. As root, or no huge pages.
 COMPARE_TORCH ?= torch

@@ -28,8 +28,9 @@ SIZE = 5 * PMD + 3 * PAGE + 1
 @pytest.fixture
 def own_space(backend: str, request: pytest.FixtureRequest) -> Iterator[Path]:
     """The root of `backend`, on a file system that nobody else uses, so that its free space is ours to count."""
-    root = backend_of(backend).root()
-    assert root is not None
+    place = backend_of(backend).root()
+    assert place is not None
+    root = Path(place)
     if backend == "hugetlb":
         subprocess.run(["umount", "--lazy", str(root)], check=True)
         options = f"size={64 * PMD},mode=1777,pagesize=2M"

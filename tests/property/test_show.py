@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,7 +75,7 @@ def test_memory_in_pages_and_in_shared_tables() -> None:
         None,
         None,
     ]
-    shared = replace(private, memory_bytes=64 << 20, shared_table_bytes=132 << 10, charged_bytes=67391488)
+    shared = private._replace(memory_bytes=64 << 20, shared_table_bytes=132 << 10, charged_bytes=67391488)
     assert dict(region_fields(shared, 1000.0, str))["memory"] == (
         "64 MiB in pages, 132 KiB in shared page tables; counts 64.2 MiB of the mount's size="
     )

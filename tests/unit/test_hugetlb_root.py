@@ -12,9 +12,9 @@ from mshare._core.backends import hugetlb
 def test_only_the_usual_place_is_taken(hugetlb_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another hugetlbfs is somebody else's, and goes when they go."""
     monkeypatch.delenv("MSHARE_ROOT")
-    assert hugetlb.Hugetlb().root() in (None, Path("/dev/hugepages"))
-    monkeypatch.setattr(hugetlb, "_DEFAULT", hugetlb_world / "shm")  # a directory, as some containers have it
+    assert hugetlb.Hugetlb().root() in (None, "/dev/hugepages")
+    monkeypatch.setattr(hugetlb, "_DEFAULT", str(hugetlb_world / "shm"))  # a directory, as some containers have it
     assert hugetlb.Hugetlb().root() is None
     assert "mount -t hugetlbfs" in hugetlb.Hugetlb().availability().remedy
-    monkeypatch.setattr(hugetlb, "_DEFAULT", hugetlb_world / "hugetlb")
-    assert hugetlb.Hugetlb().root() == hugetlb_world / "hugetlb"
+    monkeypatch.setattr(hugetlb, "_DEFAULT", str(hugetlb_world / "hugetlb"))
+    assert hugetlb.Hugetlb().root() == str(hugetlb_world / "hugetlb")

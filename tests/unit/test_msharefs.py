@@ -81,7 +81,7 @@ def test_who_is_not_admitted_learns_how(world: Path, monkeypatch: pytest.MonkeyP
     assert not refused.usable
     assert f"uid {os.geteuid()} may make no regions in {root} (mode 0755, owner uid " in refused.reason
     assert refused.remedy == f'sudo chgrp "$(id -gn)" {root} && sudo chmod 1775 {root}'
-    monkeypatch.setattr("mshare._core.backends.msharefs.DEFAULT_ROOT", root)
+    monkeypatch.setattr("mshare._core.backends.msharefs.DEFAULT_ROOT", str(root))
     assert MSHAREFS.availability().remedy == 'sudo mshare module load --group "$(id -gn)"'
 
 
@@ -165,5 +165,5 @@ def test_a_mapping_may_reach_beyond_the_file_on_msharefs_only() -> None:
 
 
 def test_the_magic_is_that_of_statfs() -> None:
-    assert file_system_magic(Path("/proc")) == 0x9FA0  # PROC_SUPER_MAGIC
-    assert file_system_magic(Path("/proc/none")) is None
+    assert file_system_magic("/proc") == 0x9FA0  # PROC_SUPER_MAGIC
+    assert file_system_magic("/proc/none") is None

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, nullcontext, suppress
 from fcntl import F_GETFL, fcntl
-from typing import Final
 
 from . import limits, mapping, registry
 from .attached import Attached
@@ -27,6 +26,10 @@ from .procfs import FileId
 from .record import ATTACHED_BYTE
 from .region import Region, views_alive, without_views
 from .units import format_size, whole
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 
 class _Anywhere:

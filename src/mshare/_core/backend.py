@@ -1,5 +1,5 @@
 """What a backend is, and which one a new region gets. May depend on: errors, units, geometry, record,
-linux.descriptors (the type).
+typed, linux.descriptors (the type).
 
 A backend decides where a region's memory comes from and with that its page tables; everything else (names, lifetime,
 rights, addresses) is the same for all and lives above. The implementations are in `backends/`.
@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple, Protocol
 
 from .errors import BackendUnavailableError, InvalidArgumentError
 from .geometry import PMD
 from .linux.descriptors import Descriptor
 from .record import Record, file_size
+from .typed import NamedTuple, Protocol
 from .units import format_apart, format_size
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all) while a region's memory is being reserved."""
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """How a backend differs from the others, and the only ways in which it may."""
 
     leaf_size: int
@@ -68,7 +65,7 @@ class Backend(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
-    def root(self) -> Path | None:
+    def root(self) -> str | None:
         """Return the directory whose files are this backend's regions; None if the machine has no such place."""
 
     def open_file(self) -> Descriptor:

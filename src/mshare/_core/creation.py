@@ -1,5 +1,6 @@
 """Creating regions: everything happens to a file without a name, and one step gives it one. May depend on: limits,
-attachment, backend, backends, handle, linux, mapping, region, registry, errors, units, geometry, record, procfs."""
+attachment, backend, backends, handle, linux, mapping, region, registry, errors, units, geometry, record, procfs,
+typed."""
 
 from __future__ import annotations
 
@@ -8,7 +9,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from zlib import crc32
 
 from . import backends, limits, mapping, registry
@@ -28,6 +28,7 @@ from .linux.memory import file_size_limit
 from .procfs import FileId
 from .record import ATTACHED_BYTE, Record, file_size
 from .region import Region
+from .typed import NamedTuple
 from .units import format_apart, format_size, whole
 
 Fill = Callable[[memoryview], None]
@@ -96,8 +97,7 @@ def create_anonymous(
     return build(Spec(None, size, 0o600, addr, reserve, progress, fill, linkable=linkable), backend)
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
+class Spec(NamedTuple):
     """What a new region shall be."""
 
     name: str | None
@@ -130,7 +130,7 @@ class Spec:
                 f"at most {format_size(USER_END // 2)}",
             )
         addr = None if self.addr is None else check_address(self.addr, size, PAGE)
-        return replace(self, size=size, addr=addr, mode=registry.check_mode(self.mode))
+        return self._replace(size=size, addr=addr, mode=registry.check_mode(self.mode))
 
 
 def build(spec: Spec, forced: str | None = None) -> Region:

@@ -41,7 +41,10 @@ Every message ends with what the caller can do. Pure. May depend on: nothing.
 from __future__ import annotations
 
 import errno as _errno
-from typing import ClassVar
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 class MshareError(OSError):

@@ -1,4 +1,4 @@
-"""Arithmetic of addresses and page tables on x86-64: numbers, no system call. Pure. May depend on: nothing.
+"""Arithmetic of addresses and page tables on x86-64: numbers, no system call. Pure. May depend on: typed.
 
 One page-table page is 4 KiB and holds 512 entries of 8 bytes. A PTE page maps 2 MiB, a PMD page 1 GiB, a PUD
 page 512 GiB. Source: Intel SDM volume 3, section 4.5; the kernel counts a process's own table pages in
@@ -8,7 +8,8 @@ page 512 GiB. Source: Intel SDM volume 3, section 4.5; the kernel counts a proce
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+
+from .typed import NamedTuple
 
 PAGE = 1 << 12
 """Bytes of the smallest page and of one page-table page."""

@@ -11,7 +11,6 @@ import errno
 import fcntl
 import os
 import stat
-from typing import Self
 
 from . import limits, registry
 from .errors import AccessDeniedError, BackendUnavailableError, NotARegionError, RegionClosedError, RegionNotFoundError
@@ -19,6 +18,10 @@ from .linux import ioctl, libc, memfd
 from .linux.descriptors import Descriptor
 from .record import Record
 from .units import format_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 _FIXED_SIZE = memfd.SHRINK | memfd.GROW
 _SEALED = _FIXED_SIZE | memfd.WRITE

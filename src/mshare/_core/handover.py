@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import array
-import socket
+import struct
 
 from . import limits
 from .errors import DescriptorLimitError, NotAHandleError
 from .handle import Handle
 from .linux.descriptors import Descriptor
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
 _BYTE = b"M"
-_ROOM = socket.CMSG_SPACE(8 * array.array("i").itemsize)
+_NUMBER = struct.Struct("@i")
 
 
 @limits.named
@@ -21,12 +24,15 @@ def send_handle(sock: socket.socket, handle: Handle) -> None:
     Raises `OSError` (EPIPE, ECONNRESET) if nobody can receive it, `RegionClosedError`, TypeError for anything but a
     handle.
     """
+    import socket  # it takes 5 ms, and whoever has a socket has imported it
+
     if not isinstance(handle, Handle):
         raise TypeError(
             f"send_handle sends a Handle, not a {type(handle).__name__}: send region.handle(), which gives control of "
             "the region, or region.map_only()"
         )
-    socket.send_fds(sock, [_BYTE], [handle.fileno()])
+    number = _NUMBER.pack(handle.fileno())
+    sock.sendmsg([_BYTE], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, number)])
 
 
 @limits.named
@@ -39,12 +45,15 @@ def recv_handle(sock: socket.socket) -> Handle:
     Hazard: who sent it may still be able to write to the memory, or, if it is no memory that this library made, to cut
     it short (SIGBUS). From somebody you do not trust, attach with `require_sealed=True`.
     """
+    import socket
+
     got: list[Descriptor] = []
-    message, ancillary, flags, _ = sock.recvmsg(len(_BYTE), _ROOM, socket.MSG_CMSG_CLOEXEC)
+    room = socket.CMSG_SPACE(8 * _NUMBER.size)
+    message, ancillary, flags, _ = sock.recvmsg(len(_BYTE), room, socket.MSG_CMSG_CLOEXEC)
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            numbers = array.array("i", data[: len(data) - len(data) % array.array("i").itemsize])
-            got.extend(Descriptor.made_by(int, number) for number in numbers)
+            numbers = _NUMBER.iter_unpack(data[: len(data) - len(data) % _NUMBER.size])
+            got.extend(Descriptor.made_by(int, number) for (number,) in numbers)
     try:
         if not message and not got:
             raise NotAHandleError("the other side closed the socket", "ask it again")

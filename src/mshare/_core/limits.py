@@ -8,14 +8,17 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
 
 from .errors import DescriptorLimitError, MshareError, NoSpaceError
 from .linux import memory, proc
 from .units import format_size
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ParamSpec, TypeVar
+
+    _P = ParamSpec("_P")
+    _R = TypeVar("_R")
 
 _MAPPINGS_OF_THE_KERNEL = 2
 """Lines of /proc/self/maps that do not count against `vm.max_map_count`: [vsyscall], and the last mapping allowed."""

@@ -26,7 +26,6 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from types import CodeType
-from typing import Self
 
 from . import limits
 from .errors import AddressTakenError, InvalidAddressError, ReadOnlyMappingError
@@ -34,6 +33,10 @@ from .geometry import USER_END, Span
 from .linux import descriptors, libc, proc
 from .procfs import FileId, Vma
 from .units import format_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 Exporter = ctypes.Array[ctypes.c_ubyte]
 

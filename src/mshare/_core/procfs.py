@@ -1,4 +1,4 @@
-"""Parsers of /proc text: bytes in, records out. Pure. May depend on: geometry.
+"""Parsers of /proc text: bytes in, records out. Pure. May depend on: geometry, typed.
 
 Every parser accepts what a hostile or dying process can put there: paths with spaces, newlines (the kernel escapes
 them as `\\012`), ` (deleted)`, lines cut short. A line that makes no sense is skipped, never guessed at.
@@ -8,9 +8,9 @@ Source: Documentation/filesystems/proc.rst.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from .geometry import Span
+from .typed import NamedTuple
 
 
 class FileId(NamedTuple):

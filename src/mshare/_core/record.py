@@ -1,4 +1,5 @@
-"""The record a region carries in its own file, and the record `info()` shows people. Pure. May depend on: geometry.
+"""The record a region carries in its own file, and the record `info()` shows people. Pure. May depend on: geometry,
+typed.
 
 A region is one file, so that it appears, moves and goes in one step whatever dies meanwhile::
 
@@ -13,9 +14,9 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
 
 from .geometry import PAGE, PMD, PUD, USER_END, page_tables, round_up
+from .typed import NamedTuple
 
 MAGIC = b"mshare\r\n"
 VERSION = 1
@@ -47,8 +48,7 @@ class NoRecordError(RecordError):
     """The page does not even claim to be a record: the file may be a region made without this library."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """What a region's file says about itself; everything else (mode, owner) is the file's own."""
 
     size_bytes: int
@@ -147,8 +147,7 @@ def file_size(size_bytes: int, file_unit: int) -> int:
     return round_up(size_bytes + RECORD_SIZE, file_unit)
 
 
-@dataclass(frozen=True, slots=True)
-class RegionInfo:
+class RegionInfo(NamedTuple):
     """A region as it was at one moment. Immutable; ask again for a fresh one."""
 
     name: str

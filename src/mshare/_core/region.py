@@ -9,11 +9,8 @@ import os
 import stat
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import replace
 from fcntl import F_GETFL, fcntl
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from . import handle as handles
 from . import limits, mapping, registry
@@ -34,7 +31,10 @@ from .linux.descriptors import Descriptor
 from .record import ATTACHED_BYTE, Record, RegionInfo
 from .units import format_list, format_size, whole
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Self, SupportsIndex
+
     import numpy
     from numpy.typing import DTypeLike
 
@@ -46,7 +46,7 @@ class Region:
     views, or with the process, whatever ends it. None of these removes the name.
     """
 
-    def __init__(self, name: str, root: Path | None, status: os.stat_result, record: Record, *, readonly: bool) -> None:
+    def __init__(self, name: str, root: str | None, status: os.stat_result, record: Record, *, readonly: bool) -> None:
         """`root`, `status` and `record`: the file as it is at this moment. Of use once `_attached` owns a mapping, at
         the record's address unless told otherwise."""
         self._name = name
@@ -169,7 +169,7 @@ class Region:
             limits.reraise(error)
         root = self._root if named else None
         info = registry.describe(self.name, root, status, self._record, facts, locked=True, pids=pids)
-        return replace(info, named=named)
+        return info._replace(named=named)
 
     def close(self) -> None:
         """Detach: end this object's use of the region. A second call does nothing. Never removes the name.

@@ -1,5 +1,5 @@
 """Names: finding, publishing and listing regions under the roots. May depend on: units, limits, backends, linux,
-errors, record, procfs.
+errors, record, procfs, typed.
 
 A region is one file under a backend's root; its name is the file's name. There is no other list, so there is nothing
 to repair after a crash. Who is attached is told by a lock on `ATTACHED_BYTE` that the kernel ties to each mapping.
@@ -18,9 +18,6 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import NamedTuple
 
 from . import backends, limits
 from .errors import (
@@ -39,6 +36,7 @@ from .linux.descriptors import Descriptor
 from .linux.ioctl import RegionFacts, region_facts
 from .procfs import FileId
 from .record import ATTACHED_BYTE, RECORD_SIZE, NoRecordError, Record, RecordError, RegionInfo
+from .typed import NamedTuple
 from .units import whole
 
 _PATIENCE_S = 1.0
@@ -76,7 +74,7 @@ def check_mode(mode: int) -> int:
 class _Root(NamedTuple):
     """A root, and the file system that lay there when it was looked at."""
 
-    path: Path
+    path: str
     dev: int
     prefix: str
     """The path with a slash: a name goes behind it."""
@@ -109,12 +107,12 @@ def _present_roots() -> tuple[_Root, ...]:
     return _remembered[1]
 
 
-def roots() -> list[Path]:
+def roots() -> list[str]:
     """Return the directories that hold regions, in the order in which names are looked up."""
     return [root.path for root in _present_roots()]
 
 
-def root_of(dev: int) -> Path | None:
+def root_of(dev: int) -> str | None:
     """Return the root that lies on the file system `dev`, if one does."""
     return next((root.path for root in _present_roots() if root.dev == dev), None)
 
@@ -125,7 +123,7 @@ def no_proc() -> BackendUnavailableError:
 
 
 @contextmanager
-def read_only_named(root: Path) -> Iterator[None]:
+def read_only_named(root: str) -> Iterator[None]:
     """Raise `BackendUnavailableError` instead of the kernel's EROFS for a file under `root`."""
     try:
         yield
@@ -138,13 +136,12 @@ def read_only_named(root: Path) -> Iterator[None]:
         ) from error
 
 
-@dataclass(frozen=True)
-class RootEntry:
+class RootEntry(NamedTuple):
     """A region found by name: the entry of its file in a root's directory. `descriptor` is an `O_PATH` descriptor of
     the file, which is still to be opened."""
 
     name: str
-    root: Path
+    root: str
     descriptor: Descriptor
     file: FileId
 
@@ -154,8 +151,8 @@ class RootEntry:
         return os.fstat(self.descriptor.fd)
 
     @property
-    def path(self) -> Path:
-        return self.root / self.name
+    def path(self) -> str:
+        return os.path.join(self.root, self.name)
 
     @property
     def link(self) -> str:
@@ -301,9 +298,9 @@ def _the_one(name: str, hits: list[RootEntry]) -> RootEntry:
         return hits[0]
     for place in _present_roots():
         if _is_mounted_on(place, name):  # not "there is none": who hears that would create it, for ever
-            raise NotARegionError(f"something is mounted on {place.path / name}", "unmount it, or choose another name")
+            raise NotARegionError(f"something is mounted on {place.prefix}{name}", "unmount it, or choose another name")
     raise RegionNotFoundError(
-        f"there is no region {name!r} under {', '.join(map(str, roots())) or 'any root'}",
+        f"there is no region {name!r} under {', '.join(roots()) or 'any root'}",
         "create it, or see `mshare ls` for those that exist",
     )
 
@@ -330,7 +327,7 @@ def wait(done: Callable[[], bool]) -> bool:
     return True
 
 
-Opened = tuple[Descriptor, Path, os.stat_result]
+Opened = tuple[Descriptor, str, os.stat_result]
 """A region's open file that carries an attachment's lock, its root, and its status: it is still named."""
 
 
@@ -359,7 +356,7 @@ def open_to_attach(name: str, *, writable: bool) -> Opened | None:
         found = None  # Removed since (there may be a new one), or nothing of ours.
 
 
-def _open_at_once(name: str, access: int) -> tuple[Descriptor, Path, int] | None:
+def _open_at_once(name: str, access: int) -> tuple[Descriptor, str, int] | None:
     """Open the file of that name where roots were at the last look, if exactly one of them has one that opens; return
     it with its root and the device that lay there."""
     found = None
@@ -379,17 +376,18 @@ def _open_at_once(name: str, access: int) -> tuple[Descriptor, Path, int] | None
 def refuse_existing(name: str) -> None:
     """Raise `RegionExistsError` if anything has `name` under any root."""
     for root in roots():
-        if os.path.lexists(root / name):
+        if os.path.lexists(os.path.join(root, name)):
             raise _exists(name, root)
 
 
-def _exists(name: str, root: Path) -> RegionExistsError:
+def _exists(name: str, root: str) -> RegionExistsError:
     return RegionExistsError(
-        f"{root / name} exists already", f"attach it, choose another name, or remove it (mshare rm {name!r})"
+        f"{os.path.join(root, name)} exists already",
+        f"attach it, choose another name, or remove it (mshare rm {name!r})",
     )
 
 
-def publish(fd: int, root: Path, name: str) -> None:
+def publish(fd: int, root: str, name: str) -> None:
     """Give the complete, unnamed file `fd` its name, in one step, or raise `RegionExistsError`.
 
     Names are unique over all roots though no step spans two file systems: who looks and links holds the first root's
@@ -409,17 +407,17 @@ def publish(fd: int, root: Path, name: str) -> None:
             raise _exists(name, root) from error
 
 
-def withdraw(fd: int, root: Path, name: str) -> None:
+def withdraw(fd: int, root: str, name: str) -> None:
     """Take away the name of a file that `publish` may or may not have given it. Who has attached keeps the memory."""
     with suppress(OSError):
-        now, mine = os.stat(root / name, follow_symlinks=False), os.fstat(fd)
+        now, mine = os.stat(os.path.join(root, name), follow_symlinks=False), os.fstat(fd)
         if os.path.samestat(now, mine):
-            os.unlink(root / name)
+            os.unlink(os.path.join(root, name))
 
 
 def describe(
     name: str,
-    root: Path | None,
+    root: str | None,
     status: os.stat_result,
     record: Record,
     facts: RegionFacts | None,
@@ -443,7 +441,7 @@ def describe(
         reason=record.reason,
         frozen=record.frozen,
         named=True,
-        path=str(root / name) if root is not None else "",
+        path=os.path.join(root, name) if root is not None else "",
         memory_bytes=status.st_blocks * 512 if facts is None else facts.memory_bytes,
         shared_table_bytes=None if facts is None else facts.table_bytes,
         charged_bytes=None if facts is None else facts.charged_bytes,
@@ -545,7 +543,7 @@ def region_info(name: str) -> RegionInfo:
 
 def with_pids(info: RegionInfo, pids: tuple[int, ...]) -> RegionInfo:
     """Return `info` with the processes found in /proc, which show users of the file that take no lock, too."""
-    return replace(info, pids=pids, orphan=info.orphan and not pids)
+    return info._replace(pids=pids, orphan=info.orphan and not pids)
 
 
 def is_out_of_room(error: OSError) -> bool:

@@ -7,7 +7,6 @@ are, escaped by its own rules, and exact numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +18,7 @@ from .table import Table, printable
 def without(info: RegionInfo, pid: int) -> RegionInfo:
     """Return `info` as it is once process `pid`, which has just made the region, has detached."""
     pids = tuple(other for other in info.pids if other != pid)
-    return replace(info, pids=pids, orphan=not pids)
+    return info._replace(pids=pids, orphan=not pids)
 
 
 def users(info: RegionInfo) -> str:

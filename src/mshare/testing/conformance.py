@@ -59,7 +59,7 @@ def table_bytes() -> int:
 
 def files() -> list[Path]:
     """Return every file under the roots, as a directory listing shows it."""
-    return sorted(path for root in roots() for path in root.iterdir() if path.name not in NO_REGIONS)
+    return sorted(path for root in roots() for path in Path(root).iterdir() if path.name not in NO_REGIONS)
 
 
 class BackendConformance:
@@ -78,7 +78,7 @@ class BackendConformance:
         assert tested.availability().reason
         root = tested.root()
         assert root is not None
-        assert root.is_dir()
+        assert Path(root).is_dir()
         assert tested.space().free_bytes > 0
 
     @pytest.mark.parametrize("size", edge_sizes)

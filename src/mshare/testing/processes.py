@@ -22,7 +22,6 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any, NamedTuple, NoReturn
 
 import mshare
@@ -236,7 +235,7 @@ class _Servant:
         return [info.name for info in mshare.gc()]
 
     def info(self, *, number: int) -> dict[str, Any]:
-        return asdict(self.regions[number].info())
+        return self.regions[number].info()._asdict()
 
     def setenv(self, *, name: str, value: str) -> None:
         os.environ[name] = value

@@ -4,7 +4,6 @@ record."""
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from ..backend import Availability, Progress
 from ..linux.descriptors import Descriptor
@@ -18,7 +17,7 @@ _STEP = 16 * MIB
 class PlainFiles:
     """Files of which the kernel knows no more than of any other: no address, no users. A base for backends."""
 
-    def root(self) -> Path | None:
+    def root(self) -> str | None:
         raise NotImplementedError
 
     def open_file(self) -> Descriptor:
@@ -41,13 +40,13 @@ class PlainFiles:
         return False
 
 
-def overridden_root(kind: str) -> Path | None:
+def overridden_root(kind: str) -> str | None:
     """Return `$MSHARE_ROOT/<kind>` if that variable is set: its own world, for tests and for services."""
     base = os.environ.get("MSHARE_ROOT")
-    return Path(base) / kind if base else None
+    return os.path.join(base, kind) if base else None
 
 
-def writable(root: Path, refused: Availability | None = None) -> Availability:
+def writable(root: str, refused: Availability | None = None) -> Availability:
     """Tell whether this process may create files in `root`. `refused`: what to say if the directory's mode and owner
     forbid it."""
     if os.access(root, os.W_OK | os.X_OK, effective_ids=True):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from pathlib import Path
 
 from ..backend import Availability, Capabilities, Progress, Space
 from ..geometry import PMD
@@ -18,13 +17,13 @@ from ..linux import descriptors, libc
 from ._files import PlainFiles, overridden_root, reserve, writable
 
 _POOL = "/sys/kernel/mm/hugepages/hugepages-2048kB"
-_DEFAULT = Path("/dev/hugepages")
+_DEFAULT = "/dev/hugepages"
 _MAGIC = 0x958458F6
 
 
 def _pool(name: str) -> int:
-    """Return one number of the pool, in pages; 0 on a kernel without 2 MiB pages. Not with `Path.read_bytes`: three
-    times as slow, and every process that attaches looks here once."""
+    """Return one number of the pool, in pages; 0 on a kernel without 2 MiB pages. Not with `open`: three times as
+    slow, and every process that attaches looks here once."""
     try:
         with descriptors.Descriptor(f"{_POOL}/{name}", os.O_RDONLY) as fd:
             return int(os.read(fd, 32))
@@ -32,7 +31,7 @@ def _pool(name: str) -> int:
         return 0
 
 
-def _is_usable(root: Path) -> bool:
+def _is_usable(root: str) -> bool:
     """Tell whether a hugetlbfs with 2 MiB pages lies there. Not by the mount table, which new processes read slowly."""
     return libc.file_system_magic(root) == _MAGIC and os.statvfs(root).f_bsize == PMD
 
@@ -51,7 +50,7 @@ class Hugetlb(PlainFiles):
         needs="a hugetlbfs on /dev/hugepages that you may write to, free huge pages",
     )
 
-    def root(self) -> Path | None:
+    def root(self) -> str | None:
         """/dev/hugepages, where systemd mounts it. No other mount: it would be somebody else's, a container's say, and
         go when they do, with the regions."""
         return overridden_root("hugetlb") or (_DEFAULT if _is_usable(_DEFAULT) else None)

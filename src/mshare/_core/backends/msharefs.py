@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from pathlib import Path
 
 from ..backend import Availability, Capabilities
 from ..errors import InvalidAddressError
@@ -22,7 +21,7 @@ from ..record import Record
 from ._files import overridden_root, writable
 from .shm import Shm
 
-DEFAULT_ROOT = Path("/sys/fs/mshare")
+DEFAULT_ROOT = "/sys/fs/mshare"
 """Made by the module."""
 MODULE = "mshare"
 _MAGIC = 0x6D736872
@@ -30,12 +29,12 @@ _LOAD = "sudo mshare module load"
 NO_MODULES = "use a distribution kernel for x86_64 (outside a container: the host's), or another backend"
 
 
-def is_mounted(root: Path = DEFAULT_ROOT) -> bool:
+def is_mounted(root: str = DEFAULT_ROOT) -> bool:
     """Tell whether an msharefs is mounted on `root`."""
     return os.path.exists(root) and libc.file_system_magic(root) == _MAGIC  # mostly there is none, and asking is cheap
 
 
-def _not_admitted(root: Path) -> Availability:
+def _not_admitted(root: str) -> Availability:
     """Say that the directory admits others only, and how it admits a group."""
     status = os.stat(root)
     admitted = f"mode {stat.S_IMODE(status.st_mode):04o}, owner uid {status.st_uid}, group gid {status.st_gid}"
@@ -61,7 +60,7 @@ class Msharefs(Shm):
         needs="our kernel module (mshare module load), msharefs on /sys/fs/mshare",
     )
 
-    def root(self) -> Path | None:
+    def root(self) -> str | None:
         """/sys/fs/mshare if msharefs is mounted there: without, it is an empty directory, or none."""
         return overridden_root("msharefs") or (DEFAULT_ROOT if is_mounted() else None)
 

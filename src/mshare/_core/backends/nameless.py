@@ -6,8 +6,6 @@ On msharefs a file without a name is one like all others: it needs no variant.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ..backend import Availability, Space
 from ..geometry import PMD
 from ..linux import memfd
@@ -23,7 +21,7 @@ _LABEL = "mshare"
 class ShmMemfd(Shm):
     """A memfd with 4 KiB leaves."""
 
-    def root(self) -> Path | None:
+    def root(self) -> str | None:
         return None
 
     def open_file(self) -> Descriptor:
@@ -46,7 +44,7 @@ class ThpMemfd(ShmMemfd, Thp):
 class HugetlbMemfd(Hugetlb):
     """A memfd of 2 MiB pages from the pool."""
 
-    def root(self) -> Path | None:
+    def root(self) -> str | None:
         return None
 
     def open_file(self) -> Descriptor:

@@ -4,7 +4,6 @@ geometry."""
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from ..backend import Availability, Capabilities, Progress, Space
 from ..geometry import PAGE
@@ -27,11 +26,11 @@ class Shm(PlainFiles):
         needs="tmpfs on /dev/shm",
     )
 
-    def root(self) -> Path | None:
+    def root(self) -> str | None:
         """/dev/shm itself, so that `shm_open("/NAME")` finds a region: it belongs to root and is sticky, so that
         nobody can take away or replace another user's files; a directory of our own would belong to whoever came
         first."""
-        return overridden_root("shm") or Path("/dev/shm")
+        return overridden_root("shm") or "/dev/shm"
 
     def availability(self) -> Availability:
         root = self.root()

@@ -16,7 +16,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from pathlib import Path
 
 from .. import limits
 from ..backend import Availability, Capabilities, Progress
@@ -93,7 +92,7 @@ def _collapse(fd: int, addr: int, start: int, end: int) -> None:
             ) from error
 
 
-_seen_to_work: set[Path | None] = set()
+_seen_to_work: set[str | None] = set()
 """Roots where `MADV_COLLAPSE` was seen to work. A failure is not kept: memory may be fragmented only now."""
 
 

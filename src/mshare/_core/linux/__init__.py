@@ -2,7 +2,7 @@
 `memory`, `module`, `ioctl` (msharefs').
 
 Nothing above this package makes a system call through ctypes; nothing in it knows what a region is.
-May depend on: procfs, geometry (pure).
+May depend on: procfs, geometry, typed (pure).
 """
 
 import sys

@@ -12,11 +12,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from sys import is_finalizing
-from typing import Self
 
 from .held import give_back, take
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 lock = threading.RLock()
 """Held over every fork, and while a descriptor is opened or closed or a mapping made or dropped, so that a child never
@@ -49,7 +51,7 @@ class Descriptor:
 
     _held: list[int] = []  # noqa: RUF012 - for `close`, when the constructor was interrupted; never changed
 
-    def __init__(self, path: str | Path, flags: int) -> None:
+    def __init__(self, path: str, flags: int) -> None:
         """Open `path`, never inherited by `exec`. Raises `OSError`."""
         self._make(os.open, path, flags | os.O_CLOEXEC, 0o600)
 

@@ -1,4 +1,4 @@
-"""The ioctls of msharefs, as kernel/uapi/linux/msharefs.h defines them. May depend on: descriptors.
+"""The ioctls of msharefs, as kernel/uapi/linux/msharefs.h defines them. May depend on: descriptors, typed.
 
 Facts: other file systems answer ENOTTY to a number they do not know, and so does msharefs for its `mshare_info`.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import struct
-from typing import NamedTuple
 
+from ..typed import NamedTuple
 from .descriptors import Descriptor
 
 ABI = 1

@@ -9,10 +9,12 @@ import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import NoReturn
 
 from . import held
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 PROT_READ, PROT_WRITE = 1, 2
 MAP_SHARED = 0x01
@@ -111,7 +113,7 @@ def unlock_memory() -> None:
         raise_errno()
 
 
-def file_system_magic(path: Path) -> int | None:
+def file_system_magic(path: str) -> int | None:
     """Return `f_type` of statfs(2) for what lies under `path`; None if that cannot be told. Python's `statvfs` lacks
     it."""
     answer = (ctypes.c_long * 32)()  # larger than any struct statfs, which begins with f_type

@@ -1,15 +1,18 @@
-"""How much memory a new region may take without making somebody pay for it later. May depend on: proc, procfs."""
+"""How much memory a new region may take without making somebody pay for it later. May depend on: files, proc, procfs,
+typed."""
 
 from __future__ import annotations
 
+import os
 import resource
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from collections.abc import Iterator
 
 from ..procfs import parse_cgroup
+from ..typed import NamedTuple
+from .files import read_bytes
 from .proc import memory_fields
 
-_CGROUP_ROOT = Path("/sys/fs/cgroup")
+_CGROUP_ROOT = "/sys/fs/cgroup"
 
 
 class Room(NamedTuple):
@@ -19,21 +22,29 @@ class Room(NamedTuple):
     limit: str
 
 
-def _number(path: Path) -> int | None:
+def _number(path: str) -> int | None:
     try:
-        return int(path.read_text())
+        return int(read_bytes(path))
     except (OSError, ValueError):  # not there, not ours to read, or "max"
         return None
 
 
-def _reclaimable(group: Path) -> int:
+def _reclaimable(group: str) -> int:
     """Bytes of page cache in the group that the kernel gives back before it kills anybody."""
     try:
-        lines = (group / "memory.stat").read_text().split("\n")
+        lines = read_bytes(f"{group}/memory.stat").decode().split("\n")
     except OSError:
         return 0
     values = {key: int(value) for key, _, value in (line.partition(" ") for line in lines) if value.isdigit()}
     return values.get("inactive_file", 0) + values.get("active_file", 0)
+
+
+def _levels(path: str) -> Iterator[str]:
+    """Yield the absolute path of a control group and of each that it is in, up to the root."""
+    while path.strip("/"):
+        yield path
+        path = os.path.dirname(path)
+    yield "/"
 
 
 def cgroup_room() -> Room | None:
@@ -41,21 +52,20 @@ def cgroup_room() -> Room | None:
     there is no limit. Source: Documentation/admin-guide/cgroup-v2.rst, `memory.max`."""
     tightest: Room | None = None
     try:
-        groups = parse_cgroup(Path("/proc/self/cgroup").read_bytes())
+        groups = parse_cgroup(read_bytes("/proc/self/cgroup"))
     except OSError:
         return None
     for controllers, path in groups:
         if controllers and "memory" not in controllers:
             continue
         root, limit_name, usage_name = (
-            (_CGROUP_ROOT / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
+            (f"{_CGROUP_ROOT}/memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
             if controllers
             else (_CGROUP_ROOT, "memory.max", "memory.current")
         )
-        here = PurePosixPath(path)
-        for level in (here, *here.parents):
-            group = root / str(level).lstrip("/")
-            limit, usage = _number(group / limit_name), _number(group / usage_name)
+        for level in _levels(path):
+            group = root + level.rstrip("/")
+            limit, usage = _number(f"{group}/{limit_name}"), _number(f"{group}/{usage_name}")
             if limit is None or usage is None:
                 continue
             room = Room(max(0, limit - usage + _reclaimable(group)), f"memory limit of control group {level}")

@@ -1,4 +1,4 @@
-"""Kernel modules: whether this kernel takes any, and putting one in or out. May depend on: libc.
+"""Kernel modules: whether this kernel takes any, and putting one in or out. May depend on: files, libc.
 
 The system calls themselves (finit_module(2), delete_module(2)), as their errno tells causes apart that insmod and rmmod
 print as text.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-from pathlib import Path
 
+from .files import read_bytes
 from .libc import raise_errno
 
-_SYS = Path("/sys/module")
-_LIST = Path("/proc/modules")
-_DISABLED = Path("/proc/sys/kernel/modules_disabled")
+_SYS = "/sys/module"
+_LIST = "/proc/modules"
+_DISABLED = "/proc/sys/kernel/modules_disabled"
 
 _NUMBERS = {"x86_64": (313, 176)}
 """finit_module and delete_module, per machine."""
@@ -25,24 +25,24 @@ _libc.syscall.restype = ctypes.c_long
 
 def is_loaded(name: str) -> bool:
     """Tell whether a module of that name is in the kernel."""
-    return (_SYS / name).is_dir()
+    return os.path.isdir(f"{_SYS}/{name}")
 
 
 def obstacle() -> str | None:
     """Return why this kernel takes no modules from anybody, or None."""
-    if not _LIST.exists():
+    if not os.path.exists(_LIST):
         return "this kernel cannot load modules"
     if os.uname().machine not in _NUMBERS:
         return f"the module is for x86_64, not for {os.uname().machine}"
     try:
-        if _DISABLED.read_text().strip() == "1":
+        if read_bytes(_DISABLED).strip() == b"1":
             return "loading modules is switched off until the next boot (kernel.modules_disabled=1)"
     except OSError:
         pass
     return None
 
 
-def insert(path: Path) -> None:
+def insert(path: str | os.PathLike[str]) -> None:
     """Put the module file into the kernel. Raises `OSError`: EPERM, EEXIST, ENOEXEC, EKEYREJECTED, or its own."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

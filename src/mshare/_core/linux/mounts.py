@@ -1,12 +1,12 @@
-"""Which file system lies under a path; mounting one. May depend on: libc, procfs."""
+"""Which file system lies under a path; mounting one. May depend on: files, libc, procfs."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from pathlib import Path
 
 from ..procfs import Mount, parse_mountinfo
+from .files import read_bytes
 from .libc import raise_errno
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -14,10 +14,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def mounts(fs_type: str | None = None) -> list[Mount]:
     """Return the mounts this process sees, in order, or those of one file-system type."""
-    return parse_mountinfo(Path("/proc/self/mountinfo").read_bytes(), fs_type)
+    return parse_mountinfo(read_bytes("/proc/self/mountinfo"), fs_type)
 
 
-def mount_under(path: Path) -> Mount | None:
+def mount_under(path: str) -> Mount | None:
     """Return the mount that holds `path`, or None if the path does not exist or its mount is not visible."""
     try:
         dev = os.stat(path).st_dev
@@ -37,7 +37,7 @@ def private() -> bool:
     return True
 
 
-def mount(fs_type: str, mount_point: Path, options: str) -> None:
+def mount(fs_type: str, mount_point: str | os.PathLike[str], options: str) -> None:
     """Mount a new file system without a device; no file in it is executable, set-uid or a device. Raises `OSError`."""
     nosuid, nodev, noexec = 2, 4, 8
     source, target = fs_type.encode(), os.fsencode(mount_point)
@@ -45,7 +45,7 @@ def mount(fs_type: str, mount_point: Path, options: str) -> None:
         raise_errno()
 
 
-def unmount(mount_point: Path) -> None:
+def unmount(mount_point: str | os.PathLike[str]) -> None:
     """Unmount, unless it is in use. Raises `OSError` (EBUSY)."""
     if _libc.umount2(os.fsencode(mount_point), 0):
         raise_errno()

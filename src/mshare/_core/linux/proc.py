@@ -1,13 +1,13 @@
-"""Reading /proc: the files behind `procfs`'s parsers. May depend on: geometry, procfs."""
+"""Reading /proc: the files behind `procfs`'s parsers. May depend on: files, geometry, procfs."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from ..geometry import Span
 from ..procfs import FileId, Vma, parse_fields_kb, parse_maps_line, parse_stat_faults
+from .files import read_bytes
 
 _NOT_FOR_US = (FileNotFoundError, ProcessLookupError, PermissionError)
 """What reading about a process raises that is gone, or not ours to read. All else, a lack of descriptors say, is an
@@ -29,7 +29,7 @@ def maps(pid: int | str = "self") -> Iterator[Vma]:
 
     Line by line: a process with as many mappings as it may have cannot get memory for the whole text.
     """
-    with Path(f"/proc/{pid}/maps").open("rb") as file:
+    with open(f"/proc/{pid}/maps", "rb") as file:
         for line in file:
             if (vma := parse_maps_line(line.rstrip(b"\n"))) is not None:
                 yield vma
@@ -37,17 +37,17 @@ def maps(pid: int | str = "self") -> Iterator[Vma]:
 
 def status_fields(pid: int | str = "self") -> dict[str, int]:
     """Return the numbers of /proc/PID/status; `VmPTE` (bytes of page tables of this process) among them."""
-    return parse_fields_kb(Path(f"/proc/{pid}/status").read_bytes())
+    return parse_fields_kb(read_bytes(f"/proc/{pid}/status"))
 
 
 def memory_fields() -> dict[str, int]:
     """Return the numbers of /proc/meminfo in bytes (`HugePages_*` in pages)."""
-    return parse_fields_kb(Path("/proc/meminfo").read_bytes())
+    return parse_fields_kb(read_bytes("/proc/meminfo"))
 
 
 def max_map_count() -> int:
     """Return how many mappings a process may have (`vm.max_map_count`). Raises `OSError`."""
-    return int(Path("/proc/sys/vm/max_map_count").read_bytes())
+    return int(read_bytes("/proc/sys/vm/max_map_count"))
 
 
 def refresh_counters() -> bool:
@@ -57,7 +57,7 @@ def refresh_counters() -> bool:
     (mm/vmstat.c). Without, the figures lag by up to half a megabyte per CPU.
     """
     try:
-        Path("/proc/sys/vm/stat_refresh").read_bytes()
+        read_bytes("/proc/sys/vm/stat_refresh")
     except OSError:
         return False
     return True
@@ -65,7 +65,7 @@ def refresh_counters() -> bool:
 
 def minor_faults(pid: int | str = "self") -> int:
     """Return the minor faults the process has taken."""
-    return parse_stat_faults(Path(f"/proc/{pid}/stat").read_bytes())
+    return parse_stat_faults(read_bytes(f"/proc/{pid}/stat"))
 
 
 def processes_mapping(files: set[FileId]) -> dict[FileId, tuple[int, ...]]:

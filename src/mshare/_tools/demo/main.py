@@ -87,7 +87,7 @@ def _remount(needed: int, space: Space) -> str:
 def left_behind(prefix: str) -> list[Path]:
     """Return the files called `prefix` or `prefix-…` in all roots and in /dev/shm. Not `prefix*`: that of process 123
     would take those of process 1234."""
-    places = {*registry.roots(), _SHM}
+    places = {*map(Path, registry.roots()), _SHM}
     return sorted(path for place in places for kind in (prefix, f"{prefix}-*") for path in place.glob(kind))
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 
 from ..._core import registry, removal
@@ -58,7 +59,7 @@ def _promise(kept: bool, what: str) -> None:
 
 def _exists(name: str) -> bool:
     """Tell whether anything, region or not, has the name in any root."""
-    return any((root / name).exists() for root in registry.roots())
+    return any(Path(root, name).exists() for root in registry.roots())
 
 
 def kill_while_loading(name: str, size_bytes: int) -> tuple[int, int]:

@@ -1,0 +1,70 @@
+"""What is loaded at the start. Times are in docs/results/start.md: no test depends on one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import mshare
+from mshare._tools.cli import COMMANDS
+
+SOURCE = Path(mshare.__file__).parents[1]
+HEAVY = {
+    "dataclasses",
+    "inspect",
+    "typing",
+    "re",
+    "enum",
+    "pathlib",
+    "urllib",
+    "socket",
+    "selectors",
+    "subprocess",
+    "tempfile",
+    "json",
+    "array",
+    "multiprocessing",
+    "asyncio",
+    "numpy",
+}
+"""Each takes more time than all but the largest modules of the core, or is an extra."""
+OTHERS = {"numpy", "pyarrow", "textual", "prometheus_client", "matplotlib", "jinja2", "hypothesis", "pydantic"}
+"""What other commands need."""
+
+
+def loaded(program: str, *options: str) -> set[str]:
+    """Return the modules that there are at the end of a program, which tells them on standard error."""
+    command = [sys.executable, *options, "-c", f"import sys\n{program}\nprint(*sys.modules, file=sys.stderr)"]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_the_import_loads_nothing_heavy() -> None:
+    """`-S -I`: what a virtual environment's .pth files import is not ours."""
+    modules = loaded(f"sys.path.insert(0, {str(SOURCE)!r}); import mshare", "-S", "-I")
+    assert "mshare._core.region" in modules
+    assert modules & HEAVY == set()
+
+
+def test_the_import_is_complete(tmp_path: Path) -> None:
+    """A program may lose sight of the library's files, by its rights or its root, and only then use a name."""
+    program = (
+        f"sys.path.insert(0, {str(SOURCE)!r}); import mshare, socket\n"
+        "sys.path.clear(); sys.path_importer_cache.clear(); before = set(sys.modules)\n"
+        "with mshare.create_anonymous(4096) as region, region.handle() as handle:\n"
+        "    here, there = socket.socketpair()\n"
+        "    mshare.send_handle(here, handle)\n"
+        "    mshare.attach(mshare.recv_handle(there), addr=mshare.ANYWHERE).close()\n"
+        "mshare.regions()\n"
+        "assert before == set(sys.modules), set(sys.modules) - before\n"
+    )
+    assert "mshare" in loaded(program, "-S", "-I")
+
+
+def test_a_command_loads_no_other_command_and_no_extra(world: Path) -> None:
+    modules = loaded("from mshare.__main__ import main; assert main(['ls']) == 0")
+    assert "mshare._tools.cli.ls" in modules
+    assert modules & OTHERS == set()
+    assert modules & {f"mshare._tools.cli.{name}" for name in COMMANDS if name != "ls"} == set()
+    assert modules & {"mshare._tools.collect", "mshare._tools.lab", "mshare._tools.scan", "mshare.measure"} == set()
