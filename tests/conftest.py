@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _uses_huge_pages(item: pytest.Item) -> bool:
     parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     fixtures = item.fixturenames if isinstance(item, pytest.Function) else []
-    return "hugetlb" in parameters.values() or not {"huge_pages", "grow_pool"}.isdisjoint(fixtures)
+    return "hugetlb" in parameters.values() or not {"huge_pages", "grow_pool", "pool_turn"}.isdisjoint(fixtures)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -116,6 +116,18 @@ def _resize_pool(by: int) -> int:
         before = int(_POOL.read_text())
         _POOL.write_text(str(max(0, before + by)))
         return int(_POOL.read_text()) - before
+
+
+@pytest.fixture
+def pool_turn() -> Iterator[None]:
+    """The turn of `_resize_pool` for as long as a test lasts, in which a program that the test starts changes the pool.
+    Not together with `grow_pool`, which takes the turn for itself."""
+    if not _POOL.exists():
+        yield
+        return
+    with _POOL.open() as turn:
+        flock(turn, LOCK_EX)
+        yield
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.machine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.machine, pytest.mark.usefixtures("pool_turn"), pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
 SHM = Path("/dev/shm")

@@ -16,6 +16,7 @@ import pytest
 
 pytestmark = [
     pytest.mark.machine,
+    pytest.mark.usefixtures("pool_turn"),
     pytest.mark.timeout(300),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for namespaces"),
 ]

@@ -8,7 +8,6 @@ import select
 import signal
 import subprocess
 import sys
-from fcntl import LOCK_EX, flock
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -77,6 +76,7 @@ def test_killing_its_owner_leaves_no_server_and_no_files() -> None:
     wait_until_gone(Path(directory))
 
 
+@pytest.mark.usefixtures("pool_turn")
 def test_the_benchmark_measures_a_real_server(tmp_path: Path) -> None:
     arguments = ["--shared-buffers", "16M", "--clients", "2", "--seconds", "1", "--rounds", "1"]
     files = ["--json", str(tmp_path / "out.json")]
@@ -96,28 +96,27 @@ def test_the_benchmark_measures_a_real_server(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not NR_HUGEPAGES.exists(), reason="needs root for huge pages")
+@pytest.mark.usefixtures("pool_turn")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_benchmark_and_gives_the_huge_pages_back(number: signal.Signals) -> None:
     arguments = ["--shared-buffers", "16M", "--clients", "2", "--seconds", "1", "--rounds", "5"]
-    with NR_HUGEPAGES.open() as turn:
-        flock(turn, LOCK_EX)  # other sessions' tests resize it in turns, too
-        before = pool_pages()
-        run = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.postgres", *arguments],
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        with run:
-            deadline = monotonic() + 60
-            while pool_pages() == before and run.poll() is None and monotonic() < deadline:
-                sleep(0.01)
-            assert pool_pages() != before
-            run.send_signal(number)
-            run.communicate()
-        assert run.returncode == 128 + number
-        assert pool_pages() == before
+    before = pool_pages()
+    run = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.postgres", *arguments],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with run:
+        deadline = monotonic() + 60
+        while pool_pages() == before and run.poll() is None and monotonic() < deadline:
+            sleep(0.01)
+        assert pool_pages() != before
+        run.send_signal(number)
+        run.communicate()
+    assert run.returncode == 128 + number
+    assert pool_pages() == before
 
 
 def pool_pages() -> int:

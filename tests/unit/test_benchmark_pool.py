@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 import pytest
@@ -72,16 +71,15 @@ def test_pages_that_others_have_yet_to_free_are_not_part_of_the_pool(monkeypatch
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not NR_HUGEPAGES.exists(), reason="needs root for huge pages")
+@pytest.mark.usefixtures("pool_turn")
 @pytest.mark.parametrize("delay", ["0.0002", "0.001", "0.005", "0.3"])
 def test_a_signal_at_any_moment_gives_everything_back(delay: str) -> None:
-    with NR_HUGEPAGES.open() as turn:
-        flock(turn, LOCK_EX)  # other sessions' tests resize it in turns, too
-        before = NR_HUGEPAGES.read_text()
-        try:
-            run = subprocess.run(
-                [sys.executable, "-c", _INTERRUPTED, delay], cwd=ROOT, check=False, capture_output=True, timeout=60
-            )
-            assert run.returncode == 128 + signal.SIGTERM, run.stderr
-            assert NR_HUGEPAGES.read_text() == before
-        finally:
-            NR_HUGEPAGES.write_text(before)
+    before = NR_HUGEPAGES.read_text()
+    try:
+        run = subprocess.run(
+            [sys.executable, "-c", _INTERRUPTED, delay], cwd=ROOT, check=False, capture_output=True, timeout=60
+        )
+        assert run.returncode == 128 + signal.SIGTERM, run.stderr
+        assert NR_HUGEPAGES.read_text() == before
+    finally:
+        NR_HUGEPAGES.write_text(before)
