@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -72,6 +73,98 @@ def test_a_list_of_users_that_is_cut_says_how_many_more_there_are(world: Path) -
         pids = sorted(worker.pid for worker in workers)
     assert done.returncode == 5
     assert f"in use by processes {', '.join(map(str, pids[:10]))} and 3 more: " in done.stderr
+
+
+# /proc that is absent, or hides what concerns the machine
+
+PROC = {
+    "absent": "mount -t tmpfs none /proc",
+    "subset": "mount -t proc -o subset=pid proc /proc",
+    "no mount table": "mount --bind /dev/null /proc/$$/mountinfo",
+    "no limits": "mount --bind /dev/null /proc/$$/cgroup; mount -t tmpfs none /sys/fs/cgroup",
+}
+"""Kinds of restricted /proc, and how the shell that is to become the command makes them."""
+
+
+NEEDS_MEMINFO = {"scan", "top", "report"}
+
+
+def restricted(kind: str, *args: str, cwd: Path | None = None) -> Run:
+    script = f'{PROC[kind]} && exec "$@"'
+    unshare = ("unshare", "--mount", "--propagation", "private", "bash", "-c", script, "-")
+    return subprocess.run([*unshare, *MSHARE, *args], capture_output=True, text=True, check=False, cwd=cwd)
+
+
+@needs_root
+@pytest.mark.parametrize("kind", PROC)
+def test_doctor_always_finishes(world: Path, kind: str) -> None:
+    done = restricted(kind, "doctor")
+    assert (done.returncode, done.stderr) == (8 if kind == "absent" else 0, "")
+    document = json.loads(restricted(kind, "doctor", "--json").stdout)
+    assert document["usable"] is (kind != "absent")
+    findings = {each["topic"]: each for each in document["findings"]}
+    if kind == "absent":
+        assert "there is no /proc here" in findings["choice"]["text"]
+        assert findings["backend shm"]["command"] == "sudo mount -t proc proc /proc"
+        assert findings["addresses"]["level"] == "advice"
+    if kind in {"absent", "subset"}:
+        assert "/proc/meminfo cannot be read" in findings["memory"]["text"]
+    if kind == "no mount table":
+        assert document["chosen"] == "thp"
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("ls",),
+        ("stat", "old"),
+        ("create", "new", "1M"),
+        ("cp", "region:old", "out"),
+        ("cp", "/etc/passwd", "region:new"),
+        ("rm", "old"),
+        ("gc", "--all"),
+        ("scan",),
+        ("top", "--count", "1"),
+        ("report", "--json"),
+        ("plan", "1G", "2"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["absent", "subset", "no mount table"])
+def test_commands_do_without_proc_or_name_what_they_lack(
+    world: Path, tmp_path: Path, kind: str, args: tuple[str, ...]
+) -> None:
+    mshare.create("old", PAGE).close()
+    done = restricted(kind, *args, cwd=tmp_path)
+    if args[0] == "plan" or kind == "no mount table" or (kind == "subset" and args[0] not in NEEDS_MEMINFO):
+        assert (done.returncode, done.stderr) == (0, "")
+    else:
+        assert done.returncode == 8
+        assert ("there is no /proc here: " if kind == "absent" else "/proc/meminfo cannot be read") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def memory_group() -> str:
+    """Return the path of this process's control group for memory, as /proc/self/cgroup has it."""
+    groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    return next((path for _, names, path in groups if "memory" in names.split(",")), groups[-1][2])
+
+
+UNSEEN: dict[str, tuple[str, ...]] = {
+    "no mount": ("unshare", "--mount", "bash", "-c", 'mount -t tmpfs none /sys/fs/cgroup; exec "$@"', "-")
+}
+if memory_group() != "/":
+    UNSEEN["the mount of another namespace"] = ("unshare", "--cgroup")
+
+
+@needs_root
+@pytest.mark.parametrize("how", UNSEEN)
+def test_a_limit_that_cannot_be_seen_is_not_called_none(world: Path, how: str) -> None:
+    done = cli("doctor", "--json", prefix=UNSEEN[how])
+    (finding,) = (each for each in json.loads(done.stdout)["findings"] if each["topic"] == "control group")
+    assert finding["level"] == "advice"
+    group = memory_group() if how == "no mount" else "/"
+    assert finding["text"].startswith(f"the memory limit of {group} cannot be seen")
 
 
 # cp: sources without a true size, regions with holes

@@ -122,6 +122,16 @@ def no_proc() -> BackendUnavailableError:
     return BackendUnavailableError("there is no /proc here", "sudo mount -t proc proc /proc")
 
 
+def hidden_proc(error: OSError) -> BackendUnavailableError:
+    """Return what to raise where a file of /proc that every machine has cannot be read."""
+    if not proc.is_mounted():
+        return no_proc()
+    return BackendUnavailableError(
+        f"{error.filename} cannot be read ({error.strerror})",
+        "give this process all of /proc (in its systemd unit: ProcSubset=all)",
+    )
+
+
 @contextmanager
 def read_only_named(root: str) -> Iterator[None]:
     """Raise `BackendUnavailableError` instead of the kernel's EROFS for a file under `root`."""

@@ -78,11 +78,14 @@ class MachineFacts:
     memory_limit: str
     cgroup_free: int | None
     cgroup_limit: str
+    cgroup_hidden: str
+    """The control group whose limit cannot be seen; "" if all can."""
     overcommit: int | None
     address_limit: int | None
     file_limit: int | None
     lock_limit: int | None
-    window_free: int
+    window_free: int | None
+    """None: not to be told, because /proc/self/maps cannot be read."""
 
 
 class Finding(NamedTuple):
@@ -260,7 +263,14 @@ def _memory(machine: MachineFacts) -> Iterator[Finding]:
     enough = file_size(machine.size, PMD)
     level = OK if machine.memory_free >= enough else ADVICE
     yield Finding(level, "memory", f"{format_size(machine.memory_free)} can be had ({machine.memory_limit})")
-    if machine.cgroup_free is None:
+    if machine.cgroup_hidden:
+        yield Finding(
+            ADVICE,
+            "control group",
+            f"the memory limit of {machine.cgroup_hidden} cannot be seen under /sys/fs/cgroup; the kernel kills a "
+            "process that exceeds such a limit",
+        )
+    elif machine.cgroup_free is None:
         yield Finding(OK, "control group", "no memory limit")
     elif machine.cgroup_free >= enough:
         yield Finding(OK, "control group", f"{format_size(machine.cgroup_free)} left ({machine.cgroup_limit})")
@@ -294,6 +304,9 @@ def _limits(machine: MachineFacts) -> Iterator[Finding]:
             yield Finding(OK, f"ulimit {flag}", f"{format_size(limit)} ({what})")
     lock = "unlimited" if machine.lock_limit is None else format_size(machine.lock_limit)
     yield Finding(OK, "ulimit -l", f"{lock}; it does not matter, mshare locks no memory")
+    if machine.window_free is None:
+        yield Finding(ADVICE, "addresses", "unknown, because /proc/self/maps cannot be read")
+        return
     text = f"{format_size(machine.window_free)} in one piece are free in mshare's window of addresses"
     yield Finding(OK if machine.window_free >= machine.size else PROBLEM, "addresses", text)
 

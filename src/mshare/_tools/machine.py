@@ -1,5 +1,5 @@
-"""What this machine offers: facts only, judged by `findings`. May depend on: findings, backend, backends, linux,
-errors, units, geometry, record."""
+"""What this machine offers: facts only, judged by `findings`. May depend on: findings, backend, backends, registry,
+linux, errors, units, geometry, record."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import resource
 from collections.abc import Sequence
 from pathlib import Path
 
-from .._core import backends
-from .._core.backend import Request, choose, explain
+from .._core import backends, registry
+from .._core.backend import Availability, Request, choose, explain
 from .._core.errors import InvalidSizeError, MshareError
 from .._core.geometry import USER_END, WINDOW, Span
 from .._core.linux import proc
-from .._core.linux.memory import cgroup_room, memory_room
+from .._core.linux.memory import cgroup_room, hidden_cgroup, memory_room
 from .._core.linux.mounts import mount_under
 from .._core.record import file_size
 from .._core.units import format_size
@@ -50,15 +50,25 @@ def inspect(size: int) -> MachineFacts:
         memory_limit=room.limit,
         cgroup_free=None if group is None or group.free_bytes >= _NO_LIMIT else group.free_bytes,
         cgroup_limit="" if group is None else group.limit,
+        cgroup_hidden=hidden_cgroup(),
         overcommit=_number(Path("/proc/sys/vm/overcommit_memory")),
         address_limit=_limit(resource.RLIMIT_AS),
         file_limit=_limit(resource.RLIMIT_FSIZE),
         lock_limit=_limit(resource.RLIMIT_MEMLOCK),
-        window_free=largest_gap(Span(*WINDOW), [vma.span for vma in proc.maps()]),
+        window_free=_window_free(),
     )
 
 
+def _window_free() -> int | None:
+    try:
+        return largest_gap(Span(*WINDOW), [vma.span for vma in proc.maps()])
+    except OSError:
+        return None
+
+
 def _chosen(size: int) -> tuple[str | None, str]:
+    if not proc.is_mounted():
+        return None, str(registry.no_proc())
     forced = os.environ.get("MSHARE_BACKEND") or None
     try:
         choice = choose(backends.ALL, Request(size), forced)
@@ -70,8 +80,10 @@ def _chosen(size: int) -> tuple[str | None, str]:
 
 def _backend_facts(size: int) -> list[BackendFacts]:
     found = []
+    absent = registry.no_proc()
+    no_proc = Availability(False, absent.problem, absent.hint)
     for backend in backends.ALL:
-        available = backend.availability()
+        available = backend.availability() if proc.is_mounted() else no_proc
         try:
             space = backend.space() if available.usable else None
         except OSError:

@@ -1,4 +1,4 @@
-"""Starts probes, lets them pay, and takes medians. May depend on: child, mechanisms, probe, linux."""
+"""Starts probes, lets them pay, and takes medians. May depend on: child, mechanisms, probe, registry, linux."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from statistics import median
 from typing import NamedTuple
 
 from .._core.linux import proc
+from .._core.registry import hidden_proc
 from .child import Child, ask_all
 from .mechanisms import Mechanism, touch_every_page
 from .probe import IN_A_ROW, ProcessCost
@@ -67,11 +68,14 @@ def probes(mechanism: Mechanism, token: str, count: int) -> Iterator[Sequence[Ch
 def page_tables_bytes() -> int:
     """Return `PageTables` of /proc/meminfo: bytes of page tables on this machine, shared ones counted once.
 
-    Up to date: refreshed, or waited for.
+    Up to date: refreshed, or waited for. Raises `BackendUnavailableError` where /proc hides it.
     """
-    if not proc.refresh_counters():
-        time.sleep(2.2 * int(_INTERVAL.read_text()))
-    return proc.memory_fields()["PageTables"]
+    try:
+        if not proc.refresh_counters():
+            time.sleep(2.2 * int(_INTERVAL.read_text()))
+        return proc.memory_fields()["PageTables"]
+    except FileNotFoundError as error:
+        raise hidden_proc(error) from error
 
 
 def page_tables_growth(mechanism: Mechanism, token: str, size_bytes: int, processes: int, rounds: int = 1) -> int:

@@ -7,9 +7,13 @@ import os
 
 from ..backend import Availability, Capabilities, Progress, Space
 from ..geometry import PAGE
+from ..linux import libc
 from ..linux.memory import memory_room
 from ..linux.mounts import mount_under
 from ._files import PlainFiles, overridden_root, reserve, writable
+
+_MAGIC = 0x01021994
+"""TMPFS_MAGIC of statfs(2)."""
 
 
 class Shm(PlainFiles):
@@ -34,15 +38,13 @@ class Shm(PlainFiles):
 
     def availability(self) -> Availability:
         root = self.root()
-        mount = mount_under(root) if root else None
-        if root is None or mount is None:
+        magic = None if root is None else libc.file_system_magic(root)
+        if root is None or magic is None:
             return Availability(False, f"there is no {root}", f"sudo mount -t tmpfs -o mode=1777 none {root}")
-        if mount.fs_type != "tmpfs":
-            return Availability(
-                False,
-                f"{root} is {mount.fs_type}, not tmpfs",
-                f"sudo mount -t tmpfs -o mode=1777 none {root}",
-            )
+        if magic != _MAGIC:
+            mount = mount_under(root)
+            kind = "another file system" if mount is None else mount.fs_type
+            return Availability(False, f"{root} is {kind}, not tmpfs", f"sudo mount -t tmpfs -o mode=1777 none {root}")
         return writable(root)
 
     def space(self) -> Space:

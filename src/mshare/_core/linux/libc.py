@@ -113,6 +113,16 @@ def unlock_memory() -> None:
         raise_errno()
 
 
+def free_memory() -> tuple[int, int]:
+    """Return the bytes of memory of this machine, and the bytes that are free, swap included, by sysinfo(2). That works
+    without /proc, and knows nothing of memory that can be reclaimed."""
+    answer = (ctypes.c_ulong * 16)()  # larger than struct sysinfo, which has 14 words
+    if _libc.sysinfo(answer):
+        raise_errno()
+    unit = answer[13] & 0xFFFFFFFF
+    return answer[4] * unit, (answer[5] + answer[7] + answer[9]) * unit
+
+
 def file_system_magic(path: str) -> int | None:
     """Return `f_type` of statfs(2) for what lies under `path`; None if that cannot be told. Python's `statvfs` lacks
     it."""

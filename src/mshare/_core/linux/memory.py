@@ -1,8 +1,9 @@
-"""How much memory a new region may take without making somebody pay for it later. May depend on: files, proc, procfs,
-typed."""
+"""How much memory a new region may take without making somebody pay for it later. May depend on: files, libc, proc,
+procfs, typed."""
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from ..procfs import parse_cgroup
 from ..typed import NamedTuple
 from .files import read_bytes
+from .libc import free_memory
 from .proc import memory_fields
 
 _CGROUP_ROOT = "/sys/fs/cgroup"
@@ -74,6 +76,28 @@ def cgroup_room() -> Room | None:
     return tightest
 
 
+def hidden_cgroup() -> str:
+    """Return the control group of this process whose memory limit cannot be seen from here, or "".
+
+    A sandbox can have no control groups mounted. A control group namespace can have the mount of its host, where the
+    path of this process's group means another group. A group is therefore believed only if it lists this process.
+    """
+    try:
+        groups = parse_cgroup(read_bytes("/proc/self/cgroup"))
+    except OSError as error:
+        return f"(unknown, {error.filename} cannot be read)" if os.path.exists(_CGROUP_ROOT) else ""
+    places = [(f"{_CGROUP_ROOT}/memory", path) for controllers, path in groups if "memory" in controllers]
+    places = places or [(_CGROUP_ROOT, path) for controllers, path in groups if not controllers]
+    return next((path for root, path in places if not _lists_this_process(root + path)), "")
+
+
+def _lists_this_process(group: str) -> bool:
+    try:
+        return str(os.getpid()).encode() in read_bytes(f"{group}/cgroup.procs").split()
+    except OSError as error:
+        return error.errno == errno.EOPNOTSUPP  # a threaded group, which is where it should be
+
+
 def _limit(which: int) -> int | None:
     limit = resource.getrlimit(which)[0]
     return None if limit == resource.RLIM_INFINITY else limit
@@ -102,9 +126,15 @@ def descriptor_limit() -> int:
 def memory_room() -> Room:
     """Return the memory a region made of ordinary pages can still take: `MemAvailable` and free swap of
     /proc/meminfo less 1/64 of all memory for everybody else (taking the last page calls the OOM killer, not an
-    error), or the control group's room where that is less."""
-    fields = memory_fields()
-    free_bytes = fields["MemAvailable"] + fields.get("SwapFree", 0) - fields["MemTotal"] // 64
-    room = Room(max(0, free_bytes), "memory available on this machine")
+    error), or the control group's room where that is less. Where /proc/meminfo cannot be read, what sysinfo(2) calls
+    free takes the place of `MemAvailable`: that is less, because page cache is not in it."""
+    try:
+        fields = memory_fields()
+        total, free_bytes = fields["MemTotal"], fields["MemAvailable"] + fields.get("SwapFree", 0)
+        limit = "memory available on this machine"
+    except (OSError, KeyError):
+        total, free_bytes = free_memory()
+        limit = "free memory of this machine, without page cache: /proc/meminfo cannot be read"
+    room = Room(max(0, free_bytes - total // 64), limit)
     limited = cgroup_room()
     return min(room, limited) if limited is not None else room

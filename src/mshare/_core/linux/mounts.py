@@ -18,12 +18,13 @@ def mounts(fs_type: str | None = None) -> list[Mount]:
 
 
 def mount_under(path: str) -> Mount | None:
-    """Return the mount that holds `path`, or None if the path does not exist or its mount is not visible."""
+    """Return the mount that holds `path`, or None if the path does not exist or its mount is not visible (perhaps
+    because the mount table is not)."""
     try:
         dev = os.stat(path).st_dev
+        return next((mount for mount in reversed(mounts()) if mount.dev == dev), None)
     except OSError:
         return None
-    return next((mount for mount in reversed(mounts()) if mount.dev == dev), None)
 
 
 def private() -> bool:

@@ -1,4 +1,5 @@
-"""Takes a `Snapshot` of who maps what on this machine. May depend on: objects, system, linux, scan, geometry, procfs.
+"""Takes a `Snapshot` of who maps what on this machine. May depend on: objects, system, registry, linux, scan,
+geometry, procfs.
 
 Everything about a process is read through one descriptor of its directory (`linux.process`). /proc/PID/maps is not
 atomic: a process that maps during the read is seen half before, half after.
@@ -16,6 +17,7 @@ from ..._core.linux.pagemap import Scanner, is_missing, read_blocks
 from ..._core.linux.proc import process_ids
 from ..._core.linux.process import ProcessDirectory
 from ..._core.procfs import FileId, parse_cgroup, parse_maps_line, parse_smaps, parse_status
+from ..._core.registry import hidden_proc
 from ..scan.snapshot import Area, Filled, Process, Snapshot
 from .objects import Objects
 from .system import blindness, system, user
@@ -42,8 +44,12 @@ def collect(
     `exact` walks their page tables, too: 3 ns per entry, so 0.25 s for each process that has 300 GiB mapped with 4 KiB
     leaves. `regions` has the names of mshare's own, `progress` is called with the processes done and to do. Processes
     that end meanwhile are counted; a chosen pid that is not there raises `ProcessLookupError`.
+    Where /proc is absent or hides what concerns the machine, `BackendUnavailableError` names the file.
     """
-    return _Collector(choice or Choice(), exact, regions or {}).collect(progress)
+    try:
+        return _Collector(choice or Choice(), exact, regions or {}).collect(progress)
+    except FileNotFoundError as error:
+        raise hidden_proc(error) from error
 
 
 class _Collector:

@@ -1,4 +1,5 @@
-"""What processes map: each object once, with its kind and page size. May depend on: geometry, procfs, linux, scan."""
+"""What processes map: each object once, with its kind and page size. May depend on: geometry, procfs, linux, system,
+scan."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from ..._core.geometry import PAGE, PMD, PUD
 from ..._core.linux.process import ProcessDirectory
 from ..._core.procfs import FileId, Mount, Vma, parse_maps, parse_mountinfo, parse_smaps
 from ..scan.snapshot import PRIVATE, Kind, Object
+from .system import mount_table
 
 _DELETED = " (deleted)"
 _KERNELS_OWN = ("/memfd:", "/SYSV", "/anon_hugepage")
@@ -23,7 +25,7 @@ class Objects:
         self._regions = regions
         self._list: list[Object] = []
         self._indexes: dict[tuple[int, int, int], int] = {}
-        self._mounts = _by_device(Path("/proc/self/mountinfo").read_bytes())
+        self._mounts = _by_device(mount_table())
         self._internal = _internal_tmpfs()
 
     def index(self, vma: Vma, here: ProcessDirectory) -> tuple[int, bool]:

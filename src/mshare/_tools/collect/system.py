@@ -40,14 +40,21 @@ def system(blind: tuple[str, ...]) -> System:
     return System(socket.gethostname(), platform.release(), memory_fields(), settings, blind)
 
 
+def mount_table() -> bytes:
+    """Return the text of /proc/self/mountinfo; nothing where a sandbox hides it."""
+    try:
+        return Path("/proc/self/mountinfo").read_bytes()
+    except OSError:
+        return b""
+
+
 def blindness() -> list[str]:
     """Return why there may be processes that nothing here shows."""
     reasons = []
-    proc = [
-        each
-        for each in parse_mountinfo(Path("/proc/self/mountinfo").read_bytes(), "proc")
-        if each.mount_point == "/proc"
-    ]
+    table = mount_table()
+    if not table:
+        reasons.append("the mount table of this process cannot be read: whether /proc hides processes is not known")
+    proc = [each for each in parse_mountinfo(table, "proc") if each.mount_point == "/proc"]
     hidden = {option for each in proc[-1:] for option in each.options if option.startswith("hidepid=")}
     if hidden - {"hidepid=0", "hidepid=off"} and os.geteuid() != 0:
         reasons.append(f"/proc is mounted with {min(hidden)}: processes of other users are not seen at all")
