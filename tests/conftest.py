@@ -31,13 +31,14 @@ def pytest_configure() -> None:
 
     Mounts of tests are hidden from other processes. In a guest, which is ours alone, they are not: the module's tests
     unmount for all. A shell starts a background job with SIGINT ignored, and the job's processes inherit that. Python's
-    readline sets COLUMNS and LINES, so that a worker of pytest-xdist has them.
+    readline sets COLUMNS and LINES, so that a worker of pytest-xdist has them. Without bytecode each of the hundreds of
+    commands that tests start compiles the whole package.
     """
     if not Path("/sys/module/mshare").exists():
         private()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    for name in ("COLUMNS", "LINES"):
+    for name in ("COLUMNS", "LINES", "PYTHONDONTWRITEBYTECODE"):
         os.environ.pop(name, None)
         os.unsetenv(name)  # readline sets it where os.environ does not look
 

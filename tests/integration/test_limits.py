@@ -134,6 +134,7 @@ def mappings_until_refused() -> list[int]:
     return got
 
 
+@pytest.mark.machine  # test_scan.py changes this limit
 @pytest.mark.parametrize("where", [None, mshare.ANYWHERE])
 def test_the_number_of_mappings_is_named(world: Path, where: Any) -> None:
     mshare.create("r", PAGE, backend="shm").close()
