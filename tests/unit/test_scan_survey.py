@@ -7,7 +7,7 @@ import pytest
 from mshare._core.geometry import PAGE, PMD, PUD
 from mshare._tools.scan.groups import groups
 from mshare._tools.scan.snapshot import Area, Filled, Kind, Object, Process, Snapshot, System
-from mshare._tools.scan.survey import ObjectUsage, survey
+from mshare._tools.scan.survey import Bytes, ObjectUsage, survey
 
 BASE = 0x3000_0000_0000
 
@@ -92,3 +92,8 @@ def test_a_region_of_msharefs_has_its_tables_once() -> None:
     assert costs is not None
     assert costs.now == costs.shared == 3 * PAGE + 100 * PAGE
     assert costs.leaves_2m == 200 * PAGE
+
+
+def test_the_total_of_bytes_is_the_sum_of_each_bound() -> None:
+    assert Bytes.total([Bytes(1, 2, 3), Bytes(10, 20, 30)]) == Bytes(11, 22, 33)
+    assert Bytes.total([]) == Bytes(0, 0, 0)

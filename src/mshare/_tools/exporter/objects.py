@@ -65,7 +65,7 @@ def _added(called: str, kind: str, usages: list[ObjectUsage]) -> Series:
     return Series(
         called,
         kind,
-        Bytes(*map(sum, zip(*(usage.now for usage in usages), strict=True))),
+        Bytes.total(usage.now for usage in usages),
         sum(usage.size for usage in usages),
         len({pid for usage in usages for pid in usage.by_process}),
         WhatIf(*map(sum, zip(*costs, strict=True))) if costs else None,

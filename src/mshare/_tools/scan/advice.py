@@ -91,7 +91,7 @@ def _advice(snapshot: Snapshot, survey: Survey, memory: int) -> Iterator[Advice]
         if not worth:
             continue
         promised += worth[0].huge_pages
-        now = Bytes(*(sum(part) for part in zip(*(usage.now for usage in case.usages), strict=True)))
+        now = Bytes.total(usage.now for usage in case.usages)
         names = tuple(printable(label(usage.object)) for usage in case.usages)
         found.append(Advice(_title(case, names), names, case.kind, len(case.users), now, worth))
     yield from found

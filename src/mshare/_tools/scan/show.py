@@ -89,7 +89,7 @@ def table(survey: Survey, *, least: int, most: int | None = None, processes: int
     headers = ("NOW", *at, "SHARED", "2M", "1G", "SIZE", "LEAF", "PROCS", "OBJECT")
     rows = [_cells(usage, processes) for usage in shown]
     if others:
-        rest = Bytes(*(sum(part) for part in zip(*(usage.now for usage in others), strict=True)))
+        rest = Bytes.total(usage.now for usage in others)
         rows.append((short(bounds(rest)), *("",) * (len(headers) - 2), f"({len(others)} others)"))
     last = len(headers) - 1
     return Table(headers, tuple(rows), right=frozenset(range(last)), fold=last)

@@ -10,7 +10,7 @@ nobody's `VmPTE`, and belong to the region.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..._core.geometry import PAGE, PMD, PUD
@@ -25,6 +25,11 @@ class Bytes(NamedTuple):
     lower: int
     likely: int
     upper: int
+
+    @classmethod
+    def total(cls, parts: Iterable[Bytes]) -> Bytes:
+        """Return the sum of `parts`, which is nothing if there are none."""
+        return cls(*map(sum, zip(cls(0, 0, 0), *parts, strict=True)))
 
 
 class WhatIf(NamedTuple):

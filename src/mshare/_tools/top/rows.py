@@ -98,7 +98,7 @@ def _object(usage: ObjectUsage) -> Row:
 def _rest(usages: Sequence[ObjectUsage]) -> str:
     if not usages:
         return ""
-    total = Bytes(*(sum(part) for part in zip(*(usage.now for usage in usages), strict=True)))
+    total = Bytes.total(usage.now for usage in usages)
     return f"{len(usages)} others: {bounds(total)}"
 
 
