@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         plan = replace(plan, sizes=tuple(parse_size(size) for size in options.sizes.split(",")))
     pool.give_back_on_signals()
     results = run.measure_all(plan, lambda step: print(step, file=sys.stderr, flush=True))
-    text = report.markdown(results)
+    text = report.page(results)
     output.write(options, results.as_json(), text)
     return 0
 

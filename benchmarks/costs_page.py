@@ -1,10 +1,12 @@
-"""What `benchmarks.costs` measured, as Markdown: tables and targets. Pure: lines in, text out."""
+"""What `benchmarks.costs` measured, as Markdown: tables and targets. Pure: lines in, text out. May depend on: vm."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
+
+from vm import markdown
 
 GROUPS = {
     "fork": (
@@ -131,12 +133,8 @@ def times(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join([_row(head), "|---" + "|---:" * (len(head) - 1) + "|", *map(_row, rows)])
+    return "\n".join(markdown.table(head, rows, right=range(1, len(head))))
 
 
 def _table_of(group: str, now: Module, before: Module | None) -> str:

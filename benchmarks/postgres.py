@@ -7,7 +7,7 @@ Fact: pgbench makes new connections for every run, and their processes have none
 Consequence: the first seconds of a run are page faults. Decision: transactions are counted in the second half only;
 faults and page tables, which are the price, over all of it.
 
-May depend on: machine, output, pool, linux, measure, testing, units, geometry.
+May depend on: cluster, machine, output, pool, linux, measure, vm, units, geometry.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from mshare._core.geometry import PMD
 from mshare._core.linux import proc
 from mshare._core.units import MIB, format_size, parse_size
 from mshare.measure.cost import page_tables_bytes
-from mshare.testing.postgres import Cluster, binaries
+from vm import markdown
 
 from . import machine, output, pool
+from .cluster import Cluster, binaries
 
 _SCALE_BYTES = 15 * MIB
 """What one unit of pgbench's scale takes: 100,000 rows and their index."""
@@ -192,7 +193,7 @@ def measure(
     return runs, sorted(set(missing)), version
 
 
-def markdown(document: dict[str, Any], runs: Sequence[PgbenchRun]) -> str:
+def page(document: dict[str, Any], runs: Sequence[PgbenchRun]) -> str:
     """Return the report: medians by number of clients, and huge pages by 4 KiB pages. Pure."""
     before, after = document["load_1min"]
     rounds = "one round, whose tps is one sample"
@@ -218,7 +219,7 @@ def markdown(document: dict[str, Any], runs: Sequence[PgbenchRun]) -> str:
     ]
     lines += [f"- not measured: {text}" for text in document["missing"]]
     headers = ("clients", "", "PageTables", "VmPTE, sum", "minor faults", "connecting", "latency", "tps")
-    lines += ["", f"| {' | '.join(headers)} |", "|---:|---|" + "---:|" * (len(headers) - 2)]
+    rows = []
     for clients in sorted({run.clients for run in runs}):
         for setting in (STOCK, HUGE):
             group = [run for run in runs if (run.clients, run.setting) == (clients, setting)]
@@ -233,20 +234,18 @@ def markdown(document: dict[str, Any], runs: Sequence[PgbenchRun]) -> str:
                     f"{median(run.latency_ms for run in group):.1f} ms",
                     _spread([run.tps for run in group], lambda value: f"{value:,.0f}"),
                 )
-                lines.append(f"| {' | '.join(cells)} |")
+                rows.append(cells)
+    lines += ["", *markdown.table(headers, rows, right={*range(len(headers))} - {1})]
+    compared = []
+    for clients in sorted({run.clients for run in runs}):
+        stock, huge = ([r for r in runs if (r.clients, r.setting) == (clients, setting)] for setting in (STOCK, HUGE))
+        if stock and huge:
+            compared.append([str(clients), *(_ratio(stock, huge, name) for name in _COMPARED)])
     lines += [
         "",
         "## Huge pages by 4 KiB pages",
         "",
-        "| clients | PageTables | VmPTE, sum | minor faults | tps |",
-        "|---:|---:|---:|---:|---:|",
-    ]
-    for clients in sorted({run.clients for run in runs}):
-        stock, huge = ([r for r in runs if (r.clients, r.setting) == (clients, setting)] for setting in (STOCK, HUGE))
-        if stock and huge:
-            ratios = (_ratio(stock, huge, name) for name in _COMPARED)
-            lines.append(f"| {clients} | {' | '.join(ratios)} |")
-    lines += [
+        *markdown.table(["clients", "PageTables", "VmPTE, sum", "minor faults", "tps"], compared, right=range(5)),
         "",
         "PageTables is the whole machine's, with whatever else starts and ends meanwhile; VmPTE is the server's own, "
         "and counts tables that processes share in each of them.",
@@ -292,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "rounds": options.rounds,
         "missing": missing,
     }
-    text = markdown(document, runs)
+    text = page(document, runs)
     output.write(options, {**document, "runs": [asdict(run) for run in runs]}, text)
     return 0
 

@@ -1,4 +1,4 @@
-"""The page about `make prove`: results in, Markdown out. Pure. May depend on: lab, table, units."""
+"""The page about `make prove`: results in, Markdown out. Pure. May depend on: lab, table, vm, units."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from itertools import groupby
 from statistics import median
 from typing import Any, NamedTuple, Self
 
-from mshare._core.units import GIB, MIB, format_size
+from mshare._core.units import GIB, MIB, format_size, format_time
 from mshare._tools.lab.run import Run
 from mshare._tools.lab.scale import PROPOSAL, server
-from mshare._tools.lab.show import client_table, memory_table, milliseconds, notes, size
+from mshare._tools.lab.show import client_table, memory_table, notes, size
 from mshare._tools.table import Table
+from vm import markdown
 
 DYING = ("plain", "shared_memory")
 """Mechanisms that the proposal's server does not survive."""
@@ -133,7 +134,7 @@ def _sizes(found: Results) -> Iterator[Target]:
         few, many = _middle(sizes[0], f"{name}_ns"), _middle(sizes[-1], f"{name}_ns")
         yield Target(
             f"{name}: {format_size(most)} by {format_size(least)}, below {TIME_RATIO}",
-            f"{milliseconds(many)} : {milliseconds(few)} = {many / few:.2f}, rounds differ by up to "
+            f"{format_time(many)} : {format_time(few)} = {many / few:.2f}, rounds differ by up to "
             f"{max(_scatter(runs, f'{name}_ns') for runs in (sizes[0], sizes[-1])):.2f}",
             many < TIME_RATIO * few,
             is_time=True,
@@ -175,10 +176,7 @@ def page(found: Results, *, picture_name: str) -> str:
 
 
 def _markdown(table: Table) -> Iterator[str]:
-    yield "| " + " | ".join(header.lower() for header in table.headers) + " |"
-    yield "|" + "|".join("---:" if column in table.right else "---" for column in range(len(table.headers))) + "|"
-    for row in table.rows:
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+    yield from markdown.table([header.lower() for header in table.headers], table.rows, table.right)
 
 
 def _head(found: Results, picture_name: str) -> Iterator[str]:
@@ -250,7 +248,7 @@ def _sweep(found: Results) -> Iterator[str]:
         (
             format_size(runs[0].size_bytes), size(median(run.per_client_bytes() for run in runs)),
             f"{max(run.faults.most - run.base_faults.least for run in runs):,}",
-            *(milliseconds(_middle(runs, name)) for name in ("fork_ns", "exit_ns", "base_fork_ns", "base_exit_ns")),
+            *(format_time(_middle(runs, name)) for name in ("fork_ns", "exit_ns", "base_fork_ns", "base_exit_ns")),
         )
         for runs in found.sizes()
     )  # fmt: skip

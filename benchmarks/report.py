@@ -1,6 +1,6 @@
 """Results as Markdown: tables, ratios within this run, and the targets.
 
-May depend on: machine, run, measure, units.
+May depend on: machine, run, measure, vm, units.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from mshare._core.units import GIB, format_size
+from mshare._core.units import GIB, format_size, format_time
 from mshare.measure import Cost, Nothing, SharedMemory
+from vm import markdown
 
 from . import machine
 from .run import Results
@@ -18,24 +19,20 @@ RIVAL = SharedMemory.label
 _THP = "mshare thp"
 
 
-def _ms(nanoseconds: float) -> str:
-    return f"{nanoseconds / 1e6:,.1f} ms" if nanoseconds >= 1e6 else f"{nanoseconds / 1e3:.1f} µs"
-
-
 _COLUMNS: tuple[tuple[str, Callable[[Cost], str]], ...] = (
     ("VmPTE", lambda cost: format_size(cost.vmpte_bytes)),
     ("PageTables", lambda cost: format_size(cost.page_tables_bytes)),
     ("minor faults", lambda cost: f"{cost.minor_faults:,}"),
-    ("first attach", lambda cost: _ms(cost.process.first_attach_ns)),
-    ("attach + close", lambda cost: _ms(cost.process.attach_close_ns)),
-    ("often", lambda cost: _ms(cost.process.attach_close_often_ns)),
-    ("scan", lambda cost: _ms(cost.process.scan_ns)),
-    ("scan again", lambda cost: _ms(cost.process.scan_again_ns)),
-    ("detach", lambda cost: _ms(cost.process.detach_ns)),
-    ("fork", lambda cost: _ms(cost.process.fork_ns)),
-    ("exit", lambda cost: _ms(cost.process.exit_ns)),
-    ("create", lambda cost: _ms(cost.create_ns)),
-    ("create + touch", lambda cost: _ms(cost.create_ns + cost.first_touch_ns)),
+    ("first attach", lambda cost: format_time(cost.process.first_attach_ns)),
+    ("attach + close", lambda cost: format_time(cost.process.attach_close_ns)),
+    ("often", lambda cost: format_time(cost.process.attach_close_often_ns)),
+    ("scan", lambda cost: format_time(cost.process.scan_ns)),
+    ("scan again", lambda cost: format_time(cost.process.scan_again_ns)),
+    ("detach", lambda cost: format_time(cost.process.detach_ns)),
+    ("fork", lambda cost: format_time(cost.process.fork_ns)),
+    ("exit", lambda cost: format_time(cost.process.exit_ns)),
+    ("create", lambda cost: format_time(cost.create_ns)),
+    ("create + touch", lambda cost: format_time(cost.create_ns + cost.first_touch_ns)),
 )
 
 
@@ -92,18 +89,13 @@ def _whole(cost: Cost) -> int:
 
 
 def _at_most(what: str, ours: int, theirs: int) -> Target:
-    return Target(what, f"{_ms(ours)} : {_ms(theirs)} = {ours / theirs:.2f}", ours <= theirs)
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return Target(what, f"{format_time(ours)} : {format_time(theirs)} = {ours / theirs:.2f}", ours <= theirs)
 
 
 def _table(costs: dict[str, Cost]) -> Iterator[str]:
-    yield _row(["", *(header for header, _ in _COLUMNS)])
-    yield "|---|" + "---:|" * len(_COLUMNS)
-    for cost in costs.values():
-        yield _row([cost.mechanism, *(show(cost) for _, show in _COLUMNS)])
+    headers = ["", *(header for header, _ in _COLUMNS)]
+    rows = ([cost.mechanism, *(show(cost) for _, show in _COLUMNS)] for cost in costs.values())
+    yield from markdown.table(headers, rows, right=range(1, len(headers)))
 
 
 def _ratios(costs: dict[str, Cost]) -> Iterator[str]:
@@ -111,8 +103,8 @@ def _ratios(costs: dict[str, Cost]) -> Iterator[str]:
     rival = costs.get(RIVAL)
     if rival is None:
         return
-    yield _row([f"{RIVAL} by ...", "VmPTE", "minor faults", "attach + close", "scan", "detach", "exit"])
-    yield "|---|" + "---:|" * 6
+    headers = [f"{RIVAL} by ...", "VmPTE", "minor faults", "attach + close", "scan", "detach", "exit"]
+    rows = []
     for name, cost in costs.items():
         if not name.startswith("mshare"):
             continue
@@ -125,10 +117,11 @@ def _ratios(costs: dict[str, Cost]) -> Iterator[str]:
             (theirs.detach_ns, ours.detach_ns),
             (theirs.exit_ns, ours.exit_ns),
         ]
-        yield _row([name, *(f"{a / b:,.2f}" if b else "-" for a, b in pairs)])
+        rows.append([name, *(f"{a / b:,.2f}" if b else "-" for a, b in pairs)])
+    yield from markdown.table(headers, rows, right=range(1, len(headers)))
 
 
-def markdown(results: Results) -> str:
+def page(results: Results) -> str:
     """Return the whole report."""
     lines = ["# What each further process pays", ""]
     lines += ["What the columns mean, and what they leave out: [measuring](../measuring.md).", ""]
@@ -140,8 +133,8 @@ def markdown(results: Results) -> str:
         "processes at once",
         "",
     ]
-    lines += ["## Targets", "", "| target | this run | |", "|---|---|---|"]
-    lines += [_row([target.what, target.seen, "met" if target.met else "**missed**"]) for target in targets(results)]
+    met = ([target.what, target.seen, "met" if target.met else "**missed**"] for target in targets(results))
+    lines += ["## Targets", "", *markdown.table(["target", "this run", ""], met)]
     for size, costs in by_size(results).items():
         lines += ["", f"## {format_size(size)}", "", *_table(costs), "", *_ratios(costs)]
     if results.notes:

@@ -11,7 +11,7 @@ General layout, dependencies running downwards:
     toolchain    compilers of other suites       apt          package tools, also for other suites
     versions     kernels in apt's output (pure)  junit        skips and failures in a report (pure)
     sources      apt's source files (pure)       page         the last result of each kernel
-    errors       what can go wrong on the host
+    errors       what can go wrong on the host   markdown     tables (pure)
     guest/       two shell scripts that run inside
 
 The Python in here runs on the host only; inside the guest there is busybox, a job and the host's files.

@@ -1,4 +1,7 @@
-"""Keeps the last test run of each kernel series, and the page that shows them. Pure but for `save`."""
+"""Keeps the last test run of each kernel series, and the page that shows them. Pure but for `save`.
+
+May depend on: markdown.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+
+from . import markdown
 
 Document = dict[str, dict[str, Any]]
 _KEPT = (
@@ -43,11 +48,7 @@ def _log(row: dict[str, Any]) -> str:
 
 def as_markdown(document: Document) -> str:
     """The page."""
-    lines = [
-        INTRODUCTION,
-        "| kernel | result | tests passed | kernel log | boot | in all | commit | day |",
-        "|---|---|---:|---|---:|---:|---|---|",
-    ]
+    rows: list[tuple[str, ...]] = []
     notes: list[str] = []
     for row in document.values():
         tests = row.get("tests", 0)
@@ -57,7 +58,7 @@ def as_markdown(document: Document) -> str:
             *(row["kernel"], row["outcome"], f"{tests - len(bad):,} of {tests:,}", _log(row), boot),
             *(f"{row['total_seconds']:,.0f} s", row["commit"], row["date"]),
         )
-        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+        rows.append(cells)
         if row["outcome"] != "passed":
             notes.append(f"- {row['kernel']}: {row['reason']}")
         notes += [f"- {row['kernel']}: {name.splitlines()[0]}" for name in bad]  # a message can have many lines
@@ -66,7 +67,10 @@ def as_markdown(document: Document) -> str:
         if row["attempts"] > 1:
             notes.append(f"- {row['kernel']}: the first machine was lost before its first process (an emulator race).")
     machines = dict.fromkeys(f"{row['host']}, {row['qemu']}" for row in document.values())
-    lines += [
+    headers = ("kernel", "result", "tests passed", "kernel log", "boot", "in all", "commit", "day")
+    lines = [
+        INTRODUCTION,
+        *markdown.table(headers, rows, right={2, 4, 5}),
         "",
         *notes,
         *([""] if notes else []),

@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcomes += _measure(column, who, plan)
         document |= {"load_1min": [load, os.getloadavg()[0]], "seconds": time.monotonic() - start}
         document["outcomes"] = [asdict(outcome) for outcome in outcomes]
-        text = report.markdown(document, plan, outcomes)
+        text = report.page(document, plan, outcomes)
         output.save(options, document, text)  # whatever ends the run later
     sys.stdout.write(text)
     return 0

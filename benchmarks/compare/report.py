@@ -1,15 +1,16 @@
 """Outcomes as Markdown: what a process pays, what happens when, and how it failed.
 
-May depend on: specs, trial, machine, table, units.
+May depend on: specs, trial, machine, table, vm, units.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from mshare._core.units import format_size
+from mshare._core.units import format_size, format_time
 from mshare._tools.table import printable
+from vm import markdown
 
 from .. import machine
 from .specs import BASELINE, PLAIN
@@ -21,10 +22,6 @@ _MESSAGE_CHARS = 220
 _TARGET = 1.2
 
 
-def _ms(nanoseconds: float) -> str:
-    return f"{nanoseconds / 1e6:,.2f} ms" if nanoseconds >= 1e6 else f"{nanoseconds / 1e3:.1f} µs"
-
-
 def _random_read(values: Values) -> str:
     spread = f" ({values['least_ns']:.1f} to {values['most_ns']:.1f})" if values.get("rounds", 1) > 1 else ""
     return f"{values['ns']:.1f} ns{spread}"
@@ -34,10 +31,10 @@ _FIGURES: tuple[tuple[str, str, Callable[[Values], str]], ...] = (
     ("VmPTE", "process", lambda values: format_size(values["vmpte_bytes"])),
     ("PageTables", "tables", lambda values: format_size(values["page_tables_bytes"])),
     ("minor faults", "process", lambda values: f"{values['minor_faults']:,}"),
-    ("first attach", "process", lambda values: _ms(values["first_attach_ns"])),
-    ("attach", "process", lambda values: _ms(values["attach_ns"])),
-    ("fork", "process", lambda values: _ms(values["fork_ns"])),
-    ("exit", "process", lambda values: _ms(values["exit_ns"])),
+    ("first attach", "process", lambda values: format_time(values["first_attach_ns"])),
+    ("attach", "process", lambda values: format_time(values["attach_ns"])),
+    ("fork", "process", lambda values: format_time(values["fork_ns"])),
+    ("exit", "process", lambda values: format_time(values["exit_ns"])),
     ("first touch", "touch", lambda values: f"{values['bytes'] / values['ns']:.2f} GB/s"),
     ("random read", "random", _random_read),
 )
@@ -64,7 +61,7 @@ class _Notes:
             yield f"- [{number}] `{text.replace('`', chr(39))}`"
 
 
-def markdown(document: dict[str, Any], plan: Plan, outcomes: Sequence[Outcome]) -> str:
+def page(document: dict[str, Any], plan: Plan, outcomes: Sequence[Outcome]) -> str:
     """Return the whole report. `document`: machine, command, loads, and what was left out and why."""
     found = {(outcome.mechanism, outcome.column): outcome for outcome in outcomes}
     mechanisms = list(dict.fromkeys(outcome.mechanism for outcome in outcomes))
@@ -130,14 +127,8 @@ def _remarks(mechanisms: Sequence[str], found: Found, plan: Plan) -> Iterator[st
         yield f"- random reads of {', '.join(partly)}: a round failed, the others count"
 
 
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _table(headers: Sequence[str], rows: Iterator[Sequence[str]], mark: str) -> Iterator[str]:
-    yield _row(["", *headers])
-    yield "|---|" + mark * len(headers)
-    yield from map(_row, rows)
+def _numbers(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield from markdown.table(["", *headers], rows, right=range(1, len(headers) + 1))
 
 
 def _cell(found: Found, mechanism: str, column: str, notes: _Notes, show: Callable[[Values], str]) -> str:
@@ -152,7 +143,7 @@ def _figures(mechanisms: Sequence[str], found: Found, notes: _Notes) -> Iterator
         [mechanism, *(_cell(found, mechanism, column, notes, show) for _, column, show in _FIGURES)]
         for mechanism in mechanisms
     )
-    yield from _table([header for header, _, _ in _FIGURES], rows, "---:|")
+    yield from _numbers([header for header, _, _ in _FIGURES], rows)
 
 
 def _values(found: Found, mechanism: str, column: str) -> Values | None:
@@ -181,7 +172,7 @@ def _ratios(mechanisms: Sequence[str], found: Found, size_bytes: int) -> Iterato
         if mechanism != BASELINE and (values := _values(found, mechanism, "random"))
     }
     rows = ([mechanism, f"{plain['ns'] / ns:.2f}"] for mechanism, ns in times.items())
-    yield from _table([f"random reads, {PLAIN} = 1; more is faster"], rows, "---:|")
+    yield from _numbers([f"random reads, {PLAIN} = 1; more is faster"], rows)
     yield ""
     ours = [mechanism for mechanism in ("mshare thp", "mshare hugetlb") if mechanism in times]
     small = [
@@ -231,7 +222,7 @@ def _fates(mechanisms: Sequence[str], found: Found, notes: _Notes) -> Iterator[s
         for mechanism in mechanisms
         if mechanism != BASELINE
     )
-    yield from _table([header for header, _, _ in columns], rows, "---|")
+    yield from markdown.table(["", *(header for header, _, _ in columns)], rows)
 
 
 def _crowd(mechanisms: Sequence[str], found: Found, notes: _Notes) -> Iterator[str]:
@@ -247,4 +238,4 @@ def _crowd(mechanisms: Sequence[str], found: Found, notes: _Notes) -> Iterator[s
     rows = (
         [mechanism, *(_cell(found, mechanism, "crowd", notes, show) for _, show in columns)] for mechanism in mechanisms
     )
-    yield from _table([f"{count:,} processes: {columns[0][0]}", *(header for header, _ in columns[1:])], rows, "---:|")
+    yield from _numbers([f"{count:,} processes: {columns[0][0]}", *(header for header, _ in columns[1:])], rows)

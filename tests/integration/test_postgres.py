@@ -1,4 +1,4 @@
-"""`mshare.testing.postgres`: a real server, which goes with whoever started it."""
+"""`benchmarks.cluster`: a real server, which goes with whoever started it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from time import monotonic, sleep
 
 import pytest
 
-from mshare.testing.postgres import Cluster, binaries
+from benchmarks.cluster import Cluster, binaries
 
 pytestmark = [pytest.mark.machine, pytest.mark.usefixtures("postgres")]
 
@@ -22,7 +22,7 @@ SURPLUS = NR_HUGEPAGES.with_name("surplus_hugepages")
 
 _KILLED = """
 import sys
-from mshare.testing.postgres import Cluster
+from benchmarks.cluster import Cluster
 with Cluster() as cluster:
     print(cluster.pid, cluster.directory, flush=True)
     sys.stdin.read()

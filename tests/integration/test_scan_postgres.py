@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from worlds import needs_root
 
+from benchmarks.cluster import Cluster
 from mshare._core.linux.proc import memory_fields, process_ids, refresh_counters, status_fields
 from mshare._tools.collect import collect
 from mshare._tools.scan.advice import Advice, judge
 from mshare._tools.scan.show import label
 from mshare._tools.scan.survey import ObjectUsage, survey
-from mshare.testing.postgres import Cluster
 
 pytestmark = pytest.mark.machine
 

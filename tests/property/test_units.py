@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mshare._core.errors import InvalidArgumentError, MshareError
-from mshare._core.units import format_age, format_apart, format_list, format_size, parse_age, parse_size
+from mshare._core.units import format_age, format_apart, format_list, format_size, format_time, parse_age, parse_size
 
 UNITS = {"B": 0, "KiB": 1, "MiB": 2, "GiB": 3, "TiB": 4, "PiB": 5}
 sizes = st.integers(0, 1 << 50) | st.integers(0, 50).map(lambda bits: (1 << bits) - 1)
@@ -116,3 +116,10 @@ def test_a_list_names_all_or_says_how_many_more(pids: list[int], most: int) -> N
     named = [int(word) for word in shown.split(", ") if word]
     assert named == pids[:most]
     assert len(named) + int(rest.removesuffix(" more") or 0) == len(pids)
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "text"), [(0, "0.0 µs"), (1_500, "1.5 µs"), (999_000, "999.0 µs"), (1_234_567_890, "1,234.6 ms")]
+)
+def test_durations(nanoseconds: int, text: str) -> None:
+    assert format_time(nanoseconds) == text

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.postgres import HUGE, STOCK, PgbenchRun, children_faults, markdown, parse_pgbench
+from benchmarks.postgres import HUGE, STOCK, PgbenchRun, children_faults, page, parse_pgbench
 
 OUTPUT = """pgbench (15.18 (Debian 15.18-0+deb12u1))
 transaction type: <builtin: select only>
@@ -70,7 +70,7 @@ def test_the_report_has_medians_and_ratios_within_the_run() -> None:
         "seconds": 1,
         "rounds": 1,
     }
-    text = markdown({**document, "missing": ["z"]}, runs)
+    text = page({**document, "missing": ["z"]}, runs)
     assert "| 50 | huge_pages=off | 2 GiB (1 GiB to 3 GiB) | 2 GiB (1 GiB to 3 GiB) | 2,000 |" in text
     assert "| 200 (100 to 300) |" in text
     assert "| 50 | huge_pages=on | 2 MiB | 2 MiB | 100 |" in text
@@ -79,4 +79,4 @@ def test_the_report_has_medians_and_ratios_within_the_run() -> None:
     assert "times are distorted" in text
     assert "maps only what it has touched" in text
     assert "above 1" not in text
-    assert "start 1.50: **above 1" in markdown({**document, "missing": [], "load_1min": [1.5, 2.0]}, runs)
+    assert "start 1.50: **above 1" in page({**document, "missing": [], "load_1min": [1.5, 2.0]}, runs)

@@ -30,7 +30,7 @@ def read_in(mechanism: str, ns: float) -> Outcome:
 
 @given(st.text(min_size=1))
 def test_a_failure_is_shown_in_its_own_words_on_one_line(failure: str) -> None:
-    text = report.markdown(DOCUMENT, PLAN, [Outcome("Ray", "random", 1.0, None, failure)])
+    text = report.page(DOCUMENT, PLAN, [Outcome("Ray", "random", 1.0, None, failure)])
     assert "failed [1]" in text
     (note,) = [line for line in text.split("\n") if line.startswith("- [1]")]
     assert note.isprintable()
@@ -40,13 +40,13 @@ def test_a_failure_is_shown_in_its_own_words_on_one_line(failure: str) -> None:
 
 def test_the_same_message_is_one_note() -> None:
     outcomes = [Outcome(mechanism, "random", 1.0, None, "no room") for mechanism in ("Ray", "vineyard")]
-    text = report.markdown(DOCUMENT, PLAN, outcomes)
+    text = report.page(DOCUMENT, PLAN, outcomes)
     assert text.count("failed [1]") == 2
     assert "[2]" not in text
 
 
 def test_what_is_missing_and_how_busy_the_machine_was_is_said() -> None:
-    text = report.markdown(DOCUMENT, PLAN, [])
+    text = report.page(DOCUMENT, PLAN, [])
     assert "- x: y" in text
     assert "at the end 3.00" in text
     assert "other things" in text
@@ -61,7 +61,7 @@ def test_the_target_is_judged_by_the_fastest_mechanism_with_small_pages(ns: floa
         read_in("sysv_ipc SHM_HUGETLB", 1.0),
         read_in(specs.BASELINE, 0.5),
     ]
-    text = report.markdown(DOCUMENT, PLAN, outcomes)
+    text = report.page(DOCUMENT, PLAN, outcomes)
     (target,) = [line for line in text.split("\n") if line.startswith("Target: `mshare thp`")]
     assert target.endswith(f"{verdict}.")
     assert f"{12.5 / ns:.2f} (the fastest" in target
@@ -74,7 +74,7 @@ def test_a_death_by_signal_is_bold_and_an_error_is_not() -> None:
         Outcome("mshare shm", "full", 1.0, {"step": "create", "how": "NoSpaceError: too large"}),
         Outcome("vineyard", "full", 1.0, {"step": "none", "how": "ok", "where": "/memfd:v (deleted)"}),
     ]
-    text = report.markdown(DOCUMENT, PLAN, outcomes)
+    text = report.page(DOCUMENT, PLAN, outcomes)
     assert "**the first write: killed by SIGBUS**" in text
     assert "creating fails [" in text
     assert "NoSpaceError: too large" in text
@@ -89,9 +89,9 @@ def costs(mechanism: str, vmpte_bytes: int) -> Outcome:
 def test_the_pages_of_a_mechanism_are_told_by_its_page_tables_where_they_were_measured() -> None:
     read = [read_in("mshare thp", 10.0), read_in(specs.PLAIN, 20.0), read_in("Ray", 11.0), read_in("other", 12.0)]
     measured = [costs(specs.PLAIN, 2 << 20), costs("Ray", 8 << 10), costs("other", (2 << 20) - 8192)]
-    text = report.markdown(DOCUMENT, PLAN, [*read, *measured])
+    text = report.page(DOCUMENT, PLAN, [*read, *measured])
     assert "pages: 1.20 (the fastest of them) to 2.00 (the slowest)" in text
-    assert "pages: 1.10 (the fastest of them) to 2.00 (the slowest)" in report.markdown(DOCUMENT, PLAN, read)
+    assert "pages: 1.10 (the fastest of them) to 2.00 (the slowest)" in report.page(DOCUMENT, PLAN, read)
 
 
 def test_a_page_table_of_eight_bytes_per_4_kib_is_one_of_small_pages() -> None:
@@ -105,21 +105,21 @@ def crowd_of(**values: Any) -> Outcome:
 
 
 def test_what_the_benchmark_stopped_is_at_least_that() -> None:
-    text = report.markdown(DOCUMENT, PLAN, [crowd_of(attached=821, stopped="stopped by this benchmark", cut=True)])
+    text = report.page(DOCUMENT, PLAN, [crowd_of(attached=821, stopped="stopped by this benchmark", cut=True)])
     assert "| Ray | ≥ 821 |" in text
     assert "- [1] `stopped by this benchmark`" in text
-    assert "| Ray | 821 |" in report.markdown(DOCUMENT, PLAN, [crowd_of(attached=821, stopped="OSError: no")])
+    assert "| Ray | 821 |" in report.page(DOCUMENT, PLAN, [crowd_of(attached=821, stopped="OSError: no")])
 
 
 def test_memory_of_a_daemon_is_not_seen() -> None:
     fates = {"others": "ok", "newcomer": "ok", "later": "ok", "kept_bytes": None}
-    assert "| not seen |" in report.markdown(DOCUMENT, PLAN, [Outcome("vineyard", "creator", 1.0, fates)])
+    assert "| not seen |" in report.page(DOCUMENT, PLAN, [Outcome("vineyard", "creator", 1.0, fates)])
 
 
 def test_exceptions_to_the_general_rule_are_said() -> None:
     touched = Outcome("Ray", "touch", 1.0, {"ns": 1, "bytes": 1, "runs": 1})
-    assert "first touch of Ray: one process" in report.markdown(DOCUMENT, PLAN, [touched])
-    assert "faults are as counted" in report.markdown(DOCUMENT, PLAN, [costs(specs.BASELINE, 0)])
+    assert "first touch of Ray: one process" in report.page(DOCUMENT, PLAN, [touched])
+    assert "faults are as counted" in report.page(DOCUMENT, PLAN, [costs(specs.BASELINE, 0)])
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_exceptions_to_the_general_rule_are_said() -> None:
     ],
 )
 def test_what_a_machine_does_to_times_is_said(facts: dict[str, Any], said: str | None) -> None:
-    text = report.markdown({**DOCUMENT, "machine": facts}, PLAN, [])
+    text = report.page({**DOCUMENT, "machine": facts}, PLAN, [])
     assert [words for words in ("bare metal", "times are distorted") if words in text] == ([said] if said else [])
 
 
@@ -142,7 +142,7 @@ def random_round(ns: float) -> Outcome:
 def test_rounds_of_random_reads_are_shown_by_their_median_and_their_spread() -> None:
     one = trial.middle([random_round(ns) for ns in (30.0, 10.0, 20.0)])
     assert one.seconds == 3.0
-    assert "| 20.0 ns (10.0 to 30.0) |" in report.markdown(DOCUMENT, PLAN, [one])
+    assert "| 20.0 ns (10.0 to 30.0) |" in report.page(DOCUMENT, PLAN, [one])
 
 
 def test_mechanisms_take_turns_at_random_reads_in_alternating_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_mechanisms_take_turns_at_random_reads_in_alternating_order(monkeypatch:
 def test_a_failed_round_is_left_out_and_said_and_failed_rounds_are_a_failure() -> None:
     failed = Outcome("Ray", "random", 1.0, None, "no room")
     some = trial.middle([failed, random_round(10.0)])
-    text = report.markdown(DOCUMENT, PLAN, [some])
+    text = report.page(DOCUMENT, PLAN, [some])
     assert "| 10.0 ns |" in text
     assert "random reads of Ray: a round failed" in text
     none = trial.middle([failed, failed])

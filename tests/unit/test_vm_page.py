@@ -74,7 +74,7 @@ def test_what_went_wrong_is_on_the_page() -> None:
     assert "- 7.3.4+deb13-amd64: not the usual run, but one with `-k x`.\n" in page.as_markdown(
         page.merged({}, bad, FACTS | {"arguments": "-k x"})
     )
-    assert "| kernel complained | 332 of 332 | 1 complaints, the first: `BUG: a / b` | - |" in text
+    assert "| kernel complained | 332 of 332 | 1 complaints, the first: `BUG: a \\| b` | - |" in text
 
 
 def _kernels(*settings: str) -> list[str]:

@@ -73,6 +73,12 @@ def format_size(size_bytes: float) -> str:
     return f"{text} {units[step]}"
 
 
+def format_time(nanoseconds: float) -> str:
+    """Return a duration in milliseconds, or in microseconds if it is shorter than one, with one digit after the
+    point."""
+    return f"{nanoseconds / 1e6:,.1f} ms" if nanoseconds >= 1e6 else f"{nanoseconds / 1e3:.1f} µs"
+
+
 def format_apart(size_bytes: int, other_bytes: int) -> tuple[str, str]:
     """Return two different sizes such that their texts differ as well: with `format_size` if that is enough, else exact
     ("67391488 bytes")."""

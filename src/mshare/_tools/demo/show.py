@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..._core.units import format_size
+from ..._core.units import format_size, format_time
 from ..table import Table
 from .bill import PROJECTED_BYTES, PROJECTED_PROCESSES, Bill
 from .flights import ROWS
@@ -43,10 +43,6 @@ def lines(result: Result) -> Iterator[str]:
         yield f"LEFT BEHIND, and removed only now: {', '.join(result.left_behind)}"
 
 
-def _ms(nanoseconds: int) -> str:
-    return f"{nanoseconds / 1e6:.1f} ms" if nanoseconds >= 1_000_000 else f"{nanoseconds / 1e3:.0f} µs"
-
-
 def title(bill: Bill) -> str:
     """Return the table's title."""
     return f"What each further process pays for {format_size(bill.size_bytes)} of shared memory, measured here"
@@ -65,9 +61,9 @@ def table(bill: Bill) -> Table:
                 format_size(paid.vmpte_bytes),
                 format_size(line.cost.page_tables_bytes),
                 f"{paid.minor_faults:,}",
-                _ms(paid.attach_ns),
-                _ms(paid.scan_ns),
-                _ms(paid.detach_ns),
+                format_time(paid.attach_ns),
+                format_time(paid.scan_ns),
+                format_time(paid.detach_ns),
                 "-" if line.projected_bytes is None else format_size(line.projected_bytes),
             )
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..._core.units import format_size
+from ..._core.units import format_size, format_time
 from ..table import Table, printable
 from .run import MACHINE, V1, Run
 
@@ -35,8 +35,8 @@ def _client(run: Run) -> tuple[str, ...]:
     return (
         f"{run.faults.median:,.0f}",
         f"{run.all_read_s:,.1f} s" if run.reached == run.wanted else "-",
-        milliseconds(run.fork_ns),
-        milliseconds(run.exit_ns),
+        format_time(run.fork_ns),
+        format_time(run.exit_ns),
         f"{run.survivors:,} of {run.asked:,}{' ‡' if run.killed_later else ''}",
         "yes" if run.newcomer == "ok" else "no",
     )
@@ -51,10 +51,6 @@ def _table(headers: tuple[str, ...], runs: Sequence[Run], cells: Callable[[Run],
 def size(size_bytes: float) -> str:
     """Return a size; what is within the noise of a page per hundred clients is 0."""
     return "0 B" if abs(size_bytes) < 41 else format_size(round(size_bytes))
-
-
-def milliseconds(ns: int) -> str:
-    return f"{ns / 1e6:.1f} ms"
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
