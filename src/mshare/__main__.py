@@ -1,13 +1,17 @@
-"""`mshare` and `python -m mshare`: the command line, if its extra is installed. May depend on: cli."""
+"""`mshare` and `python -m mshare`: the command line, if its extra is installed. May depend on: cli,
+streams, _mshare_command."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+Begin = Callable[[], object]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code (see `cli/_exits.py`). `argv` is without the program's name."""
+def main(argv: Sequence[str] | None = None, begin: Begin = bool) -> int:
+    """Run one command and return its exit code (see `cli/_exits.py`). `argv` is without the program's name. `begin` is
+    called when the command line is understood and the work begins."""
     try:
         from ._tools.cli import dispatch
     except ModuleNotFoundError as error:
@@ -15,10 +19,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"mshare: the command line needs {error.name}: pip install '.[cli]' in its source\n")
         return 1
-    except KeyboardInterrupt:
-        return 130
-    return dispatch(sys.argv[1:] if argv is None else argv)
+    return dispatch(sys.argv[1:] if argv is None else argv, begin)
+
+
+def process(begin: Begin = bool) -> int:
+    """Run the command of this process's command line, with standard streams that are safe to use."""
+    from ._tools import streams
+
+    streams.prepare()
+    return main(begin=begin)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from _mshare_command import run
+
+    sys.exit(run(process))

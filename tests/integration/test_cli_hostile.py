@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from worlds import free_bytes, needs_root, small_tmpfs
@@ -324,3 +328,114 @@ def test_a_snapshot_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         done = cli("scan", "--from", str(path))
         assert done.returncode == (3 if path.name == "none" else 1)
         assert str(path) in done.stderr
+
+
+CODES = {
+    "ls": 0,
+    "create made 1M": 0,
+    "cp {} region:copy": 0,
+    "cp region:r {}.out": 0,
+    "rm r": 0,
+    "scan --pid $$ --save {}.snapshot": 0,
+    "report --pid $$ --for 1s --every 0.5s -o {}.html": 0,
+    "--help": 0,
+    "create": 2,
+    "gc --older-than 30": 2,
+    "rm none r": 3,
+    "create r 1M": 4,
+    "create huge 10T": 6,
+    "scan --from {}": 9,
+}
+REDIRECTIONS = ("2>/dev/full", "2> >(exec 0<&-)", "<&- 2>&-", "<&- >&- 2>&-", ">&- 2>/dev/full")
+
+
+@pytest.mark.parametrize(
+    ("line", "redirection"),
+    [*((line, "2>&-") for line in CODES), *(("cp {} region:copy", each) for each in REDIRECTIONS)]
+    + [("rm none r", each) for each in REDIRECTIONS],
+)
+def test_whatever_stderr_is_the_work_is_done_with_the_documented_exit_code(
+    world: Path, tmp_path: Path, line: str, redirection: str
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"content" * 1000)
+    with mshare.create("r", PAGE) as region:
+        region.buf[:] = b"x" * PAGE
+    assert shell(f"{line.format(source)} {redirection}").returncode == CODES[line]
+    left = {"r": b"x" * PAGE}
+    if line.startswith("rm"):
+        left = {}
+    elif line == "cp {} region:copy":
+        left["copy"] = b"content" * 1000
+    elif line == "create made 1M":
+        left["made"] = bytes(1 << 20)
+    assert {info.name for info in mshare.regions()} == set(left)
+    for name, content in left.items():
+        with mshare.attach(name, readonly=True) as region:
+            assert bytes(region.buf) == content
+    for suffix in (".out", ".snapshot", ".html"):
+        assert source.with_name(f"source{suffix}").exists() is (suffix in line)
+
+
+def test_a_spool_is_not_taken_for_stdin(world: Path) -> None:
+    """With stdin closed, the first file that is opened would get its number."""
+    done = shell("cp - region:r <&-")
+    assert (done.returncode, done.stderr) == (2, "mshare: stdin is empty: a region has at least 1 byte\n")
+
+
+# Ctrl-C
+
+BLOCKED = """
+import sys
+sys.stdout.write("waiting\\n")
+sys.stdout.flush()
+sys.stdin.readline()
+"""
+
+
+@contextmanager
+def waiting(tmp_path: Path, module: str, text: str = BLOCKED, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Start `mshare ls` as its installed script does; it stops when it imports `module`."""
+    (tmp_path / f"{module}.py").write_text(text)
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from _mshare_command import main; sys.exit(main())"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program, "ls"], text=True, **pipes, **options) as process:  # type: ignore[call-overload]
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        yield process
+
+
+@pytest.mark.parametrize("module", ["mshare", "typer", "rich"])
+def test_ctrl_c_while_the_command_line_is_loaded_is_quiet_and_130(world: Path, tmp_path: Path, module: str) -> None:
+    with waiting(tmp_path, module, preexec_fn=default_interrupt) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.communicate() == ("", "")
+    assert process.returncode == 130
+
+
+def test_ctrl_c_when_the_work_is_done_is_quiet(world: Path, tmp_path: Path) -> None:
+    lines = "".join(f"    {line}\n" for line in BLOCKED.strip().splitlines())
+    at_exit = (
+        f"import atexit\n@atexit.register\ndef block():\n{lines}raise ModuleNotFoundError('typer', name='typer')\n"
+    )
+    with waiting(tmp_path, "typer", at_exit, preexec_fn=default_interrupt) as process:
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert (process.returncode, out) == (-signal.SIGINT, "")
+    assert "Traceback" not in err
+
+
+def test_a_job_in_the_background_goes_on_to_ignore_ctrl_c(world: Path, tmp_path: Path) -> None:
+    blocked = BLOCKED + f"sys.path.remove({str(tmp_path)!r}); del sys.modules['typer']; import typer\n"
+    with waiting(tmp_path, "typer", blocked, preexec_fn=ignored_interrupt) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.communicate("\n") == ("", "")
+    assert process.returncode == 0
+
+
+def default_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def ignored_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType
 
@@ -92,10 +92,16 @@ def _examples(lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines.strip().splitlines())
 
 
-def dispatch(argv: Sequence[str]) -> int:
-    """Run one command and return its exit code. Errors go to stderr, as JSON if `--json` was given."""
-    if sys.stdout is None:  # file descriptor 1 is closed: who closed it wants nothing
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for as long as the process lives
+def dispatch(argv: Sequence[str], begin: Callable[[], object] = bool) -> int:
+    """Run one command and return its exit code. Errors go to stderr, as JSON if `--json` was given. `begin` is called
+    when the command line is understood and the work begins."""
+    try:
+        return _run(argv, begin)
+    except KeyboardInterrupt:
+        return _exits.INTERRUPTED
+
+
+def _run(argv: Sequence[str], begin: Callable[[], object]) -> int:
     if _COMPLETION in os.environ:  # the shell asks; it ends the process itself
         _complete.set_cut_prefix_aside(os.environ)
         make_app()(prog_name="mshare")
@@ -107,6 +113,7 @@ def dispatch(argv: Sequence[str]) -> int:
     try:
         try:
             with command.make_context("mshare", list(argv) or ["--help"]) as context:
+                begin()
                 code = command.invoke(context) or 0
         except typer.Exit as end:
             code = end.exit_code

@@ -1,0 +1,37 @@
+"""What the command `mshare` runs first. May depend on: mshare.
+
+Facts: loading the package takes long enough for Ctrl-C, and an interrupt while Python imports shows a traceback. The
+package `mshare` is loaded before any module in it. Consequence: nothing inside the package is early enough to prevent
+that. Decision: this module is outside of the package and loads next to nothing. (`python -m mshare` comes too late.)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+
+def main() -> int:
+    """Run one command and return its exit code."""
+    return run(_process)
+
+
+def run(process: Callable[[Callable[[], object]], int]) -> int:
+    """Call `process` with what it has to call when the work begins. Until then, Ctrl-C ends this process silently, with
+    exit code 130; from then on it raises KeyboardInterrupt. A process that ignores Ctrl-C goes on to do so."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return process(bool)
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    try:
+        return process(lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the end of the interpreter has nothing left to interrupt
+
+
+def _process(begin: Callable[[], object]) -> int:
+    from mshare.__main__ import process
+
+    return process(begin)
