@@ -17,7 +17,7 @@ May depend on: _core.
 # General layout. Each module names in its docstring what it may depend on, and tests/unit/test_layering.py compares
 # the imports. docs/decisions/0026-private-rooms.md says why there are two private packages.
 #
-#   _tools/cli -> _tools/*, measure -> _core: calls, creation, attachment, region -> registry, removal, mapping
+#   _tools/cli -> _tools/*, measure -> _core: calls, creation, attachment, region -> listing, removal, names, mapping
 #                                                                   -> backends/* -> backend, linux/* -> pure
 #
 #   _core            what `import mshare` loads
@@ -25,7 +25,8 @@ May depend on: _core.
 #     linux/*        system calls and /proc; knows nothing of regions
 #     backend        what a backend is, and the choice;  backends/*: one file each
 #     mapping        what this process has mapped, and its owners
-#     registry       names and files: find, publish, list;  removal: unlink, gc
+#     roots          the directories of regions;  entry: the file of one region
+#     names          find, publish, withdraw;  listing: what there is;  removal: unlink, gc
 #     handle         descriptors of regions and their rights;  handover: sending them over a socket
 #     region         Region;  attachment: attach;  creation: create, create_anonymous;  calls: the proposal's two calls
 #   _tools           what the commands need beyond the library
@@ -69,9 +70,9 @@ from ._core.errors import (
 )
 from ._core.handle import Handle
 from ._core.handover import recv_handle, send_handle
+from ._core.listing import regions
 from ._core.record import RegionInfo
 from ._core.region import Region
-from ._core.registry import regions
 from ._core.removal import gc, unlink
 
 __version__ = "0.1.0"

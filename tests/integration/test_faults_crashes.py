@@ -16,8 +16,8 @@ from worlds import STRANGER, free_bytes, needs_root, small_tmpfs, window_mapping
 
 import mshare
 from mshare._core.geometry import PAGE, PMD
+from mshare._core.names import find
 from mshare._core.record import ATTACHED_BYTE, NAME_BYTE
-from mshare._core.registry import find
 from mshare.testing.conformance import backend_of, files
 from mshare.testing.processes import Nursery, in_child
 from mshare.testing.statemachine import eventually

@@ -16,7 +16,7 @@ import pytest
 from worlds import window_mappings
 
 import mshare
-from mshare._core import registry
+from mshare._core import entry, listing
 from mshare._core.backends import hugetlb
 from mshare.testing.conformance import files
 from mshare.testing.processes import in_child
@@ -44,8 +44,8 @@ def create_and_unlink() -> None:
 
 
 def look_at_every_record() -> None:
-    registry._records.clear()
-    list(registry.known_records())
+    entry.remembered.clear()
+    list(listing.known_records())
 
 
 def look_for_huge_pages() -> None:

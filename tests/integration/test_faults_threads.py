@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import mshare
-from mshare._core import mapping, registry
+from mshare._core import entry, mapping
 from mshare._core.geometry import PMD, WINDOW
 from mshare._core.linux import locks
 from mshare.testing.conformance import files
@@ -113,7 +113,7 @@ def test_a_fork_in_the_middle_of_another_threads_call_inherits_no_descriptor(
 
         return paused
 
-    monkeypatch.setattr(registry, "read_record", pause(registry.read_record))
+    monkeypatch.setattr(entry, "read_record", pause(entry.read_record))
     monkeypatch.setattr(locks, "try_write_lock", pause(locks.try_write_lock))
     monkeypatch.setattr(time, "time_ns", pause(time.time_ns))
     calls: dict[str, Callable[[], Any]] = {
@@ -260,7 +260,7 @@ def test_a_create_that_loses_at_the_last_moment_keeps_nothing(
     world: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     mshare.create("r", SIZE).close()
-    monkeypatch.setattr(registry, "refuse_existing", lambda _: None)
+    monkeypatch.setattr("mshare._core.names.refuse_existing", lambda _: None)
     with pytest.raises(mshare.RegionExistsError) as held:
         mshare.create("r", size)
     assert mapped_names() == []  # while the error, and all its frames, are still there

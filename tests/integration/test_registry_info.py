@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 import mshare
-from mshare._core import registry, removal
+from mshare._core import listing, removal
 from mshare._core.geometry import PAGE, PMD
 
 
 def test_one_region_can_be_looked_up_without_attaching(backend: str) -> None:
     with mshare.create("seen", 5000, backend=backend) as region:
-        assert registry.region_info("seen") == region.info()
-    assert registry.region_info("seen") == mshare.regions()[0]
+        assert listing.region_info("seen") == region.info()
+    assert listing.region_info("seen") == mshare.regions()[0]
     mshare.unlink("seen")
     with pytest.raises(mshare.RegionNotFoundError):
-        registry.region_info("seen")
+        listing.region_info("seen")
 
 
 def test_the_memory_that_a_region_holds(backend: str) -> None:
@@ -40,7 +40,7 @@ def test_the_memory_of_a_sparse_region_grows(world: Path) -> None:
             assert before < PMD
             region.buf[::PMD] = b"x" * 64
             assert region.info().memory_bytes == before + 64 * PAGE
-        assert registry.region_info("seen").memory_bytes == named.info().memory_bytes
+        assert listing.region_info("seen").memory_bytes == named.info().memory_bytes
 
 
 def test_gc_spares_a_newer_region_of_the_same_name(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

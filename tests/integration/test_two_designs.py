@@ -96,7 +96,7 @@ def server(at: Path) -> Iterator[int]:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    from mshare._core.registry import wait
+    from mshare._core.names import wait
 
     for _ in range(int(LIMIT_S)):
         if wait(condition):

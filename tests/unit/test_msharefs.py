@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import mshare
-from mshare._core import backends, registry
+from mshare._core import backends, entry
 from mshare._core.backend import Request, Space, choose, obstacle
 from mshare._core.geometry import PAGE, PMD, PUD, WINDOW
 from mshare._core.linux import ioctl
@@ -51,9 +51,9 @@ def test_a_file_elsewhere_is_none_of_its(world: Path) -> None:
         assert ioctl.region_facts(fd) is None
         assert all(backend.adopt(fd, os.fstat(fd)) is None for backend in backends.ALL)
         assert not any(backend.attached(fd) for backend in backends.ALL)
-        assert not registry.is_attached(fd)
+        assert not entry.is_attached(fd)
         with pytest.raises(mshare.NotARegionError, match="carries no region record"):
-            registry.read_record("foreign", fd)
+            entry.read_record("foreign", fd)
     finally:
         os.close(fd)
 

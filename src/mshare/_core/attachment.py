@@ -1,5 +1,8 @@
-"""Attaching regions, by name or by handle, and detaching all of a name. May depend on: attached, limits, handle,
-linux, mapping, region, registry, errors, units, geometry, record, procfs."""
+"""Attaching regions, by name or by handle, and detaching all of a name.
+
+May depend on: attached, limits, handle, linux, mapping, region, errors, units, geometry, record, procfs, entry,
+names.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import os
 from contextlib import AbstractContextManager, nullcontext, suppress
 from fcntl import F_GETFL, fcntl
 
-from . import limits, mapping, registry
+from . import entry, limits, mapping, names
 from .attached import Attached
 from .errors import (
     AccessDeniedError,
@@ -163,13 +166,13 @@ def attach_length(
     require_sealed: bool = False,
 ) -> Region:
     """`attach` by name, for a caller who also says how long the region is (0: does not)."""
-    registry.check_name(name)
-    opened = registry.open_to_attach(name, writable=not readonly)
+    names.check_name(name)
+    opened = names.open_to_attach(name, writable=not readonly)
     if opened is None:
         opened = _wait_to_open(name, writable=not readonly)
     file, root, status = opened
     with file as fd:
-        record = registry.read_record(name, fd, status)
+        record = entry.read_record(name, fd, status)
         if whole(length, "a length") not in (0, record.size_bytes):
             raise InvalidSizeError(
                 f"region {name!r} has {record.size_bytes} bytes, not {length}",
@@ -191,16 +194,16 @@ def attach_length(
         return region
 
 
-def _wait_to_open(name: str, *, writable: bool) -> registry.Opened:
-    """`registry.open_to_attach`, when somebody is removing the region: they need microseconds, unless they stopped."""
-    found: list[registry.Opened] = []
+def _wait_to_open(name: str, *, writable: bool) -> names.Opened:
+    """`names.open_to_attach`, when somebody is removing the region: they need microseconds, unless they stopped."""
+    found: list[names.Opened] = []
 
     def look() -> bool:
-        opened = registry.open_to_attach(name, writable=writable)
+        opened = names.open_to_attach(name, writable=writable)
         found.extend([opened] if opened is not None else [])
         return opened is not None
 
-    if not registry.wait(look):
+    if not names.wait(look):
         raise RegionBusyError(f"region {name!r} is being removed by somebody who does not finish", "try again later")
     return found[0]
 
@@ -239,7 +242,7 @@ def _map(fd: int, file: FileId, region: Region, addr: int | _Anywhere | None) ->
 
 def _files_now(name: str) -> set[FileId]:
     """Return the file that has `name` now: it may have been attached by handle, or before it had this name."""
-    with suppress(MshareError), registry.find(name) as entry:
+    with suppress(MshareError), names.find(name) as entry:
         return {entry.file}
     return set()
 

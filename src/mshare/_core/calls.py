@@ -1,5 +1,6 @@
-"""The two calls of the proposal, same names, same arguments, same meaning. May depend on: limits, attachment, creation,
-region, registry, removal, errors.
+"""The two calls of the proposal, same names, same arguments, same meaning.
+
+May depend on: limits, attachment, creation, region, removal, errors, names.
 
 Source: "Add support for shared PTEs across processes", RFC, January 2022. What differs, and why:
 docs/decisions/0018-the-proposals-calls.md.
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 
 from . import attachment as _attachment
-from . import limits, registry, removal
+from . import limits, names, removal
 from .creation import Spec, build
 from .errors import InvalidArgumentError, RegionBusyError, RegionExistsError, RegionNotFoundError
 from .region import Region
@@ -31,7 +32,7 @@ def mshare(name: str, addr: int | None, length: int, oflags: int, mode: int = 0o
     Raises what `create` and `attach` raise, `InvalidArgumentError` for other flags, `InvalidSizeError` (EINVAL) for a
     length that is not the region's.
     """
-    registry.check_name(name)
+    names.check_name(name)
     access = oflags & os.O_ACCMODE
     if oflags & ~_ALLOWED or access not in (os.O_RDONLY, os.O_RDWR) or (oflags & os.O_EXCL and not oflags & os.O_CREAT):
         raise InvalidArgumentError(
@@ -66,7 +67,7 @@ def mshare_unlink(name: str) -> bool:
     forceful call is `unlink`), `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`; `ViewsAliveError` with
     nothing changed if a view into the region lives.
     """
-    registry.check_name(name)
+    names.check_name(name)
     files = _attachment.attached_files(name)
     if not files:
         removal.remove_if_idle(name)

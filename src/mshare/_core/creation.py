@@ -1,6 +1,8 @@
-"""Creating regions: everything happens to a file without a name, and one step gives it one. May depend on: limits,
-attachment, backend, backends, handle, linux, mapping, region, registry, errors, units, geometry, record, procfs,
-typed."""
+"""Creating regions: everything happens to a file without a name, and one step gives it one.
+
+May depend on: limits, attachment, backend, backends, handle, linux, mapping, region, errors, units, geometry,
+record, procfs, typed, listing, names, roots.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from zlib import crc32
 
-from . import backends, limits, mapping, registry
+from . import backends, limits, listing, mapping, names, roots
 from .attachment import check_address, free_address
 from .backend import Backend, Progress, Request, choose, explain
 from .errors import (
@@ -69,7 +71,7 @@ def create(
     `NoSpaceError`, `AddressTakenError`, `BackendUnavailableError`; nothing is left behind then. Cost: reserving clears
     the memory, once.
     """
-    return build(Spec(registry.check_name(name), size, mode, addr, reserve, progress, fill), backend)
+    return build(Spec(names.check_name(name), size, mode, addr, reserve, progress, fill), backend)
 
 
 @limits.named
@@ -120,7 +122,7 @@ class Spec(NamedTuple):
     def checked(self) -> Spec:
         """Return it with each number made int. Raises the error that fits if it cannot be made anywhere."""
         if self.name is not None:
-            registry.check_name(self.name)
+            names.check_name(self.name)
         size = whole(self.size, "a region's size, in bytes,")
         if size < 1:
             raise InvalidSizeError(f"a region of {size} bytes makes no sense", "ask for at least 1 byte")
@@ -130,16 +132,16 @@ class Spec(NamedTuple):
                 f"at most {format_size(USER_END // 2)}",
             )
         addr = None if self.addr is None else check_address(self.addr, size, PAGE)
-        return self._replace(size=size, addr=addr, mode=registry.check_mode(self.mode))
+        return self._replace(size=size, addr=addr, mode=names.check_mode(self.mode))
 
 
 def build(spec: Spec, forced: str | None = None) -> Region:
     """Create what `spec` says on the backend `forced`, or on the first candidate that has the memory."""
     spec = spec.checked()
     if not proc.is_mounted():
-        raise registry.no_proc()
+        raise roots.no_proc()
     if spec.name is not None:
-        registry.refuse_existing(spec.name)
+        names.refuse_existing(spec.name)
     forced = forced or os.environ.get("MSHARE_BACKEND") or None
     able = backends.NAMELESS if spec.name is None and not spec.linkable else backends.ALL
     choice = choose(able, Request(spec.size, spec.reserve, spec.addr), forced)
@@ -205,7 +207,7 @@ class _Draft:
         try:
             yield
         except OSError as error:
-            if registry.is_out_of_room(error) and not isinstance(error, NoSpaceError):
+            if limits.is_out_of_room(error) and not isinstance(error, NoSpaceError):
                 raise _no_space(self.spec, self.length, self.backend, error) from error
             raise
 
@@ -239,13 +241,13 @@ class _Draft:
                 fix_size(self.fd)
                 region._attached.handle = Handle(Descriptor(f"/proc/self/fd/{self.fd}", os.O_RDWR))
             elif self.root is not None:
-                registry.publish(self.fd, self.root, spec.name)
+                names.publish(self.fd, self.root, spec.name)
             with mapping.lock:
                 self.area.published(region.name)
         except BaseException:  # a signal handler's, perhaps, when the name is there already
             region.close()  # now, not when the error's traceback lets go of it
             if self.root is not None and spec.name is not None:
-                registry.withdraw(self.fd, self.root, spec.name)
+                names.withdraw(self.fd, self.root, spec.name)
             raise
         return region
 
@@ -282,7 +284,7 @@ def _file_id(fd: int) -> FileId:
 
 def _map_new(fd: int, spec: Spec, backend: Backend, owner: mapping.Owner) -> mapping.Mapping:
     """Map the new file where the region shall live, clear of all regions this process knows of."""
-    known = [attachment_span(record.size_bytes, record.addr) for record in registry.known_records()]
+    known = [attachment_span(record.size_bytes, record.addr) for record in listing.known_records()]
 
     def next_addr() -> int:
         seed = int.from_bytes(os.urandom(4)) if spec.name is None else crc32(spec.name.encode())

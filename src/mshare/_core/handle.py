@@ -1,5 +1,6 @@
-"""Handles: descriptors of regions, with the rights that the kernel ties to them. May depend on: limits, linux,
-registry, errors, units, record.
+"""Handles: descriptors of regions, with the rights that the kernel ties to them.
+
+May depend on: limits, linux, errors, units, record, entry, names.
 
 A descriptor keeps a region alive, named or not, and carries what its receiver needs: the record lies in the file. What
 a handle may do is a property of the open file, not of this object: another program that gets it can do no more.
@@ -12,7 +13,7 @@ import fcntl
 import os
 import stat
 
-from . import limits, registry
+from . import entry, limits, names
 from .errors import AccessDeniedError, BackendUnavailableError, NotARegionError, RegionClosedError, RegionNotFoundError
 from .linux import ioctl, libc, memfd
 from .linux.descriptors import Descriptor
@@ -43,7 +44,7 @@ class Handle:
             status = os.fstat(file.fd)
             if not stat.S_ISREG(status.st_mode):
                 raise NotARegionError("the descriptor is of no ordinary file", "send a region's handle")
-            self._record = registry.read_record("descriptor", file.fd, status)
+            self._record = entry.read_record("descriptor", file.fd, status)
         except OSError as error:
             file.close()
             if isinstance(error, NotARegionError):
@@ -198,7 +199,7 @@ def fix_size(fd: int) -> None:
 
 def of_named(name: str, file: object, *, writable: bool) -> Handle:
     """Return a handle of the region that has `name`, if that is still `file`. Raises `RegionNotFoundError`."""
-    with registry.find(name) as entry:
+    with names.find(name) as entry:
         if entry.file != file:
             raise RegionNotFoundError(f"region {name!r} has lost its name", "take handles while it has one")
         return Handle(entry.open(writable=writable))

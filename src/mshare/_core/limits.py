@@ -106,3 +106,8 @@ def _address_space(length: int) -> list[tuple[str, str]]:
             "raise that limit (`ulimit -v`)",
         )
     ]
+
+
+def is_out_of_room(error: OSError) -> bool:
+    """Tell whether the kernel had no memory, file-system space or pool pages left."""
+    return error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT, errno.EFBIG)

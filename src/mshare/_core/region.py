@@ -1,5 +1,7 @@
-"""A region as one process has it attached. May depend on: attached, limits, handle, linux, mapping, registry,
-errors, units, record, numpy."""
+"""A region as one process has it attached.
+
+May depend on: attached, limits, handle, linux, mapping, errors, units, record, numpy, listing, names, roots.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from fcntl import F_GETFL, fcntl
 from types import TracebackType
 
 from . import handle as handles
-from . import limits, mapping, registry
+from . import limits, listing, mapping, names, roots
 from .attached import Attached
 from .errors import (
     AccessDeniedError,
@@ -160,7 +162,7 @@ class Region:
         if handle is not None:
             status, facts = os.fstat(handle.fileno()), ioctl.region_facts(handle.fileno())
         try:
-            with registry.find(self.name) as entry:
+            with names.find(self.name) as entry:
                 if entry.file == file:
                     status, named = entry.status, True
                     with entry.open(writable=False) as fd:
@@ -168,7 +170,7 @@ class Region:
         except OSError as error:  # the name is gone, or the file is not ours to read any more
             limits.reraise(error)
         root = self._root if named else None
-        info = registry.describe(self.name, root, status, self._record, facts, locked=True, pids=pids)
+        info = listing.describe(self.name, root, status, self._record, facts, locked=True, pids=pids)
         return info._replace(named=named)
 
     def close(self) -> None:
@@ -268,13 +270,13 @@ class Region:
         Raises `RegionExistsError` if the name is taken or the region has one, `InvalidNameError`,
         `BackendUnavailableError` for a region that was not created `linkable`.
         """
-        registry.check_name(name)
-        mode = registry.check_mode(mode)
+        names.check_name(name)
+        mode = names.check_mode(mode)
         with self.handle() as handle:
             status = os.fstat(handle.fileno())
             if status.st_nlink:
                 raise RegionExistsError("the region has a name", "use that one")
-            root = registry.root_of(status.st_dev)
+            root = roots.root_of(status.st_dev)
             if root is None:
                 raise BackendUnavailableError(
                     f"memory of this kind ({self.backend}, a memfd) cannot have a name",
@@ -282,9 +284,9 @@ class Region:
                 )
             try:
                 os.fchmod(handle.fileno(), mode)
-                registry.publish(handle.fileno(), root, name)
+                names.publish(handle.fileno(), root, name)
             except BaseException as error:
-                registry.withdraw(handle.fileno(), root, name)
+                names.withdraw(handle.fileno(), root, name)
                 os.fchmod(handle.fileno(), stat.S_IMODE(status.st_mode))
                 if isinstance(error, FileNotFoundError):
                     raise BackendUnavailableError(

@@ -1,5 +1,6 @@
-"""Taking names away: by force, when idle, and the collection of orphans. May depend on: limits, linux, registry,
-errors, units, record, procfs.
+"""Taking names away: by force, when idle, and the collection of orphans.
+
+May depend on: limits, linux, errors, units, record, procfs, entry, listing, names, roots.
 
 Remove when idle: take the write lock on `ATTACHED_BYTE` (so nobody is attached, and who wants to be waits), look that
 the name still means this file, unlink. `NAME_BYTE` keeps two removers apart, so that none unlinks a newer region of the
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from . import limits
+from .entry import RootEntry, is_attached, known_to_kernel, read_record
 from .errors import (
     AccessDeniedError,
     AmbiguousNameError,
@@ -26,9 +28,11 @@ from .errors import (
 )
 from .linux import locks, proc
 from .linux.descriptors import Descriptor
+from .listing import listed
+from .names import find, wait
 from .procfs import FileId
 from .record import ATTACHED_BYTE, NAME_BYTE, RegionInfo
-from .registry import RootEntry, find, is_attached, known_to_kernel, listed, read_only_named, read_record, wait
+from .roots import read_only_named
 from .units import format_list
 
 _AT_ONCE = 64

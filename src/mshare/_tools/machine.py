@@ -1,5 +1,7 @@
-"""What this machine offers: facts only, judged by `findings`. May depend on: findings, backend, backends, registry,
-linux, errors, units, geometry, record."""
+"""What this machine offers: facts only, judged by `findings`.
+
+May depend on: findings, backend, backends, linux, errors, units, geometry, record, roots.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import resource
 from collections.abc import Sequence
 from pathlib import Path
 
-from .._core import backends, registry
+from .._core import backends, roots
 from .._core.backend import Availability, Request, choose, explain
 from .._core.errors import InvalidSizeError, MshareError
 from .._core.geometry import USER_END, WINDOW, Span
@@ -68,7 +70,7 @@ def _window_free() -> int | None:
 
 def _chosen(size: int) -> tuple[str | None, str]:
     if not proc.is_mounted():
-        return None, str(registry.no_proc())
+        return None, str(roots.no_proc())
     forced = os.environ.get("MSHARE_BACKEND") or None
     try:
         choice = choose(backends.ALL, Request(size), forced)
@@ -80,7 +82,7 @@ def _chosen(size: int) -> tuple[str | None, str]:
 
 def _backend_facts(size: int) -> list[BackendFacts]:
     found = []
-    absent = registry.no_proc()
+    absent = roots.no_proc()
     no_proc = Availability(False, absent.problem, absent.hint)
     for backend in backends.ALL:
         available = backend.availability() if proc.is_mounted() else no_proc

@@ -1,4 +1,4 @@
-"""Starts probes, lets them pay, and takes medians. May depend on: child, mechanisms, probe, registry, linux."""
+"""Starts probes, lets them pay, and takes medians. May depend on: child, mechanisms, probe, linux, roots."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from statistics import median
 from typing import NamedTuple
 
 from .._core.linux import proc
-from .._core.registry import hidden_proc
+from .._core.roots import hidden_proc
 from .child import Child, ask_all
 from .mechanisms import Mechanism, touch_every_page
 from .probe import IN_A_ROW, ProcessCost

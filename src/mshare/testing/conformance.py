@@ -6,7 +6,7 @@
 
 Oracles are independent of what they check: `stat`, /proc/self/smaps, /proc/self/status, other processes.
 
-May depend on: processes, strategies, backend, backends, mshare, registry, geometry, record, pytest.
+May depend on: processes, strategies, backend, backends, mshare, geometry, record, pytest, roots.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mshare._core import backends
 from mshare._core.backend import Backend
 from mshare._core.geometry import PAGE, PMD, PUD, WINDOW, round_up
 from mshare._core.record import RECORD_SIZE, file_size
-from mshare._core.registry import roots
+from mshare._core.roots import directories as roots
 
 from .processes import in_child
 from .strategies import edge_sizes

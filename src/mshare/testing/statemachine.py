@@ -6,7 +6,7 @@ and what `regions()` shows (pids and orphans included) in a process that has not
 
     check("shm", settings(max_examples=31, stateful_step_count=29))
 
-May depend on: conformance, model, processes, strategies, mshare, registry, geometry, hypothesis.
+May depend on: conformance, model, processes, strategies, mshare, geometry, hypothesis, roots.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 
 import mshare
 from mshare._core.geometry import Span
-from mshare._core.registry import roots
+from mshare._core.roots import directories as roots
 from mshare.testing.model import NAMED, Model, Seen
 
 from .conformance import NO_REGIONS, backend_of

@@ -1,4 +1,4 @@
-"""What the shell completes besides commands and options: names of regions. May depend on: registry.
+"""What the shell completes besides commands and options: names of regions. May depend on: listing.
 
 typer's shell functions put each completion on the command line without quotes, and in zsh they evaluate the
 completions. A shell would run the command in a name like `$(command)`, which another user may have chosen. The shell
@@ -21,10 +21,10 @@ _HARMLESS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@%+-]*", re.ASCII)
 
 def region_names(incomplete: str) -> list[str]:
     """Return the names of regions that begin with `incomplete`. Costs a few system calls per region."""
-    from ..._core import registry  # imported here: every command imports this module, and only the shell calls this
+    from ..._core import listing  # imported here: every command imports this module, and only the shell calls this
 
     with suppress(OSError):
-        names = {found.entry.name for found in registry.records()}
+        names = {found.entry.name for found in listing.records()}
         return sorted(name for name in names if name.startswith(incomplete) and _HARMLESS.fullmatch(name))
     return []
 

@@ -1,5 +1,5 @@
 """How commands get at a snapshot: of this machine, or from a file. May depend on: _console, _exits, _tools.scan,
-collect, registry, errors, procfs, rich, typer."""
+collect, listing, errors, procfs, rich, typer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from ..._core import registry
+from ..._core import listing
 from ..._core.errors import InvalidArgumentError, NotASnapshotError
 from ..._core.procfs import FileId
 from ..collect import Choice, collect
@@ -63,7 +63,7 @@ def load(path: Path) -> Snapshot:
 
 def region_names() -> dict[FileId, str]:
     """Return the names of mshare's own regions, by the file that each is."""
-    return {found.entry.file: found.entry.name for found in registry.records()}
+    return {found.entry.file: found.entry.name for found in listing.records()}
 
 
 def uid_of(name: str) -> int:

@@ -1,5 +1,8 @@
-"""`mshare cp`: files into regions and back. May depend on: _complete, _console, _exits, _files, _progress, attachment,
-creation, registry, show, table, units, record, typer."""
+"""`mshare cp`: files into regions and back.
+
+May depend on: _complete, _console, _exits, _files, _progress, attachment, creation, show, table, units, record,
+typer, names.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from ..._core import registry
+from ..._core import names
 from ..._core.attachment import attach
 from ..._core.creation import create
 from ..._core.record import RegionInfo
@@ -95,8 +98,8 @@ def _copy_in(source: str, name: str, mode: int, backend: str | None, size: int |
             size = region.size
             read = _files.reader_of_region(stack.enter_context(region.handle()).fileno(), size)
         else:
-            registry.check_name(name)
-            registry.refuse_existing(name)  # before a pipe is drained for nothing
+            names.check_name(name)
+            names.refuse_existing(name)  # before a pipe is drained for nothing
             read, size = stack.enter_context(_files.sized_source(source, size, spooling))
 
         def fill(view: memoryview) -> None:

@@ -1,10 +1,10 @@
-"""`mshare ls`: the regions there are. May depend on: _console, registry, show."""
+"""`mshare ls`: the regions there are. May depend on: _console, show, listing."""
 
 from __future__ import annotations
 
 import time
 
-from ..._core import registry
+from ..._core import listing
 from ..show import region_json, regions_table
 from ._console import AsJson, owner_name, print_json, print_table
 
@@ -20,7 +20,7 @@ def command(as_json: AsJson = False) -> None:
     USERS is the number of attached processes that you can see, `others` if only processes are attached that you cannot
     see (another user's or another container's), `orphan` if none is. LEAF is what one last-level page-table entry maps.
     """
-    infos = registry.regions()
+    infos = listing.regions()
     if as_json:
         print_json({"regions": [region_json(info) for info in infos]})
     elif infos:

@@ -1,10 +1,10 @@
-"""`mshare stat`: all about one region. May depend on: _console, registry, show."""
+"""`mshare stat`: all about one region. May depend on: _console, show, listing."""
 
 from __future__ import annotations
 
 import time
 
-from ..._core import registry
+from ..._core import listing
 from ..show import region_fields, region_json
 from ._console import AsJson, RegionName, owner_name, print_fields, print_json
 
@@ -19,7 +19,7 @@ def command(name: RegionName, as_json: AsJson = False) -> None:
 
     Rights, backend and why, what its page tables cost a process, who is attached, and its file.
     """
-    info = registry.region_info(name)
+    info = listing.region_info(name)
     if as_json:
         print_json(region_json(info))
     else:

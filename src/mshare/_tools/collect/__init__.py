@@ -1,4 +1,4 @@
-"""Takes snapshots of who maps what on this machine. May depend on: geometry, procfs, linux, registry, scan.
+"""Takes snapshots of who maps what on this machine. May depend on: geometry, procfs, linux, scan, roots.
 
 - `collector`: the processes, one after the other
 - `objects`: what they map, each object once

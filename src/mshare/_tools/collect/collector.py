@@ -1,5 +1,6 @@
-"""Takes a `Snapshot` of who maps what on this machine. May depend on: objects, system, registry, linux, scan,
-geometry, procfs.
+"""Takes a `Snapshot` of who maps what on this machine.
+
+May depend on: objects, system, linux, scan, geometry, procfs, roots.
 
 Everything about a process is read through one descriptor of its directory (`linux.process`). /proc/PID/maps is not
 atomic: a process that maps during the read is seen half before, half after.
@@ -17,7 +18,7 @@ from ..._core.linux.pagemap import Scanner, is_missing, read_blocks
 from ..._core.linux.proc import process_ids
 from ..._core.linux.process import ProcessDirectory
 from ..._core.procfs import FileId, parse_cgroup, parse_maps_line, parse_smaps, parse_status
-from ..._core.registry import hidden_proc
+from ..._core.roots import hidden_proc
 from ..scan.snapshot import Area, Filled, Process, Snapshot
 from .objects import Objects
 from .system import blindness, system, user

@@ -1,5 +1,7 @@
-"""The demo from start to end: checks, story, bill, and the proof that nothing is left. May depend on: bill, flights,
-story, backend, backends, linux, registry, errors, units, geometry."""
+"""The demo from start to end: checks, story, bill, and the proof that nothing is left.
+
+May depend on: bill, flights, story, backend, backends, linux, errors, units, geometry, roots.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..._core import backends, registry
+from ..._core import backends, roots
 from ..._core.backend import Space
 from ..._core.errors import InvalidSizeError, NoSpaceError
 from ..._core.geometry import PMD
@@ -87,7 +89,7 @@ def _remount(needed: int, space: Space) -> str:
 def left_behind(prefix: str) -> list[Path]:
     """Return the files called `prefix` or `prefix-…` in all roots and in /dev/shm. Not `prefix*`: that of process 123
     would take those of process 1234."""
-    places = {*map(Path, registry.roots()), _SHM}
+    places = {*map(Path, roots.directories()), _SHM}
     return sorted(path for place in places for kind in (prefix, f"{prefix}-*") for path in place.glob(kind))
 
 

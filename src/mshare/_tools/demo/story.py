@@ -1,5 +1,7 @@
-"""What happens, step by step, and what must be true after each step. May depend on: columns, flights, loader, worker,
-measure, registry, removal, errors."""
+"""What happens, step by step, and what must be true after each step.
+
+May depend on: columns, flights, loader, worker, measure, removal, errors, listing, roots.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from ..._core import registry, removal
+from ..._core import listing, removal, roots
 from ..._core.errors import MshareError, RegionNotFoundError
 from ...measure.child import Child, ask_all
 from . import columns, flights, loader, worker
@@ -59,7 +61,7 @@ def _promise(kept: bool, what: str) -> None:
 
 def _exists(name: str) -> bool:
     """Tell whether anything, region or not, has the name in any root."""
-    return any(Path(root, name).exists() for root in registry.roots())
+    return any(Path(root, name).exists() for root in roots.directories())
 
 
 def kill_while_loading(name: str, size_bytes: int) -> tuple[int, int]:
@@ -81,7 +83,7 @@ def _agrees(result: dict[str, tuple[int, float]], plain: dict[str, flights.Delay
 
 
 def _latecomer(name: str, addr: int, plain: dict[str, flights.Delay], tiles: int) -> bool:
-    info = registry.region_info(name)
+    info = listing.region_info(name)
     _promise(info.orphan, f"region {name!r} has users left")
     with worker.start(name) as child:
         _promise(child.answer()["addr"] == addr, "a late process has the region at another address")
@@ -118,7 +120,7 @@ def play(name: str, size_bytes: int, processes: int, tell: Tell) -> Story:
             rows_done = sum(answer["rows_done"] for answer in ask_all(workers, upto=0.5))
             tell(f"the loader (process {loading.pid}) is killed with SIGKILL")
             _promise(loading.kill() == -9, "the loader ended before it was killed")
-            pids = registry.region_info(name).pids
+            pids = listing.region_info(name).pids
             tell("the second half")
             answers = ask_all(workers, upto=1.0)
             agreeing = sum(_agrees(answer["result"], plain, made["tiles"]) for answer in answers)

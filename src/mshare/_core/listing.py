@@ -1,0 +1,154 @@
+"""Listing: what regions there are, and what is shown of each.
+
+May depend on: entry, names, roots, limits, linux, errors, procfs, record, typed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+
+from . import entry as entry_of
+from . import limits, roots
+from .entry import RootEntry, is_attached, read_record
+from .errors import AccessDeniedError, InvalidNameError, NotARegionError, RegionBusyError
+from .linux import proc
+from .linux.descriptors import Descriptor
+from .linux.ioctl import RegionFacts, region_facts
+from .names import check_name, find
+from .procfs import FileId
+from .record import Record, RegionInfo
+from .typed import NamedTuple
+
+
+def describe(
+    name: str,
+    root: str | None,
+    status: os.stat_result,
+    record: Record,
+    facts: RegionFacts | None,
+    *,
+    locked: bool,
+    pids: tuple[int, ...],
+) -> RegionInfo:
+    """Put together what `info()` and `regions()` show. `facts`: what msharefs says of the file."""
+    return RegionInfo(
+        name=name,
+        size=record.size_bytes,
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        backend=record.backend,
+        leaf_size=record.leaf_size,
+        map_unit=record.map_unit,
+        addr=record.addr,
+        pids=pids,
+        orphan=not locked and not pids,
+        created=record.created_ns / 1e9,
+        reason=record.reason,
+        frozen=record.frozen,
+        named=True,
+        path=os.path.join(root, name) if root is not None else "",
+        memory_bytes=status.st_blocks * 512 if facts is None else facts.memory_bytes,
+        shared_table_bytes=None if facts is None else facts.table_bytes,
+        charged_bytes=None if facts is None else facts.charged_bytes,
+    )
+
+
+def _candidates() -> Iterator[tuple[roots.Root, str]]:
+    """Yield what may be a region's name, in every root that can be listed, in order."""
+    for root in roots.present():
+        if os.access(root.path, os.R_OK, effective_ids=True):
+            for name in sorted(os.listdir(root.path)):
+                with suppress(InvalidNameError):
+                    yield root, check_name(name)
+
+
+def _entry(root: roots.Root, name: str) -> RootEntry | None:
+    """Return the file of that name; None if it is no ordinary file of that root's own, or gone."""
+    try:
+        descriptor = Descriptor(root.prefix + name, os.O_PATH | os.O_NOFOLLOW)
+    except OSError as error:
+        limits.reraise(error)
+        return None
+    status = os.fstat(descriptor.fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_dev != root.dev:  # the latter: something is mounted on it
+        return None
+    return RootEntry(name, root.path, descriptor, FileId(status.st_dev, status.st_ino))
+
+
+class Found(NamedTuple):
+    """A region under a root. The entry is good until the next one is asked for."""
+
+    entry: RootEntry
+    record: Record
+    locked: bool
+    """Somebody is attached."""
+    facts: RegionFacts | None
+    """What msharefs says of it."""
+
+
+def records() -> Iterator[Found]:
+    """Yield every region this process may read. Costs a few system calls per file in the roots, and nothing per
+    attached process."""
+    for root, name in _candidates():
+        entry = _entry(root, name)
+        if entry is None:
+            continue
+        with entry.descriptor, suppress(AccessDeniedError, NotARegionError, RegionBusyError):
+            with entry.open(writable=False) as fd:
+                found = Found(entry, read_record(name, fd), is_attached(fd), region_facts(fd))
+            yield found
+
+
+def known_records() -> Iterator[Record]:
+    """Yield the record of every region this process may read or has read before. Opens only what is new to it."""
+    for root, name in _candidates():
+        try:
+            known = entry_of.remembered.get(entry_of.version(os.stat(root.prefix + name, follow_symlinks=False)))
+            if known is None and (entry := _entry(root, name)) is not None:
+                with entry.descriptor, entry.open(writable=False) as fd:
+                    known = read_record(name, fd)
+        except OSError as error:  # gone since, not ours to read, or no region
+            limits.reraise(error)
+            continue
+        if known is not None:
+            yield known
+
+
+@limits.named
+def regions() -> list[RegionInfo]:
+    """Return every region this process may read, in order of name.
+
+    `pids` has the processes whose maps this process may read; `orphan` holds for all processes. Costs one pass over
+    the roots and, if there is any region, one over /proc.
+    """
+    return [info for info, _ in listed()]
+
+
+def listed() -> list[tuple[RegionInfo, FileId]]:
+    """`regions()`, each with the file it is: a name may mean another one a moment later."""
+    found = [
+        (describe(entry.name, entry.root, entry.status, record, facts, locked=locked, pids=()), entry.file)
+        for entry, record, locked, facts in records()
+    ]
+    mapped = proc.processes_mapping({file for _, file in found})
+    return sorted(((with_pids(info, mapped[file]), file) for info, file in found), key=lambda pair: pair[0].name)
+
+
+@limits.named
+def region_info(name: str) -> RegionInfo:
+    """Return one region as it is now, without attaching it. Costs one pass over /proc.
+
+    Raises `InvalidNameError`, `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`.
+    """
+    with find(name) as entry, entry.open(writable=False) as fd:
+        record, locked = read_record(name, fd), is_attached(fd)
+        info = describe(name, entry.root, entry.status, record, region_facts(fd), locked=locked, pids=())
+        return with_pids(info, proc.processes_mapping({entry.file})[entry.file])
+
+
+def with_pids(info: RegionInfo, pids: tuple[int, ...]) -> RegionInfo:
+    """Return `info` with the processes found in /proc, which show users of the file that take no lock, too."""
+    return info._replace(pids=pids, orphan=info.orphan and not pids)

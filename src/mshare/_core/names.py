@@ -1,0 +1,228 @@
+"""Names: which file has a name, giving a file its name, and taking the name back. May depend on: entry, roots, linux,
+errors, units, procfs, record.
+
+A region is one file under a root; its name is the file's name. There is no other list, so there is nothing to repair
+after a crash. Who is attached is told by a lock on `ATTACHED_BYTE` that the kernel ties to each mapping. The order that
+keeps names true:
+
+- publish: the file is complete, locked and mapped before one `linkat` makes it visible (`O_TMPFILE`).
+- attach: open, take the read lock, then look whether the file still has a name; if not, it is not there.
+- remove: see `removal`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from . import roots
+from .entry import RootEntry
+from .errors import (
+    AmbiguousNameError,
+    InvalidArgumentError,
+    InvalidNameError,
+    NotARegionError,
+    RegionExistsError,
+    RegionNotFoundError,
+)
+from .linux import locks
+from .linux.descriptors import Descriptor
+from .procfs import FileId
+from .record import ATTACHED_BYTE
+from .units import whole
+
+_PATIENCE_S = 1.0
+"""How long to wait for somebody who removes a name: they need microseconds, unless they were stopped."""
+
+
+def check_name(name: str) -> str:
+    """Return `name` if a region may have it. Raises `InvalidNameError` (and TypeError if it is no `str`)."""
+    if not isinstance(name, str):
+        raise TypeError(f"a region's name is a str, not {type(name).__name__}")
+    try:
+        raw = name.encode()
+    except UnicodeEncodeError:
+        raise InvalidNameError(f"region name {name!r} is not UTF-8", "use text") from None
+    if not 1 <= len(raw) <= 255 or name.startswith(".") or "/" in name or "\0" in name:
+        raise InvalidNameError(
+            f"{name[:80]!r} cannot be a region's name", "use 1 to 255 bytes, no '/', no NUL, no leading dot"
+        )
+    return name
+
+
+def check_mode(mode: int) -> int:
+    """Return `mode` if it is permission bits and no more. Raises `InvalidArgumentError`."""
+    try:
+        bits = whole(mode, "a mode")
+    except TypeError:
+        bits, shown = -1, repr(mode)
+    else:
+        shown = f"{bits:#o}"
+    if bits & ~0o777:
+        raise InvalidArgumentError(f"mode {shown} is no set of permission bits", "use 0o600 up to 0o777")
+    return bits
+
+
+@contextmanager
+def find(name: str) -> Iterator[RootEntry]:
+    """Give the file that has `name`.
+
+    Raises `InvalidNameError`, `RegionNotFoundError`, `AmbiguousNameError`, or `NotARegionError` for anything but an
+    ordinary file; a symlink is never followed and a FIFO or device never opened.
+
+    Facts: a root can come or go at any time (a mount, MSHARE_ROOT), and asking for all means reading the mount table:
+    four times as long as all the rest of an attach. Consequence: a file found in a remembered root is the one, if
+    that still has the file system it had; a name not found may be in a new root.
+    Decision: look where roots were; before saying "there is none", look where they are.
+    """
+    check_name(name)
+    hits = _hits(name, roots.remembered()) or _hits(name, roots.present())
+    try:
+        entry = _the_one(name, hits)
+        mode = entry.status.st_mode
+        if not stat.S_ISREG(mode):
+            raise NotARegionError(f"{entry.path} is {_kind(mode)}, not a region", "remove it, or choose another name")
+        yield entry
+    finally:
+        for hit in hits:
+            hit.descriptor.close()
+
+
+def _hits(name: str, places: tuple[roots.Root, ...]) -> list[RootEntry]:
+    """Open what has `name` in each of the places, if these are still what they were."""
+    hits: list[RootEntry] = []
+    for place in places:
+        try:
+            descriptor = Descriptor(place.prefix + name, os.O_PATH | os.O_NOFOLLOW)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # the last: a root not ours to search, now
+            continue
+        status = os.fstat(descriptor.fd)
+        if status.st_dev != place.dev:
+            return []
+        hits.append(RootEntry(name, place.path, descriptor, FileId(status.st_dev, status.st_ino)))
+    return hits
+
+
+def _the_one(name: str, hits: list[RootEntry]) -> RootEntry:
+    """Return the file that is meant: names are unique, unless somebody has put files there by hand."""
+    if len(hits) > 1:
+        mine = [hit for hit in hits if hit.status.st_uid == os.geteuid()]
+        if len(mine) != 1:
+            files = " and ".join(f"{hit.path} of uid {hit.status.st_uid}" for hit in hits)
+            raise AmbiguousNameError(f"region {name!r} is there twice: {files}", "remove the one that is false")
+        return mine[0]
+    if hits:
+        return hits[0]
+    for place in roots.present():
+        if roots.is_mounted_on(place, name):  # not "there is none": who hears that would create it, for ever
+            raise NotARegionError(f"something is mounted on {place.prefix}{name}", "unmount it, or choose another name")
+    raise RegionNotFoundError(
+        f"there is no region {name!r} under {', '.join(roots.directories()) or 'any root'}",
+        "create it, or see `mshare ls` for those that exist",
+    )
+
+
+def _kind(mode: int) -> str:
+    kinds = ((stat.S_ISLNK, "a symlink"), (stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a FIFO"))
+    return next((kind for test, kind in kinds if test(mode)), "a special file")
+
+
+def wait(done: Callable[[], bool]) -> bool:
+    """Poll `done` for up to `_PATIENCE_S` seconds."""
+    limit = time.monotonic() + _PATIENCE_S
+    while not done():
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+Opened = tuple[Descriptor, str, os.stat_result]
+"""A region's open file that carries an attachment's lock, its root, and its status: it is still named."""
+
+
+def open_to_attach(name: str, *, writable: bool) -> Opened | None:
+    """Open the region's file and take the attachment's lock; None while somebody removes it.
+
+    Raises what `find` and `RootEntry.open` raise.
+
+    Facts: `find` needs three system calls before the file is open. With O_NOFOLLOW and O_NONBLOCK opening at once is
+    harmless, whatever has the name: a symlink is refused, a FIFO does not block.
+    Decision: open at once; whatever is out of the ordinary then goes by `find`, which also knows what to say.
+    """
+    found = _open_at_once(name, os.O_RDWR if writable else os.O_RDONLY)
+    while True:
+        if found is None:
+            with find(name) as entry:
+                found = entry.open(writable=writable), entry.root, entry.file.dev
+        file, root, dev = found
+        if not locks.try_read_lock(file.fd, ATTACHED_BYTE):
+            file.close()
+            return None
+        status = os.fstat(file.fd)
+        if status.st_nlink and status.st_dev == dev and stat.S_ISREG(status.st_mode):
+            return file, root, status
+        file.close()  # now: it carries a lock
+        found = None  # Removed since (there may be a new one), or nothing of ours.
+
+
+def _open_at_once(name: str, access: int) -> tuple[Descriptor, str, int] | None:
+    """Open the file of that name where roots were at the last look, if exactly one of them has one that opens; return
+    it with its root and the device that lay there."""
+    found = None
+    for place in roots.remembered() or roots.present():
+        try:
+            file = Descriptor(place.prefix + name, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+        if found is not None:
+            return None
+        found = file, place.path, place.dev
+    return found
+
+
+def refuse_existing(name: str) -> None:
+    """Raise `RegionExistsError` if anything has `name` under any root."""
+    for root in roots.directories():
+        if os.path.lexists(os.path.join(root, name)):
+            raise _exists(name, root)
+
+
+def _exists(name: str, root: str) -> RegionExistsError:
+    return RegionExistsError(
+        f"{os.path.join(root, name)} exists already",
+        f"attach it, choose another name, or remove it (mshare rm {name!r})",
+    )
+
+
+def publish(fd: int, root: str, name: str) -> None:
+    """Give the complete, unnamed file `fd` its name, in one step, or raise `RegionExistsError`.
+
+    Names are unique over all roots though no step spans two file systems: who looks and links holds the first root's
+    directory by flock(2), which dies with its holder. Linking first and withdrawing later would take a region away
+    from whoever attached meanwhile. A holder who does not let go costs us a second and the guarantee, no more.
+    """
+    with ExitStack() as held:
+        if len(roots.directories()) > 1:
+            with suppress(PermissionError):  # a directory we may search, but not read
+                turn = held.enter_context(Descriptor(roots.directories()[0], os.O_RDONLY | os.O_DIRECTORY))
+                wait(lambda: locks.try_flock(turn))
+        root_fd = held.enter_context(Descriptor(root, os.O_PATH | os.O_DIRECTORY))
+        refuse_existing(name)
+        try:
+            os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=root_fd, follow_symlinks=True)
+        except FileExistsError as error:
+            raise _exists(name, root) from error
+
+
+def withdraw(fd: int, root: str, name: str) -> None:
+    """Take away the name of a file that `publish` may or may not have given it. Who has attached keeps the memory."""
+    with suppress(OSError):
+        now, mine = os.stat(os.path.join(root, name), follow_symlinks=False), os.fstat(fd)
+        if os.path.samestat(now, mine):
+            os.unlink(os.path.join(root, name))
