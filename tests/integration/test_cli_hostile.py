@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -439,3 +440,27 @@ def default_interrupt() -> None:
 
 def ignored_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+# Narrow terminals
+
+
+@pytest.mark.parametrize("columns", [1, 20, 50, 79])
+def test_a_narrow_terminal_cuts_no_number_and_hides_no_column(world: Path, columns: int) -> None:
+    name = "a-long-name-that-has-to-be-folded-in-most-terminals"
+    with mshare.create(name, 300 << 20, reserve=False) as region:
+        address = f"{region.addr:#x}"
+    narrow = ("env", f"COLUMNS={columns}")
+    table = cli("ls", prefix=narrow).stdout
+    assert table.splitlines()[0].split() == cli("ls").stdout.splitlines()[0].split()
+    for cell in ("300 MiB", address, "0600", "orphan"):
+        assert cell in table
+    assert "".join(line[:8].strip() for line in table.splitlines()[1:]).startswith(name[:8])
+    for args in (("stat", name), ("plan", "300G", "1500")):
+        wide, folded = cli(*args), " ".join(cli(*args, prefix=narrow).stdout.split())
+        for number in NUMBER.findall(wide.stdout):
+            assert number in folded
+    assert address in cli("stat", name, prefix=narrow).stdout
+
+
+NUMBER = re.compile(r"(?<!\S)(?:0x[0-9a-f]+|[0-9.]+ [KMGT]iB|[0-9]+)(?!\S)")

@@ -13,10 +13,11 @@ import math
 import os
 import pwd
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -38,6 +39,10 @@ BackendName = Annotated[
 ]
 
 _UNFOLDED = 4096
+_LEAST_FOLDED = 8
+"""Columns that are left for the part of a table that is folded."""
+LEAST_TEXT = 24
+"""Columns for a text beside its label, however narrow the terminal: an address or a size is not broken."""
 
 
 class _Console(Console):
@@ -46,13 +51,15 @@ class _Console(Console):
         raise  # noqa: PLE0704 - rich calls this from its handler
 
 
-def console(*, stderr: bool = False) -> Console:
-    """Return a console that prints what it is given and nothing else."""
+def console(*, stderr: bool = False, least_width: int = 0) -> Console:
+    """Return a console that prints what it is given and nothing else, as wide as the terminal or `least_width`."""
     stream = sys.stderr if stderr else sys.stdout
     folded = stream.isatty() or "COLUMNS" in os.environ
-    return _Console(
+    found = _Console(
         file=stream, markup=False, emoji=False, highlight=False, width=None if folded else _UNFOLDED, soft_wrap=False
     )
+    found.width = max(found.width, least_width)
+    return found
 
 
 def print_json(document: Any) -> None:
@@ -61,40 +68,43 @@ def print_json(document: Any) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print a table, without lines around it. Only the column `table.fold` is ever folded."""
+    """Print a table, without lines around it. Only the column `table.fold` is ever folded. In a terminal that is too
+    narrow for the others the lines are longer than the terminal, because a number that is cut is another number."""
     rich = RichTable(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    needed = len(table.headers) - 1
     for index, header in enumerate(table.headers):
         folds = index == table.fold
+        needed += _LEAST_FOLDED if folds else max(map(cell_len, [header, *(row[index] for row in table.rows)]))
         rich.add_column(
             Text(header),
             justify="right" if index in table.right else "left",
             overflow="fold",
             no_wrap=not folds,
-            min_width=8 if folds else None,
+            min_width=_LEAST_FOLDED if folds else None,
         )
     for row in table.rows:
         rich.add_row(*(Text(cell) for cell in row))
-    print_trimmed(rich)
+    print_trimmed(rich, needed)
 
 
-def print_fields(fields: Iterable[tuple[str, str]]) -> None:
+def print_fields(fields: Sequence[tuple[str, str]]) -> None:
     """Print pairs of label and text, one below the other."""
     rich = RichTable.grid(padding=(0, 2, 0, 0))
     rich.add_column(no_wrap=True)
     rich.add_column(overflow="fold")
     for label, text in fields:
         rich.add_row(Text(label, style="bold"), Text(text))
-    print_trimmed(rich)
+    print_trimmed(rich, max((cell_len(label) for label, _ in fields), default=0) + 2 + LEAST_TEXT)
 
 
 def print_line(text: str, *, style: str = "") -> None:
     """Print one line, folded between words on a terminal."""
-    print_trimmed(Text(text, style=style))
+    print_trimmed(Text(text, style=style, overflow="ignore"), LEAST_TEXT)
 
 
-def print_trimmed(what: RichTable | Text) -> None:
-    """Print without the blanks that rich fills lines up with."""
-    out = console()
+def print_trimmed(what: RichTable | Text, least_width: int = 0) -> None:
+    """Print without the blanks that rich fills lines up with, folded at the terminal's width or at `least_width`."""
+    out = console(least_width=least_width)
     with out.capture() as captured:
         out.print(what)
     sys.stdout.write("\n".join(line.rstrip() for line in captured.get().split("\n")))

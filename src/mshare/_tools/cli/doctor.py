@@ -13,7 +13,7 @@ from ..._core.units import parse_size
 from .. import machine
 from ..findings import PROBLEM, Finding, findings, findings_json
 from ..table import printable
-from ._console import AsJson, console, print_json, print_trimmed
+from ._console import LEAST_TEXT, AsJson, console, print_json, print_trimmed
 from ._exits import OK, UNAVAILABLE
 
 EXAMPLES = """
@@ -28,12 +28,12 @@ _STYLES = {"ok": "green", "advice": "yellow", PROBLEM: "bold red"}
 def _print_finding(finding: Finding) -> None:
     row = Table.grid(padding=(0, 1, 0, 0))
     row.add_column(width=7)
-    row.add_column(width=16)
+    row.add_column(width=16, overflow="fold")
     row.add_column(overflow="fold")
     row.add_row(
         Text(finding.level, style=_STYLES[finding.level]), Text(printable(finding.topic)), Text(printable(finding.text))
     )
-    print_trimmed(row)
+    print_trimmed(row, 7 + 1 + 16 + 1 + LEAST_TEXT)
     if finding.command:  # never folded: it is there to be copied
         console().print(Text(f"        $ {printable(finding.command)}", style="cyan"), soft_wrap=True)
 
