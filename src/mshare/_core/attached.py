@@ -30,11 +30,12 @@ class Attached(mapping.Owner):
 
     def exporter(self, size_bytes: int) -> mapping.Exporter | None:
         """Return what views hang on; None if this is closed. Under `mapping.lock`, as all that follows."""
-        if self.closed or self.area is None:
-            return None
-        if self._exporter is None:
-            self._exporter = self._viewed() or self.area.export(size_bytes)
-            self._watch = None if self._exporter is None else weakref.ref(self._exporter)
+        area = self.area
+        exporter = self._exporter or self._viewed()
+        if exporter is None and area is not None and not self.closed:
+            exporter = area.export(size_bytes)
+            self._watch = None if exporter is None else weakref.ref(exporter)
+        self._exporter = None if self.closed else exporter
         return self._exporter
 
     def _viewed(self) -> mapping.Exporter | None:
@@ -63,7 +64,7 @@ class Attached(mapping.Owner):
         """Close it, whatever views there are: they keep the memory mapped."""
         self.closed = True
         self._exporter = None
-        if self.handle is not None:
-            self.handle.close()
-        if self.area is not None:
-            self.area.release(self)
+        handle = self.handle
+        if handle is not None:
+            handle.close()
+        self.leave()

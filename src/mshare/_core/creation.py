@@ -11,7 +11,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from zlib import crc32
 
 from . import backends, limits, listing, mapping, names, roots
 from .attachment import check_address, free_address
@@ -272,8 +271,7 @@ class _Draft:
 
     def end(self) -> None:
         """Let go of the file and of the mapping."""
-        if self.owner.area is not None:
-            self.owner.area.release(self.owner)
+        self.owner.leave()
         self.file.close()
 
 
@@ -287,7 +285,8 @@ def _map_new(fd: int, spec: Spec, backend: Backend, owner: mapping.Owner) -> map
     known = [attachment_span(record.size_bytes, record.addr) for record in listing.known_records()]
 
     def next_addr() -> int:
-        seed = int.from_bytes(os.urandom(4)) if spec.name is None else crc32(spec.name.encode())
+        # At random, also for a name that was there before: who still has that one attached can then attach this one.
+        seed = int.from_bytes(os.urandom(4))
         addr = spec.addr if spec.addr is not None else free_address(seed, spec.size, known)
         backend.announce(fd, addr)
         return addr

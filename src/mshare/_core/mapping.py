@@ -68,9 +68,15 @@ class Owner:
     area: Mapping | None = None
     """The mapping, from before it is there (a signal handler may raise at any time) until it is let go of."""
 
+    def leave(self) -> None:
+        """Let go of the mapping, if there is one."""
+        area = self.area  # looked at once: a handler or finalizer may let go in between
+        if area is not None:
+            area.release(self)
+
     def __del__(self) -> None:
-        if self.area is not None and _dead is not None:  # at the very end of the interpreter, this module's names go
-            self.area.release(self)
+        if _dead is not None:  # at the very end of the interpreter, this module's names are gone
+            self.leave()
 
 
 class Hold(Owner):
@@ -80,8 +86,7 @@ class Hold(Owner):
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.area is not None:
-            self.area.release(self)
+        self.leave()
 
 
 def anchor(owner: Owner) -> CodeType:
@@ -260,7 +265,8 @@ def map_file(
                 raise
             raise limits.mapping_refused(error, length, addr) from error
         else:
-            _index[file, addr] = mapping
+            if mapping.at:  # no handler has closed it already
+                _index[file, addr] = mapping
             return mapping
     raise AddressTakenError("no free address was found in 16 tries", "pass addr= yourself")
 

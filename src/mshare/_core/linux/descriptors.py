@@ -67,9 +67,9 @@ class Descriptor:
         self._held = held
         reclaim_lock()
         with lock:
-            take(held, make, arguments)
+            number = take(held, make, arguments)
             _open[id(held)] = threading.get_ident(), held  # not before: what fails to open is nothing to remember
-            self.fd: int = held[0]
+            self.fd: int = number
 
     def keep(self) -> Self:
         """Let it live beyond the call, also in children that other threads fork."""

@@ -12,13 +12,17 @@ Decision: the number goes from the system call into a list, and from the list in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import starmap
+from itertools import starmap, tee
 
 
-def take(held: list[int], call: Callable[..., int], arguments: Iterable[object], *, unless: int | None = None) -> None:
-    """Put what `call(*arguments)` returns into `held`, except the number `unless`. `call` must be written in C."""
-    taken = starmap(call, (arguments,))
+def take(held: list[int], call: Callable[..., int], arguments: Iterable[object], *, unless: int | None = None) -> int:
+    """Put what `call(*arguments)` returns into `held`, except the number `unless`. `call` must be written in C.
+
+    Returns the number also, which a handler may have given back by then.
+    """
+    taken, told = tee(starmap(call, (arguments,)))
     held.extend(taken if unless is None else filter(unless.__ne__, taken))
+    return next(told)
 
 
 def give_back(held: list[int], call: Callable[..., object], *more: object) -> object:

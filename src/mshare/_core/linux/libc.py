@@ -53,10 +53,10 @@ def mmap_into(at: list[int], fd: int, length: int, *, writable: bool, addr: int 
     """
     flags = MAP_SHARED | (MAP_FIXED_NOREPLACE if addr is not None else 0)
     prot = PROT_READ | (PROT_WRITE if writable else 0)
-    held.take(at, _libc.mmap, (addr, length, prot, flags, fd, offset), unless=_FAILED)
-    if not at:
+    got = held.take(at, _libc.mmap, (addr, length, prot, flags, fd, offset), unless=_FAILED)
+    if got == _FAILED:
         raise_errno()
-    if addr is not None and at[0] != addr:  # kernels before 4.17 take the flag for a hint
+    if addr is not None and got != addr:  # kernels before 4.17 take the flag for a hint
         munmap_from(at, length)
         raise OSError(17, os.strerror(17))
 
