@@ -163,9 +163,11 @@ def attached(region):
 
 
 def compiled(tmp_path_factory, name):
-    """Compile name.c; returns a function that runs it with arguments and returns its output."""
+    """Compile name.c or name/*.c; returns a function that runs it with arguments and returns its output."""
     program = tmp_path_factory.mktemp(name) / name
-    subprocess.run(["gcc", "-O1", "-Wall", "-Wno-unused-result", "-o", program, HERE / f"{name}.c"], check=True)
+    sources = sorted((HERE / name).glob("*.c")) or [HERE / f"{name}.c"]
+    command = ["gcc", "-O1", "-Wall", "-Wno-unused-result", "-pthread", "-o", program, *sources]
+    subprocess.run(command, check=True)
 
     def run(*args, timeout=300):
         # Without randomised addresses two runs need the same private page tables.
@@ -180,7 +182,7 @@ def compiled(tmp_path_factory, name):
 
 @pytest.fixture(scope="session")
 def client(tmp_path_factory):
-    """Run client.c with arguments; returns its output."""
+    """Run client/ with arguments; returns its output."""
     return compiled(tmp_path_factory, "client")
 
 

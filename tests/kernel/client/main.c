@@ -38,7 +38,7 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-#include "../../kernel/uapi/linux/msharefs.h"
+#include "../../../kernel/uapi/linux/msharefs.h"
 
 #define UNIT MSHARE_UNIT
 #define PAGE 4096UL
@@ -719,6 +719,6 @@ int main(int argc, char **argv)
 		return races(argv[2], atoi(argv[3]));
 	if (argc == 6 && !strcmp(argv[1], "stress"))
 		return stress(argv[2], atoi(argv[3]), atoi(argv[4]), atoi(argv[5]));
-	fprintf(stderr, "see the comment at the top of client.c\n");
+	fprintf(stderr, "see the comment at the top of client/main.c\n");
 	return 2;
 }
