@@ -28,7 +28,8 @@ def run(process: Callable[[Callable[[], object]], int]) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the end of the interpreter has nothing left to interrupt
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # the end of the interpreter has nothing left to interrupt
 
 
 def _process(begin: Callable[[], object]) -> int:

@@ -464,3 +464,68 @@ def test_a_narrow_terminal_cuts_no_number_and_hides_no_column(world: Path, colum
 
 
 NUMBER = re.compile(r"(?<!\S)(?:0x[0-9a-f]+|[0-9.]+ [KMGT]iB|[0-9]+)(?!\S)")
+
+
+# Names that would harm, in every consumer and every locale
+
+NASTY = "a\n\x1b[2J\x9b31m\u202e\u2066[red]b[bold] :smile: <script>alert(1) %s {0} größe"
+MAPPER = """
+import mmap, os, sys, mshare
+region = mshare.attach(sys.argv[1])
+region.buf[:1] = b"x"
+file = os.open(os.fsencode(sys.argv[2]), os.O_RDWR)
+mapping = mmap.mmap(file, 1 << 21)
+mapping[:] = bytes(1 << 21)
+open("/proc/self/comm", "wb").write(b"c\\n\\x1b[2J\\xff\\x9b")
+print("mapped", flush=True)
+sys.stdin.read()
+"""
+LOCALES = {
+    "UTF-8": {"LC_ALL": "C.UTF-8"},
+    "ASCII": {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    "POSIX": {"LC_ALL": "POSIX"},
+    "Latin-1": {"LC_ALL": "C", "PYTHONIOENCODING": "latin-1"},
+}
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_names_are_harmless_in_every_consumer_and_locale(world: Path, tmp_path: Path, locale: str) -> None:
+    mshare.create(NASTY, PAGE).close()
+    file = os.fsencode(tmp_path) + b"/f\n\x1b[2J\xff\xc2\x9b\xe2\x80\xae<script>"
+    Path(os.fsdecode(file)).write_bytes(bytes(1 << 21))
+    mapper = (sys.executable, "-c", MAPPER, NASTY, os.fsdecode(file))
+    with subprocess.Popen(mapper, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"mapped\n"
+        pid = f"--pid={process.pid}"
+        commands: list[tuple[str, ...]] = [
+            ("ls",),
+            ("stat", NASTY),
+            ("rm", NASTY),
+            ("scan", pid, "--min", "0"),
+            ("top", "--count", "1", "--min", "0"),
+            ("exporter", "--once", "--objects", "1000"),
+        ]
+        if locale == "UTF-8":
+            target = str(tmp_path / NASTY)
+            commands += [
+                ("ls", "--json"),
+                ("create", NASTY, "1M"),
+                ("cp", f"region:{NASTY}", target),
+                ("scan", pid, "--min", "0", "--by", "command"),
+                ("scan", pid, "--min", "0", "--save", target),
+                ("report", target, "-o", "-"),
+                ("report", target, "-o", target),
+                ("report", target, "--json"),
+            ]
+        for args in commands:
+            done = subprocess.run(
+                [*MSHARE, *args], capture_output=True, check=False, env={**os.environ, **LOCALES[locale]}
+            )
+            text = (done.stdout + done.stderr).decode("latin-1" if locale == "Latin-1" else "utf-8")
+            assert [char for char in text if not char.isprintable() and char != "\n"] == [], args
+            assert "Traceback" not in text, args
+            assert "<script>alert" not in text or args[-2:] != ("-o", "-")
+            # A name that is not ASCII cannot be given where Python is told to know nothing else.
+            assert done.returncode in ({0, 2, 3, 4, 5} if locale == "ASCII" else {0, 4, 5}), (args, text)
+        process.communicate(b"")

@@ -32,6 +32,8 @@ mshare lab sga --picture sga.svg --json
 DEFAULT_MECHANISMS = "plain,shared_memory,thp,hugetlb,msharefs"
 
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 HELP = "Run an experiment: how many processes there is memory for."
 
 
@@ -77,10 +79,10 @@ def sga_server(
         with extra("report"):
             import matplotlib  # noqa: F401
     limited = full.memory_bytes if memory is None else parse_size(memory)
-    # A terminated run must take its processes, its region and its control group along: that is done in `finally`.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # A run that is ended must take its processes, its region and its control group along: that is done in `finally`.
+    for number in _ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
+            signal.signal(number, _end)
     runs = []
     with steps() as tell:
         for mechanism in chosen:
@@ -95,6 +97,15 @@ def sga_server(
         if svg is not None:
             write(str(drawn), svg)
     return FAILED if any(run.failure for run in runs) else OK
+
+
+def _end(number: int, _: object) -> None:
+    """End the run by an exception, once: what is sent later, perhaps to all of a group, must not end the clean-up."""
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
 
 
 def _limit(limit_bytes: int, *, whole_machine: bool) -> AbstractContextManager[limit.Limit]:

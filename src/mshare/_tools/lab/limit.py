@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from errno import ENOTSUP
 from pathlib import Path, PurePosixPath
@@ -139,56 +139,66 @@ def control_group(limit_bytes: int) -> Iterator[Limit]:
 
     Raises `BackendUnavailableError` where there is none to be had.
     """
+    name = f"mshare-lab-{os.getpid()}"
+    places = list(_places())
     try:
-        kind, group = _make(f"mshare-lab-{os.getpid()}")
-    except OSError as error:
-        raise BackendUnavailableError(
-            f"no memory control group can be made here ({error.strerror})",
-            "run it as root where control groups can be changed, or in a virtual machine with --whole-machine",
-        ) from None
-    try:
+        kind, group = _make(places, name)
         _set(group, "memory.max" if kind == V2 else "memory.limit_in_bytes", limit_bytes)
         swap = "memory.swap.max" if kind == V2 else "memory.memsw.limit_in_bytes"
         if (group / swap).exists():
             _set(group, swap, 0 if kind == V2 else limit_bytes)
         yield Limit(kind, limit_bytes, group)
     finally:
-        _remove(group)
+        for _, place in places:  # a signal can end `_make` when the group is made and nobody knows of it
+            _remove(place / name)
 
 
 def _set(group: Path, name: str, number: int) -> None:
     (group / name).write_text(str(number))
 
 
-def _make(name: str) -> tuple[str, Path]:
-    """Make a group below this process's own. On v2 a group that holds processes gives its children no limits, unless it
-    is the root: then it becomes one beside ours, or further up."""
+def _places() -> Iterator[tuple[str, Path]]:
+    """Yield where a group can be made: below this process's own. On v2 a group that holds processes gives its children
+    no limits, unless it is the root: then the place is beside ours, or further up."""
     groups = parse_cgroup(Path("/proc/self/cgroup").read_bytes())
     for controllers, path in groups:
         if "memory" in controllers:
-            group = _CGROUPS / "memory" / path.lstrip("/") / name
-            group.mkdir()
-            return V1, group
+            yield V1, _CGROUPS / "memory" / path.lstrip("/")
+            return
     own = next((path for controllers, path in groups if not controllers), "/")
     here = PurePosixPath(own)
     for level in (here, *here.parents):
-        base = _CGROUPS / str(level).lstrip("/")
-        control = base / "cgroup.subtree_control"
-        with suppress(OSError):
-            if "memory" not in control.read_text().split():
+        yield V2, _CGROUPS / str(level).lstrip("/")
+
+
+def _make(places: Sequence[tuple[str, Path]], name: str) -> tuple[str, Path]:
+    """Make the group at the first place that allows it. Raises `BackendUnavailableError`."""
+    refused = os.strerror(ENOTSUP)
+    for kind, place in places:
+        try:
+            control = place / "cgroup.subtree_control"
+            if kind == V2 and "memory" not in control.read_text().split():
                 control.write_text("+memory")
-            group = base / name
-            group.mkdir()
-            return V2, group
-    raise OSError(ENOTSUP, os.strerror(ENOTSUP))
+            (place / name).mkdir()
+        except OSError as error:
+            refused = error.strerror or refused
+        else:
+            return kind, place / name
+    raise BackendUnavailableError(
+        f"no memory control group can be made here ({refused})",
+        "run it as root where control groups can be changed, or in a virtual machine with --whole-machine",
+    )
 
 
 def _remove(group: Path) -> None:
-    """Remove the group when its last process, killed already, has gone."""
+    """Remove the group when its last process, killed already, has gone. Others, such as systemd when it ends a unit,
+    may have removed the group before."""
     deadline = time.monotonic() + _GONE_LIMIT_S
     while True:
         try:
             return group.rmdir()
+        except FileNotFoundError:
+            return None
         except OSError:
             if time.monotonic() > deadline:
                 raise
