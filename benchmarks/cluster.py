@@ -34,10 +34,12 @@ _GUARD = """
 read -r _
 if pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null); then
     kill -QUIT "$pid"
-    for _ in $(seq 300); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+    for _ in $(seq 300); do [ -e "/proc/$pid/exe" ] || break; sleep 0.1; done
 fi
 rm -rf "$1"
 """
+"""What ends the server and removes its files when its owner has ended. A dead server that its owner has not waited for
+has no `exe`, but still takes signals."""
 
 
 def binaries() -> Path:
