@@ -24,7 +24,7 @@ May depend on: _core.
 #     pure           errors units geometry record procfs: no operating system
 #     linux/*        system calls and /proc; knows nothing of regions
 #     backend        what a backend is, and the choice;  backends/*: one file each
-#     mapping        what this process has mapped, and its owners
+#     mapping        what this process has mapped, and its owners;  placement: which addresses are free
 #     roots          the directories of regions;  entry: the file of one region
 #     names          find, publish, withdraw;  listing: what there is;  removal: unlink, gc
 #     handle         descriptors of regions and their rights;  handover: sending them over a socket

@@ -65,8 +65,9 @@ def same_everywhere(text: str, world: Path, holder: int | None = None) -> str:
     if holder is not None:
         text = re.sub(rf"\b{holder}\b", "11485", text)
     text = re.sub(r"^why .*\n(?: +.*\n)*", "", text, flags=re.MULTILINE)
-    text = re.sub(r'"(reason|created|uid)": .*', r'"\1"', text)
+    text = re.sub(r'"(reason|created|uid|addr)": .*', r'"\1"', text)
     text = re.sub(r"\b\d{4}-\d\d-\d\d [\d:]+ UTC|\b[A-Z][a-z]{2} +\d+ [\d:]{5}|\b\d+s\b", "WHEN", text)
+    text = re.sub(r"\b0x[23][0-9a-f]{11}\b", "ADDRESS", text)
     return re.sub(r"\(uid \d+\)", "(uid 0)", re.sub(" +", " ", text))
 
 

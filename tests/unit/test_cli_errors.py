@@ -108,7 +108,7 @@ def test_each_cause_has_its_code(
     ("message", "args"),
     [
         ("--older-than AGE or --all, not both", ("gc", "--older-than", "1h", "--all")),
-        ("mode 0o7777 is no set", ("create", "a", "1K", "--mode", "07777")),
+        ("invalid mode 0o7777", ("create", "a", "1K", "--mode", "07777")),
     ],
 )
 def test_the_message_says_what_is_wrong(

@@ -1,7 +1,7 @@
 """Attaching regions, by name or by handle, and detaching all of a name.
 
 May depend on: attached, limits, handle, linux, mapping, region, errors, units, geometry, record, procfs, entry,
-names.
+names, placement.
 """
 
 from __future__ import annotations
@@ -10,25 +10,23 @@ import os
 from contextlib import AbstractContextManager, nullcontext, suppress
 from fcntl import F_GETFL, fcntl
 
-from . import entry, limits, mapping, names
+from . import entry, limits, mapping, names, placement
 from .attached import Attached
 from .errors import (
     AccessDeniedError,
-    InvalidAddressError,
     InvalidSizeError,
     MshareError,
-    NoSpaceError,
     NotSealedError,
     RegionBusyError,
 )
-from .geometry import PUD, USER_END, WINDOW, Span, pick_address, round_up
+from .geometry import PUD, round_up
 from .handle import Handle, is_sealed
-from .linux import locks, proc
+from .linux import locks
 from .linux.descriptors import Descriptor
 from .procfs import FileId
 from .record import ATTACHED_BYTE
 from .region import Region, views_alive, without_views
-from .units import format_size, whole
+from .units import whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,36 +40,6 @@ class _Anywhere:
 
 ANYWHERE: Final = _Anywhere()
 """As `addr=` of `attach`: any free address of this process will do."""
-
-
-def check_address(addr: int, size: int, unit: int) -> int:
-    """Return `addr` as an int, if `size` bytes may lie there. Raises `InvalidAddressError`."""
-    addr = whole(addr, "an address")
-    if addr <= 0 or addr % unit:
-        raise InvalidAddressError(
-            f"address {addr:#x} is no positive multiple of {format_size(unit)}", "round it, or pass None"
-        )
-    if addr + size > USER_END:
-        raise InvalidAddressError(
-            f"{addr:#x} plus {format_size(size)} ends above user space ({USER_END:#x})",
-            "choose a lower address",
-        )
-    return addr
-
-
-def free_address(seed: int, size: int, known: list[Span]) -> int:
-    """Return an address clear of what this process has mapped right now, and of `known` regions if they leave room."""
-    window = Span(*WINDOW)
-    mine = [vma.span for vma in proc.maps() if vma.span.overlaps(window)]
-    addr = pick_address(seed, size, [*known, *mine])
-    if addr is None:  # a hostile file may claim the whole window
-        addr = pick_address(seed, size, mine)
-    if addr is None:
-        raise NoSpaceError(
-            f"no {format_size(size)} of addresses are free in mshare's window",
-            "pass addr= yourself, or remove regions",
-        )
-    return addr
 
 
 @limits.named
@@ -219,13 +187,13 @@ def _map(fd: int, file: FileId, region: Region, addr: int | _Anywhere | None) ->
                 file,
                 length,
                 writable=writable,
-                next_addr=lambda: free_address(int.from_bytes(os.urandom(4)), record.size_bytes, []),
+                next_addr=lambda: placement.free_address(int.from_bytes(os.urandom(4)), record.size_bytes, []),
                 fixed=False,
                 owner=owner,
                 region_name=region.name,
             )
         else:
-            wanted = record.addr if addr is None else check_address(addr, record.size_bytes, record.align)
+            wanted = record.addr if addr is None else placement.check_address(addr, record.size_bytes, record.align)
             area = mapping.find(file, wanted, writable=writable, owner=owner) or mapping.map_file(
                 fd,
                 file,

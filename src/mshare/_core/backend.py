@@ -126,7 +126,7 @@ def obstacle(backend: Backend, request: Request) -> str | None:
         return "it always reserves its memory (reserve=False was asked)"
     align = max(able.leaf_size, able.map_unit)
     if request.addr is not None and request.addr % align:
-        return f"address {request.addr:#x} is no multiple of {format_size(align)}"
+        return f"address {request.addr:#x} is not a multiple of {format_size(align)}"
     return None
 
 

@@ -36,7 +36,7 @@ def mshare(name: str, addr: int | None, length: int, oflags: int, mode: int = 0o
     access = oflags & os.O_ACCMODE
     if oflags & ~_ALLOWED or access not in (os.O_RDONLY, os.O_RDWR) or (oflags & os.O_EXCL and not oflags & os.O_CREAT):
         raise InvalidArgumentError(
-            f"open flags {oflags:#o} make no sense",
+            f"invalid open flags {oflags:#o}",
             "use O_RDONLY or O_RDWR, with O_CREAT, with O_EXCL beside O_CREAT",
         )
     readonly = access == os.O_RDONLY

@@ -1,6 +1,6 @@
 """Creating regions: everything happens to a file without a name, and one step gives it one.
 
-May depend on: limits, attachment, backend, backends, handle, linux, mapping, region, errors, units, geometry,
+May depend on: limits, placement, backend, backends, handle, linux, mapping, region, errors, units, geometry,
 record, procfs, typed, listing, names, roots.
 """
 
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from . import backends, limits, listing, mapping, names, roots
-from .attachment import check_address, free_address
 from .backend import Backend, Progress, Request, choose, explain
 from .errors import (
     BackendUnavailableError,
@@ -26,6 +25,7 @@ from .handle import Handle, fix_size
 from .linux import locks, proc
 from .linux.descriptors import Descriptor
 from .linux.memory import file_size_limit
+from .placement import check_address, free_address
 from .procfs import FileId
 from .record import ATTACHED_BYTE, Record, file_size
 from .region import Region
@@ -124,7 +124,7 @@ class Spec(NamedTuple):
             names.check_name(self.name)
         size = whole(self.size, "a region's size, in bytes,")
         if size < 1:
-            raise InvalidSizeError(f"a region of {size} bytes makes no sense", "ask for at least 1 byte")
+            raise InvalidSizeError(f"invalid size of {size} bytes", "ask for at least 1 byte")
         if size > USER_END // 2:
             raise InvalidSizeError(
                 f"{size} bytes are more than a process can address",

@@ -111,7 +111,9 @@ def read_record(name: str, fd: int, status: os.stat_result | None = None) -> Rec
             for backend in backends.ALL:
                 if (adopted := backend.adopt(fd, status)) is not None:
                     return adopted
-        raise NotARegionError(f"{name!r} is no region: {error}", "choose another name, or remove that file") from error
+        raise NotARegionError(
+            f"{name!r} is not a region: {error}", "choose another name, or remove that file"
+        ) from error
     if len(remembered) >= _MOST_REMEMBERED:
         remembered.clear()
     remembered[now] = record

@@ -3,7 +3,7 @@
 class                    errno       also a             cause
 -----------------------  ----------  -----------------  ----------------------------------------------------------
 InvalidNameError         EINVAL      ValueError         a region name that is empty, too long, or could leave the root
-InvalidSizeError         EINVAL      ValueError         a size or length that is no usable number of bytes
+InvalidSizeError         EINVAL      ValueError         a size or length that is not a usable number of bytes
 InvalidAddressError      EINVAL      ValueError         an address that is unaligned or outside user space
 InvalidArgumentError     EINVAL      ValueError         open flags, a mode or another argument is not valid
 RegionExistsError        EEXIST      FileExistsError    the name is taken

@@ -63,7 +63,7 @@ def recv_handle(sock: socket.socket) -> Handle:
             )
         if len(got) != 1 or flags & socket.MSG_CTRUNC or message != _BYTE:
             raise NotAHandleError(
-                f"a message with {len(got)} descriptors is no handle", "send it with mshare.send_handle"
+                f"a message with {len(got)} descriptors is not a handle", "send a handle with mshare.send_handle"
             )
         return Handle(got.pop())
     finally:

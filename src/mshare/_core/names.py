@@ -62,7 +62,7 @@ def check_mode(mode: int) -> int:
     else:
         shown = f"{bits:#o}"
     if bits & ~0o777:
-        raise InvalidArgumentError(f"mode {shown} is no set of permission bits", "use 0o600 up to 0o777")
+        raise InvalidArgumentError(f"invalid mode {shown}", "use permission bits, 0o000 to 0o777")
     return bits
 
 
@@ -112,7 +112,7 @@ def _the_one(name: str, hits: list[RootEntry]) -> RootEntry:
         mine = [hit for hit in hits if hit.status.st_uid == os.geteuid()]
         if len(mine) != 1:
             files = " and ".join(f"{hit.path} of uid {hit.status.st_uid}" for hit in hits)
-            raise AmbiguousNameError(f"region {name!r} is there twice: {files}", "remove the one that is false")
+            raise AmbiguousNameError(f"region {name!r} exists twice: {files}", "remove the wrong one")
         return mine[0]
     if hits:
         return hits[0]

@@ -43,7 +43,7 @@ def parse_size(text: str) -> int:
 
     match = re.fullmatch(_SIZE, text)
     if match is None:
-        raise InvalidSizeError(f"{text!r} is no size", "write it like 4096, 64K, 512M, 1.5GiB or 300G")
+        raise InvalidSizeError(f"invalid size {text!r}", "use a number with an optional unit, such as 64K or 1.5GiB")
     number, prefix, suffix = match[1], match[2].lower(), (match[3] or "").lower()
     factor: int = 1000 ** " kmgt".index(prefix or " ") if suffix == "b" else _BINARY[prefix]
     whole, _, fraction = number.partition(".")
