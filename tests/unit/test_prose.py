@@ -1,4 +1,4 @@
-"""Prose rules, each a pattern with its reason: they hold the documents, and the messages and help texts of the package.
+"""Prose rules, each a pattern with its reason: they hold the documents, and all words of the package's source.
 
 Code, tables of measurements (docs/results) and quotations are not prose.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -116,3 +117,21 @@ def test_documents_keep_the_rules(page: Path) -> None:
 def test_messages_and_help_texts_keep_the_rules() -> None:
     texts = {(path.name, text) for path in PACKAGE.rglob("*.py") for text in spoken(path)}
     assert [(name, faults(text)) for name, text in sorted(texts) if faults(text)] == []
+
+
+def written(path: Path) -> Iterator[str]:
+    """Yield the docstrings and comments of a module."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.value
+    with path.open() as file:
+        for token in tokenize.generate_tokens(file.readline):
+            if token.type == tokenize.COMMENT:
+                yield token.string
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_docstrings_and_comments_keep_the_rules(path: Path) -> None:
+    """*Facts* and *Decision* may stand where a lock, a lifetime or the TLB is decided."""
+    found = [fault for text in written(path) for fault in faults(prose(text))]
+    assert [each for each in found if not each.endswith("write an ordinary sentence")] == []

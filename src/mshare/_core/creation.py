@@ -64,7 +64,7 @@ def create(
     - `fill`: called once, with the region's writable bytes, when its memory is reserved and before anybody can see
       the name: nobody ever reads a region half filled. What it raises is raised here, and no region exists then. It
       must keep no view (`ViewsAliveError`); with `reserve=False`, mind that a full machine means SIGBUS. A child that
-      another thread forks meanwhile does not have the memory.
+      another thread forks in the meantime does not have the memory.
 
     Raises `InvalidNameError`, `InvalidSizeError`, `InvalidAddressError`, `InvalidArgumentError`, `RegionExistsError`,
     `NoSpaceError`, `AddressTakenError`, `BackendUnavailableError`; nothing is left behind then. Cost: reserving clears
@@ -110,7 +110,7 @@ class Spec(NamedTuple):
     progress: Progress | None = None
     fill: Fill | None = None
     frozen: bool = False
-    """Nobody may attach it read-write, its creator neither."""
+    """Nobody may attach the region read-write, not even its creator."""
     linkable: bool = False
 
     @property

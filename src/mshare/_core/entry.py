@@ -121,7 +121,7 @@ def read_record(name: str, fd: int, status: os.stat_result | None = None) -> Rec
 
 
 def known_to_kernel(fd: int) -> bool:
-    """Tell whether the kernel says that somebody maps the open region file: programs without our lock, too."""
+    """Tell whether the kernel says that somebody maps the open region file, also a program without our lock."""
     return any(backend.attached(fd) for backend in backends.ALL)
 
 

@@ -22,7 +22,7 @@ RegionClosedError        EBADF       ValueError         the `Region` or `Handle`
 NotAHandleError          EBADMSG     -                  what came over a socket is not one handle of a region
 DescriptorLimitError     EMFILE      -                  the process (ENFILE: the machine) may have no more open files
 NotSealedError           EPERM       PermissionError    a region that was to be sealed is not
-NotASnapshotError        EBADMSG     -                  a file is no snapshot of `mshare scan`, cut, or too new
+NotASnapshotError        EBADMSG     -                  a file is not a snapshot of `mshare scan`, cut, or too new
 MissingExtraError        ENOPKG      -                  a package of an optional extra is not installed
 
 Each of these is raised by one part of mshare only, and is defined there:
@@ -107,7 +107,7 @@ class AmbiguousNameError(MshareError):
 
 
 class NotARegionError(MshareError):
-    """What has that name is no region: a symlink, FIFO, directory, or a file made by something else."""
+    """The name belongs to something else than a region: a symlink, FIFO, directory, or another program's file."""
 
     code = _errno.EINVAL
 

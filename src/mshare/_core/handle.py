@@ -122,7 +122,7 @@ class Handle:
     @limits.named
     def map_only(self, *, readonly: bool = True) -> Handle:
         """Return a handle that can map the region and nothing more: not resize it, punch holes, change protection, seal
-        it, or get more rights by any road (/proc/self/fd, `dup`, `mprotect`), root's included.
+        it, or get more rights in any way (/proc/self/fd, `dup`, `mprotect`), root's included.
 
         - `readonly=True` on a memfd: from then on nobody can make a new writable mapping, this handle neither; those
           that are there, such as the creator's, stay writable. The region cannot be sealed afterwards.

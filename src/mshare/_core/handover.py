@@ -42,7 +42,7 @@ def recv_handle(sock: socket.socket) -> Handle:
     Raises `NotAHandleError` if the other side hung up or sent anything else than one descriptor, `NotARegionError` if
     that is of no region, `DescriptorLimitError`. Whatever descriptors came along are closed then.
 
-    Hazard: who sent it may still be able to write to the memory, or, if it is no memory that this library made, to cut
+    Hazard: who sent it may still be able to write to the memory, or, if another library made the memory, to cut
     it short (SIGBUS). From somebody you do not trust, attach with `require_sealed=True`.
     """
     import socket

@@ -66,7 +66,7 @@ def _candidates() -> Iterator[tuple[roots.Root, str]]:
 
 
 def _entry(root: roots.Root, name: str) -> RootEntry | None:
-    """Return the file of that name; None if it is no ordinary file of that root's own, or gone."""
+    """Return the file of that name; None if it is not an ordinary file of that root, or gone."""
     try:
         descriptor = Descriptor(root.prefix + name, os.O_PATH | os.O_NOFOLLOW)
     except OSError as error:
@@ -150,5 +150,5 @@ def region_info(name: str) -> RegionInfo:
 
 
 def with_pids(info: RegionInfo, pids: tuple[int, ...]) -> RegionInfo:
-    """Return `info` with the processes found in /proc, which show users of the file that take no lock, too."""
+    """Return `info` with the processes found in /proc, which also show users of the file that take no lock."""
     return info._replace(pids=pids, orphan=info.orphan and not pids)

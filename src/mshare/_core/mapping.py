@@ -12,8 +12,8 @@ thread, which may hold `lock` already. Either may attach or close what that call
 raised, before the call goes on.
 Consequence: the lock does not keep them apart. What a call has looked at may have changed when it acts.
 Decision: each change is one step in C, and nothing has to be undone. An owner is let go of by one `dict.pop`. A mapping
-without owners is never held again: whoever finds it unmaps it, and who takes its address out of `at` is the one. What
-`mmap` puts into `at` is found in `_mappings` from that moment on.
+without owners is never held again: whoever finds it unmaps it, and the thread that takes its address out of `at` is the
+one. What `mmap` puts into `at` is found in `_mappings` from that moment on.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ none runs. Also mappings that somebody is letting go of. The next `map_file` or 
 _BOX = (lambda: None).__code__
 """Facts: where an object is part of a cycle, the collector clears all weak references to the members of that cycle,
 and finalizes the members in any order. A `__del__` among them may use the region, or keep an array of it alive for
-good. The collector does not look into objects that it does not track, such as code objects: what only they hold is no
-member, and dies when they are really freed.
+good. The collector does not look into objects that it does not track, such as code objects: what only they hold is not
+a member, and dies when they are really freed.
 Decision: `anchor` puts an owner among the constants of a code object of its own."""
 
 
@@ -150,7 +150,7 @@ class Mapping:
         self.writable = writable
 
     def published(self, name: str) -> None:
-        """The region is complete, and has its name, if it gets one: it is no draft any more."""
+        """The region is complete, and has its name, if it gets one: it is not a draft any more."""
         self.draft_of = None
         self.region_name = name or self.region_name
 
@@ -233,7 +233,7 @@ def map_file(
     """Map the first `length` bytes of `fd` and return the mapping, held by `owner`. Under `lock`.
 
     `next_addr` gives the address; if something lies there and `fixed` is false, it is asked again. `region_name`: for
-    messages. `draft`: a child that another thread forks meanwhile shall not have it.
+    messages. `draft`: a child that another thread forks in the meantime shall not have it.
     Raises `AddressTakenError` naming what lies there, `InvalidAddressError`, `NoSpaceError`, or `OSError`.
     """
     _settle()

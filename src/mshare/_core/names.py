@@ -117,7 +117,7 @@ def _the_one(name: str, hits: list[RootEntry]) -> RootEntry:
     if hits:
         return hits[0]
     for place in roots.present():
-        if roots.is_mounted_on(place, name):  # not "there is none": who hears that would create it, for ever
+        if roots.is_mounted_on(place, name):  # not "there is none": a caller would try to create it forever
             raise NotARegionError(f"something is mounted on {place.prefix}{name}", "unmount it, or choose another name")
     raise RegionNotFoundError(
         f"there is no region {name!r} under {', '.join(roots.directories()) or 'any root'}",
@@ -203,9 +203,10 @@ def _exists(name: str, root: str) -> RegionExistsError:
 def publish(fd: int, root: str, name: str) -> None:
     """Give the complete, unnamed file `fd` its name, in one step, or raise `RegionExistsError`.
 
-    Names are unique over all roots though no step spans two file systems: who looks and links holds the first root's
-    directory by flock(2), which dies with its holder. Linking first and withdrawing later would take a region away
-    from whoever attached meanwhile. A holder who does not let go costs us a second and the guarantee, no more.
+    Names are unique over all roots though no step spans two file systems: a creator that looks and links holds the
+    first root's directory by flock(2), which dies with its holder. Linking first and withdrawing later would take a
+    region away from whoever attached in the meantime. A holder who does not let go costs us a second and the guarantee,
+    no more.
     """
     with ExitStack() as held:
         if len(roots.directories()) > 1:
@@ -221,7 +222,7 @@ def publish(fd: int, root: str, name: str) -> None:
 
 
 def withdraw(fd: int, root: str, name: str) -> None:
-    """Take away the name of a file that `publish` may or may not have given it. Who has attached keeps the memory."""
+    """Take away the name of a file that `publish` may or may not have given it. Attached processes keep the memory."""
     with suppress(OSError):
         now, mine = os.stat(os.path.join(root, name), follow_symlinks=False), os.fstat(fd)
         if os.path.samestat(now, mine):

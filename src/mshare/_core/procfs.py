@@ -1,7 +1,7 @@
 """Parsers of /proc text: bytes in, records out. Pure. May depend on: geometry, typed.
 
 Every parser accepts what a hostile or dying process can put there: paths with spaces, newlines (the kernel escapes
-them as `\\012`), ` (deleted)`, lines cut short. A line that makes no sense is skipped, never guessed at.
+them as `\\012`), ` (deleted)`, lines cut short. A line in another format is skipped, never guessed at.
 Source: Documentation/filesystems/proc.rst.
 """
 

@@ -1,7 +1,7 @@
 """The record a region carries in its own file, and the record `info()` shows people. Pure. May depend on: geometry,
 typed.
 
-A region is one file, so that it appears, moves and goes in one step whatever dies meanwhile::
+A region is one file, so that it appears, moves and goes in one step whatever dies in the meantime::
 
     0                      size_bytes                         file size - 4096        file size
     | the region's bytes   | zeros up to the file's unit      | record (one page)     |
@@ -41,7 +41,7 @@ whole GiB and may reach beyond the end of the file; everywhere else they end wit
 
 
 class RecordError(ValueError):
-    """The page is no valid record: not a region, damaged, or from a newer version."""
+    """The page is not a valid record: not a region, damaged, or from a newer version."""
 
 
 class NoRecordError(RecordError):
@@ -107,7 +107,7 @@ class Record(NamedTuple):
         if version != VERSION or flags & ~FLAG_FROZEN:
             raise RecordError(f"its region record is of version {version}, this library reads {VERSION}")
         file_unit = _FILE_UNITS.get((leaf, map_unit))
-        # What is mapped beyond the file's end (msharefs) is beyond `size`, too: no view ever shows it.
+        # What is mapped beyond the file's end (msharefs) is also beyond `size`: no view ever shows it.
         sane = (
             0 < size <= file_size - RECORD_SIZE
             and file_unit is not None

@@ -216,7 +216,7 @@ class Region:
 
     @limits.named
     def seal(self) -> None:
-        """Make the region read-only for everybody, for ever, this process included.
+        """Make the region read-only for everybody, forever, this process included.
 
         On msharefs at once, in all processes; on a memfd it is refused while others can write. A second call does
         nothing. Raises `RegionBusyError` naming who has it mapped writable, `ViewsAliveError` while views of this

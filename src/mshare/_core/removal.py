@@ -2,7 +2,7 @@
 
 May depend on: limits, linux, errors, units, record, procfs, entry, listing, names, roots.
 
-Remove when idle: take the write lock on `ATTACHED_BYTE` (so nobody is attached, and who wants to be waits), look that
+Remove when idle: take the write lock on `ATTACHED_BYTE` (so nobody is attached, and a newcomer waits), look that
 the name still means this file, unlink. `NAME_BYTE` keeps two removers apart, so that none unlinks a newer region of the
 same name, unless it was stopped for more than a second in between (docs/known-gaps.md). A remover that dies has
 changed nothing: the kernel drops its locks.
@@ -88,7 +88,7 @@ def _unlink(entry: RootEntry) -> None:
 def unlink(name: str) -> None:
     """Remove the name now. Whoever is attached keeps the memory until they detach; new attaches fail.
 
-    Raises `RegionNotFoundError`, `NotARegionError` (a file that is no region is left alone), `AccessDeniedError`,
+    Raises `RegionNotFoundError`, `NotARegionError` (any other file is left alone), `AccessDeniedError`,
     `BackendUnavailableError` (the root is mounted read-only).
     """
     with find(name) as entry, _open_to_remove(entry) as fd:
@@ -156,7 +156,7 @@ def orphans(*, older_than: float = 0.0) -> list[tuple[RegionInfo, FileId]]:
 def gc(*, older_than: float = 0.0) -> list[RegionInfo]:
     """Remove orphans created at least `older_than` seconds ago, and return what was removed.
 
-    A region that waits for its next user, such as one whose service restarts, is an orphan too: say an age that no
+    A region that waits for its next user, such as one whose service restarts, is also an orphan: say an age that no
     such wait reaches, or remove by name. Regions of other users are left alone unless you are root.
 
     Raises `BackendUnavailableError` if orphans are there and every one of them is on a root that is mounted read-only.

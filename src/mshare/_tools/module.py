@@ -199,8 +199,8 @@ def load(size: int | None = None, mode: int | None = None, gid: int | None = Non
 
     - `size`: bytes that all regions together may take, their page tables included, for a new mount. None: half of the
       memory (the module's default, as tmpfs).
-    - `mode`: permission bits of the directory, at most 0o1777. Who may write to it makes regions. Default: 0o755 (only
-      root makes regions), with `gid` 0o1775 (that group does, too).
+    - `mode`: permission bits of the directory, at most 0o1777. Users who may write to it make regions. Default: 0o755
+      (only root makes regions), with `gid` 0o1775 (that group also makes regions).
     - `gid`: group of the directory. Default: root's.
 
     The kernel never swaps the memory of regions and counts that memory in no process. A user who makes regions can fill

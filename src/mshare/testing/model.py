@@ -152,7 +152,7 @@ class Model:
         return self._attach(to, new_number, region, readonly=readonly)
 
     def seal(self, pid: int, number: int) -> None:
-        """Read-only for ever, if nobody else can write. (Where `handle_rights` holds, others lose the right at once,
+        """Read-only forever, if nobody else can write. (Where `handle_rights` holds, others lose the right at once,
         and die of the next store: nothing for a machine that wants to go on.)"""
         region = self._with_handle(pid, number)
         if region.sealed:

@@ -2,9 +2,9 @@
 May depend on: _files, shm (files are made in the same way), backend, linux, errors, geometry, record.
 
 Facts: the tables that map a file belong to the file; a process points one entry per GiB at them, so mappings and their
-addresses come in whole GiB, and may reach beyond the end of the file. `fallocate` fills the tables too: who attaches
-takes no fault. The kernel knows an address per file and who is attached, whatever program they run.
-Source: kernel/uapi/linux/msharefs.h, docs/kernel.md.
+addresses come in whole GiB, and may reach beyond the end of the file. `fallocate` also fills the tables: a process that
+attaches takes no fault. The kernel knows an address per file and who is attached, whatever program they run. Source:
+kernel/uapi/linux/msharefs.h, docs/kernel.md.
 """
 
 from __future__ import annotations

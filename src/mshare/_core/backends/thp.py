@@ -8,7 +8,7 @@ Stock 6.12 also does where the process has no page table yet, though it has made
 Consequence: `fallocate` first would make 512 small pages, only for collapse to copy them (2 GiB on Linux 6.18: 1.3 to
 4.9 s).
 Decision: write one byte per block, which is where a lack of memory becomes an error, read it through the mapping,
-collapse (0.27 s), and let `fallocate` see to the tail that is no whole block.
+collapse (0.27 s), and let `fallocate` see to the tail that is not a whole block.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class RegionFacts(NamedTuple):
 
 
 def region_facts(fd: int) -> RegionFacts | None:
-    """Return what the kernel knows about the open file; None if it is no region of an msharefs we can talk to."""
+    """Return what the kernel knows about the open file; None if it is not on an msharefs that we can talk to."""
     raw = bytearray(_INFO.size)
     try:
         fcntl.ioctl(fd, _IOC_INFO, raw)
@@ -73,7 +73,7 @@ def set_base(fd: int, addr: int) -> None:
 
 
 def seal(fd: int) -> None:
-    """Make the open file read-only for everybody, for ever. Raises `OSError`: EBUSY (pinned pages), EPERM, EBADF."""
+    """Make the open file read-only for everybody, forever. Raises `OSError`: EBUSY (pinned pages), EPERM, EBADF."""
     fcntl.ioctl(fd, _IOC_SEAL)
 
 

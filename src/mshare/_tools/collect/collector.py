@@ -42,9 +42,9 @@ def collect(
 ) -> Snapshot:
     """Return what the processes on this machine map, as far as this one may look.
 
-    `exact` walks their page tables, too: 3 ns per entry, so 0.25 s for each process that has 300 GiB mapped with 4 KiB
+    `exact` also walks their page tables: 3 ns per entry, so 0.25 s for each process that has 300 GiB mapped with 4 KiB
     leaves. `regions` has the names of mshare's own, `progress` is called with the processes done and to do. Processes
-    that end meanwhile are counted; a chosen pid that is not there raises `ProcessLookupError`.
+    that end in the meantime are counted; a chosen pid that is not there raises `ProcessLookupError`.
     Where /proc is absent or hides what concerns the machine, `BackendUnavailableError` names the file.
     """
     try:

@@ -55,7 +55,7 @@ class Objects:
         )
 
     def _make(self, vma: Vma, namespace: int, here: ProcessDirectory) -> Object:
-        # In maps the kernel escapes newlines and nothing else, backslashes neither.
+        # In maps the kernel escapes newlines and nothing else, not even backslashes.
         path = vma.path.replace(rb"\012", b"\n").decode("utf-8", "surrogateescape")
         kind, page = self._kind(vma, path, here)
         return Object(

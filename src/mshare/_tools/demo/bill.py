@@ -69,7 +69,7 @@ def draw_up(name: str, size_bytes: int, *, runs: int, slopes: bool, tell: Callab
     """Measure regions of `size_bytes`, one after the other, under `name`.
 
     - `runs`: fresh processes per row, for the medians.
-    - `slopes`: measure what one more GiB costs, too, on 2 GiB of memory, for the projection.
+    - `slopes`: also measure what one more GiB costs, on 2 GiB of memory, for the projection.
     """
     mechanisms, notes = _mechanisms(size_bytes)
     lines = []
@@ -83,7 +83,7 @@ def draw_up(name: str, size_bytes: int, *, runs: int, slopes: bool, tell: Callab
                 notes.append(
                     f"{mechanism.label}: no projection, measuring it takes {format_size(SLOPE_BYTES)} of memory"
                 )
-        except MshareError as error:  # somebody else took the memory meanwhile
+        except MshareError as error:  # somebody else took the memory in the meantime
             notes.append(f"{mechanism.label} is missing: {error}")
             continue
         projected = slope.projected_bytes(PROJECTED_BYTES, PROJECTED_PROCESSES) if slope else None

@@ -15,7 +15,7 @@ _CODE = "from mshare._tools.demo.loader import main; main()"
 def start(name: str, size_bytes: int, *, stop_at_column: int = 0) -> Child:
     """Start a loader. It says how many columns it has written, and at the end what it has made.
 
-    With `stop_at_column` it waits for ever once that many columns are written.
+    With `stop_at_column` it waits forever once that many columns are written.
     """
     return Child(_CODE, name, str(size_bytes), str(stop_at_column))
 

@@ -33,7 +33,9 @@ class Latest(Generic[T]):
         self._read = read
         self._max_age_s = max_age_s
         self._lock = threading.Lock()
-        """Held while reading: who comes meanwhile waits for it, and takes what comes out. Protects the two below."""
+        """Held while reading: a request that arrives in the meantime waits, and takes the same result.
+
+        Protects the two below."""
         self._last: Scan[T] | None = None
         self._begun = 0.0
 

@@ -54,7 +54,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Handler(WSGIRequestHandler):
-    """Fact: the library's own lets a silent client keep a thread for ever."""
+    """Fact: the library's own lets a silent client keep a thread forever."""
 
     timeout = 30
 
@@ -76,7 +76,7 @@ def listen(registry: CollectorRegistry, address: Address) -> WSGIServer:
 def serve(registry: CollectorRegistry, address: Address) -> None:
     """Answer scrapes until SIGTERM or SIGINT. Says on stderr where it listens. Raises `CannotListenError`.
 
-    *Fact:* a blocked signal is blocked in threads started later, too, and waits for `sigwait`. *Decision:* no handler.
+    *Fact:* a blocked signal is also blocked in threads started later, and waits for `sigwait`. *Decision:* no handler.
     """
     ends = {signal.SIGTERM, signal.SIGINT}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)

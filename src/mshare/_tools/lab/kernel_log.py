@@ -20,8 +20,8 @@ def lines_of(kmsg: str) -> list[str]:
 
 
 def oom_excerpt(lines: list[str], limit: int = 12) -> list[str]:
-    """Return what matters of the first kill: who asked, what memory there was (in pages, where no unit is), who was
-    killed. Empty if nobody was."""
+    """Return what matters of the first kill: the asker, the memory (in pages, where no unit is), the victim. Empty if
+    nobody was killed."""
     found: list[str] = []
     for line in lines:
         if _TOLD.search(line):

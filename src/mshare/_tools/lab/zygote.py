@@ -136,7 +136,7 @@ class Client:
         os.read(self.end, 1)
 
     def measure(self) -> None:
-        """Attach and read, then fork children that read, too, and end: the medians of what fork and exit take."""
+        """Attach and read, then fork children that also read, and end: the medians of what fork and exit take."""
         good = self.attach_and_read()[0]
         clock = mmap.mmap(-1, _PAGE)
         forks, exits = [], []

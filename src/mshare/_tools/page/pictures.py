@@ -3,7 +3,7 @@
 *Facts.* Names in them are other people's; matplotlib would typeset what stands between two `$`, and SVG knows no
 control characters. A page holds several pictures, and matplotlib gives the parts of each the same ids. *Decision.*
 Every text passes `printable`, typesetting is off, the SVG is parsed and its ids are made the page's own. Colours are
-those of the page's style sheet, so that dark mode has them, too. The same records give the same bytes.
+those of the page's style sheet, so that dark mode also has them. The same records give the same bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A case for a remedy: an object, who maps it, and by which program. Pure. May depend on: snapshot, survey."""
+"""A case for a remedy: an object, its processes, and their program. Pure. May depend on: snapshot, survey."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Object(NamedTuple):
     ino: int
     """Inode; of SysV memory the shmid."""
     namespace: int
-    """IPC namespace (its inode) of SysV memory, whose ids count in each anew; else 0."""
+    """IPC namespace (its inode) of SysV memory, whose ids start again in each; else 0."""
     path: str
     """As /proc/PID/maps has it, in the mount namespace of whoever was seen first, without " (deleted)"."""
     deleted: bool

@@ -120,7 +120,7 @@ class Totals(NamedTuple):
     """In an exact survey: page tables of processes that hold no entry (what they mapped was given back)."""
     unexplained: int
     """The rest: the kernel's own tables where it counts them, processes that are not seen, changes while reading.
-    Negative where processes ended meanwhile, or by PUD pages."""
+    Negative where processes ended in the meantime, or by PUD pages."""
 
     @property
     def explained(self) -> float:

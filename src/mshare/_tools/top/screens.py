@@ -146,7 +146,7 @@ class ObjectsScreen(TableScreen):
 
 
 class ProcessesScreen(TableScreen):
-    """Who maps one object, and what each pays for it."""
+    """The processes that map one object, and what each pays."""
 
     COLUMNS = _rows.PROCESSES
     BINDINGS: ClassVar[list[BindingType]] = [*_sorting(_rows.PROCESSES), Binding("escape", "app.pop_screen", "back")]

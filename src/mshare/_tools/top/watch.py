@@ -14,7 +14,7 @@ class Watch(Generic[T]):
     """A thread that calls `read` every `interval_s` seconds and hands what it returns or raises to `deliver`.
 
     It rests at least as long as it read: where reading takes longer than the interval, half of a core is the most it
-    takes. The thread dies with the process: who quits does not wait for what is being read.
+    takes. The thread dies with the process: a user who quits does not wait for the reading.
     """
 
     def __init__(self, read: Callable[[], T], deliver: Callable[[T | Exception], object], interval_s: float) -> None:
