@@ -7,14 +7,17 @@ MSHARE_NO_SKIPS=1 turns skips into failures.  MSHARE_STRESS_SECONDS sets how lon
 import os
 import pathlib
 import subprocess
-import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NoReturn
 
 import pytest
 
-sys.path.insert(0, os.path.dirname(__file__))
-import mfs
-import probe as oracle
+from . import mfs
+from . import probe as oracle
+from .programs import Program
+from .regions import Regions
 
 HERE = pathlib.Path(__file__).parent
 COMPLAINTS = (
@@ -33,24 +36,24 @@ COMPLAINTS = (
 )
 
 
-def pytest_configure(config):
+def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "only_if(condition): the test is for kernels and machines of that kind")
 
 
-def pytest_collection_modifyitems(config, items):
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What cannot be tested here is not collected.  A skip would count as a failure."""
     kept = [item for item in items if all(mark.args[0] for mark in item.iter_markers("only_if"))]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
 
 
-def is_mounted():
+def is_mounted() -> bool:
     with open("/proc/self/mounts") as f:
         return any(line.split()[1:3] == [mfs.ROOT, "msharefs"] for line in f)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def mounted():
+def mounted() -> Iterator[str]:
     """The file system on /sys/fs/mshare."""
     if os.geteuid():
         _give_up("needs root in a guest")
@@ -69,19 +72,19 @@ def mounted():
         subprocess.run(["rmmod", "mshare"], check=True)
 
 
-def _give_up(reason):
+def _give_up(reason: str) -> NoReturn:
     if os.environ.get("MSHARE_NO_SKIPS") == "1":
         pytest.exit(reason, 1)
     pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
-def kernel_log():
+def kernel_log() -> Iterator[Callable[[], list[str]]]:
     """What the kernel has said since the last call.  Starting dmesg for it takes a tenth of a second and more."""
     fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
     os.lseek(fd, 0, os.SEEK_END)
 
-    def new():
+    def new() -> list[str]:
         lines = []
         while True:
             try:
@@ -94,7 +97,7 @@ def kernel_log():
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(mounted, kernel_log):
+def nothing_left(mounted: str, kernel_log: Callable[[], list[str]]) -> Iterator[None]:
     """After each test: no name, page or inode of ours is left, no complaint in the kernel's log."""
     kernel_log()
     before = os.statvfs(mounted)
@@ -103,7 +106,7 @@ def nothing_left(mounted, kernel_log):
         if name != "mshare_info":
             os.unlink(f"{mounted}/{name}")
 
-    def free():
+    def free() -> tuple[int, int]:
         now = os.statvfs(mounted)
         return now.f_bfree, now.f_ffree
 
@@ -115,28 +118,15 @@ def nothing_left(mounted, kernel_log):
 
 
 @pytest.fixture
-def region(mounted):
+def region(mounted: str) -> Iterator[Regions]:
     """Make a region: region(pages, reserve=True) -> a descriptor open for both; the name is in .path."""
-    made = []
-
-    def make(pages=16, reserve=True, name="region", mode=0o600):
-        path = f"{mounted}/{name}"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
-        made.append(fd)
-        if reserve:
-            mfs.fallocate(fd, 0, 0, pages * mfs.PAGE)
-        else:
-            os.ftruncate(fd, pages * mfs.PAGE)
-        return fd
-
-    make.path = f"{mounted}/region"
-    yield make
-    for fd in made:
-        os.close(fd)
+    made = Regions(mounted)
+    yield made
+    made.close()
 
 
 @pytest.fixture
-def placed(region):
+def placed(region: Regions) -> Iterator[tuple[int, int]]:
     """A region whose pages hold a pattern; afterwards all are where they were and hold it still."""
     fd = region(oracle.PLACED)
     addr = mfs.mmap(fd, mfs.UNIT)
@@ -154,7 +144,7 @@ def placed(region):
 
 
 @pytest.fixture
-def attached(region):
+def attached(region: Regions) -> Iterator[tuple[int, int]]:
     """A region of 16 reserved pages and its address, one unit, unmapped at the end."""
     fd = region(16)
     addr = mfs.mmap(fd, mfs.UNIT)
@@ -162,48 +152,30 @@ def attached(region):
     mfs.munmap(addr, mfs.UNIT)
 
 
-def compiled(tmp_path_factory, name):
-    """Compile name.c or name/*.c; returns a function that runs it with arguments and returns its output."""
-    program = tmp_path_factory.mktemp(name) / name
-    sources = sorted((HERE / name).glob("*.c")) or [HERE / f"{name}.c"]
-    command = ["gcc", "-O1", "-Wall", "-Wno-unused-result", "-pthread", "-o", program, *sources]
-    subprocess.run(command, check=True)
-
-    def run(*args, timeout=300):
-        # Without randomised addresses two runs need the same private page tables.
-        command = ["setarch", "-R", program, *map(str, args)]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    run.program = str(program)
-    return run
-
-
 @pytest.fixture(scope="session")
-def client(tmp_path_factory):
+def client(tmp_path_factory: pytest.TempPathFactory) -> Program:
     """Run client/ with arguments; returns its output."""
-    return compiled(tmp_path_factory, "client")
+    return Program(HERE / "client", tmp_path_factory.mktemp("client"))
 
 
 @pytest.fixture(scope="session")
-def probe(tmp_path_factory):
+def probe(tmp_path_factory: pytest.TempPathFactory) -> Program:
     """Run probe.c with arguments; returns its output."""
-    return compiled(tmp_path_factory, "probe")
+    return Program(HERE / "probe.c", tmp_path_factory.mktemp("probe"))
 
 
 @pytest.fixture(scope="session")
-def attack(tmp_path_factory):
+def attack(tmp_path_factory: pytest.TempPathFactory) -> Program:
     """Run attack.c with arguments; returns its output."""
-    return compiled(tmp_path_factory, "attack")
+    return Program(HERE / "attack.c", tmp_path_factory.mktemp("attack"))
 
 
 @pytest.fixture
-def mount():
+def mount() -> Iterator[Callable[[str], pathlib.Path]]:
     """Make a mount for everybody: mount("size=1m") -> its directory.  It must be possible to unmount it at the end."""
     made = []
 
-    def make(options):
+    def make(options: str) -> pathlib.Path:
         place = pathlib.Path(tempfile.mkdtemp())  # not in tmp_path, which only root may enter
         subprocess.run(["mount", "-t", "msharefs", "-o", f"mode=1777,{options}", "m", place], check=True)
         made.append(place)
@@ -216,11 +188,11 @@ def mount():
 
 
 @pytest.fixture
-def control_group():
+def control_group() -> Iterator[Callable[..., str]]:
     """Make a cgroup: control_group("memory") -> its directory, removed at the end, when the last member is gone."""
-    made = []
+    made: list[str] = []
 
-    def make(controller=None):
+    def make(controller: str | None = None) -> str:
         path = f"/sys/fs/cgroup/mshare-test{len(made)}"
         os.mkdir(path)
         made.append(path)
@@ -231,4 +203,4 @@ def control_group():
 
     yield make
     for path in made:
-        mfs.eventually(lambda path=path: mfs.removed(path), "the cgroup is still in use")
+        mfs.eventually(partial(mfs.removed, path), "the cgroup is still in use")

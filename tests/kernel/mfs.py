@@ -13,6 +13,14 @@ import struct
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+PathLike = str | Path
+Ready = Callable[[], int]
+"""A child calls it when it is ready."""
+Wait = Callable[[], bytes]
+"""A child calls it and waits until it may proceed."""
 
 PAGE = 4096
 FIRST = 5  # pages of size= that the tables of the first page of a region are charged
@@ -22,6 +30,7 @@ ROOT = "/sys/fs/mshare"
 PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC = 0, 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_NORESERVE = 1, 2, 0x10, 0x20, 0x4000
 MAP_FIXED_NOREPLACE = 0x100000
+FAILED = (1 << 64) - 1  # the address that mmap and mremap return when they fail
 NONE, READ, READWRITE = 0, 1, 3
 PUNCH_HOLE = 0x02 | 0x01
 
@@ -47,44 +56,51 @@ libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_l
 libc.syscall.restype = ctypes.c_long
 
 
-def check(result, failed=-1):
-    """The result of a libc call, or OSError."""
+def check(result: int | None, failed: int = -1) -> int:
+    """The result of a libc call, or OSError. ctypes has None for the address 0."""
     if result == failed:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
-    return result
+    return result or 0
 
 
-def mmap(fd, length, prot=PROT_READ | PROT_WRITE, flags=MAP_SHARED, addr=None, offset=0):
-    return check(libc.mmap(addr, length, prot, flags, fd, offset), ctypes.c_void_p(-1).value)
+def mmap(
+    fd: int,
+    length: int,
+    prot: int = PROT_READ | PROT_WRITE,
+    flags: int = MAP_SHARED,
+    addr: int | None = None,
+    offset: int = 0,
+) -> int:
+    return check(libc.mmap(addr, length, prot, flags, fd, offset), FAILED)
 
 
-def munmap(addr, length):
+def munmap(addr: int, length: int) -> None:
     check(libc.munmap(addr, length))
 
 
-def link(fd, path):
+def link(fd: int, path: str) -> None:
     """Give a nameless file its name.  (os.link follows no symlink when it is given plain paths.)"""
     check(libc.linkat(-100, f"/proc/self/fd/{fd}".encode(), -100, path.encode(), 0x400))
 
 
-def madvise(addr, length, advice):
+def madvise(addr: int, length: int, advice: int) -> None:
     check(libc.madvise(addr, length, advice))
 
 
-def fallocate(fd, mode, offset, length):
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     check(libc.fallocate(fd, mode, offset, length))
 
 
-def peek(addr):
+def peek(addr: int) -> int:
     return ctypes.c_ubyte.from_address(addr).value
 
 
-def poke(addr, value):
+def poke(addr: int, value: int) -> None:
     ctypes.c_ubyte.from_address(addr).value = value
 
 
-def info(fd):
+def info(fd: int) -> dict[str, int]:
     raw = bytearray(INFO.size)
     fcntl.ioctl(fd, IOC_INFO, raw)
     names = [
@@ -104,7 +120,7 @@ def info(fd):
     return dict(zip(names, INFO.unpack(raw), strict=False))
 
 
-def pids(fd, capacity=64):
+def pids(fd: int, capacity: int = 64) -> tuple[int, set[int]]:
     ids = array.array("i", [0] * capacity)
     raw = bytearray(struct.pack("=QII", ids.buffer_info()[0] if capacity else 0, capacity, 0))
     fcntl.ioctl(fd, IOC_PIDS, raw)
@@ -112,36 +128,43 @@ def pids(fd, capacity=64):
     return count, set(ids[: min(count, capacity)])
 
 
-def protect(fd, offset, length, prot, flags=0):
+def protect(fd: int, offset: int, length: int, prot: int, flags: int = 0) -> None:
     fcntl.ioctl(fd, IOC_PROTECT, struct.pack("=QQII", offset, length, prot, flags))
 
 
-def set_base(fd, base):
+def set_base(fd: int, base: int) -> None:
     fcntl.ioctl(fd, IOC_SET_BASE, struct.pack("=Q", base))
 
 
-def seal(fd):
+def seal(fd: int) -> None:
     fcntl.ioctl(fd, IOC_SEAL)
 
 
-def ioctl_handle(fd, flags):
+def ioctl_handle(fd: int, flags: int) -> int:
     return check(libc.ioctl(fd, ctypes.c_ulong(IOC_HANDLE), (ctypes.c_uint32 * 1)(flags)))
 
 
-def map_only(fd, writable):
+def map_only(fd: int, writable: bool) -> int:
     """A new map-only descriptor."""
     return ioctl_handle(fd, int(writable))
 
 
-def meminfo(field):
+def meminfo(field: str) -> int:
     """A field of /proc/meminfo in kB."""
     with open("/proc/sys/vm/stat_refresh") as f:  # each CPU counts for itself until then
         f.read()
     with open("/proc/meminfo") as f:
-        return int(re.search(rf"^{field}:\s+(\d+)", f.read(), re.M).group(1))
+        return int(found(rf"^{field}:\s+(\d+)", f.read())[1])
 
 
-def eventually(condition, complaint, seconds=60):
+def found(pattern: str, text: str) -> re.Match[str]:
+    """Where the pattern is in the text; the text if it is not there."""
+    match = re.search(pattern, text, re.MULTILINE)
+    assert match, text
+    return match
+
+
+def eventually(condition: Callable[[], object], complaint: str, seconds: float = 60) -> None:
     """Wait until condition() is true, or fail with the complaint."""
     limit = time.monotonic() + seconds
     while not condition():
@@ -149,7 +172,7 @@ def eventually(condition, complaint, seconds=60):
         os.sched_yield()
 
 
-def removed(directory):
+def removed(directory: str) -> bool:
     """Remove a directory, unless it is in use; whether it is gone."""
     try:
         os.rmdir(directory)
@@ -162,7 +185,7 @@ def removed(directory):
 class Child:
     """A forked child that runs a function; `result` tells how it ended."""
 
-    def __init__(self, function):
+    def __init__(self, function: Callable[[Ready, Wait], object]) -> None:
         self.ready, ready = os.pipe()
         go, self.go = os.pipe()
         sys.stdout.flush()
@@ -180,24 +203,24 @@ class Child:
             function(lambda: os.write(ready, b"r"), lambda: os.read(go, 1))
             code = 0
         except OSError as error:
-            code = error.errno
+            code = error.errno or 255
         except BaseException:
             traceback.print_exc()
             code = 255
         finally:
             os._exit(code)
 
-    def wait_ready(self):
+    def wait_ready(self) -> None:
         assert os.read(self.ready, 1) == b"r", "the child ended early"
 
-    def proceed(self):
+    def proceed(self) -> None:
         os.write(self.go, b"g")
 
-    def kill(self):
+    def kill(self) -> int:
         os.kill(self.pid, signal.SIGKILL)
         return self.result()
 
-    def result(self):
+    def result(self) -> int:
         """Exit status (an errno, 0 for success) or a negative signal."""
         _, status = os.waitpid(self.pid, 0)
         os.close(self.ready)
@@ -205,16 +228,16 @@ class Child:
         return os.waitstatus_to_exitcode(status)
 
 
-def outcome(function):
+def outcome(function: Callable[[], object]) -> int:
     """Run in a child; 0, an errno, or a negative signal."""
     return Child(lambda ready, wait: function()).result()
 
 
-def refused(code, function, *args, **kwargs):
+def refused(code: int, function: Callable[..., object], *args: object, **kwargs: object) -> None:
     """The call fails with exactly this errno."""
     try:
         function(*args, **kwargs)
     except OSError as error:
-        assert error.errno == code, f"{errno.errorcode[error.errno]} instead of {errno.errorcode[code]}"
+        assert error.errno == code, f"{error} instead of {errno.errorcode[code]}"
     else:
         raise AssertionError(f"succeeded, should be {errno.errorcode[code]}")

@@ -2,10 +2,13 @@
 
 import os
 import pathlib
-import struct
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
-import mfs
+from . import mfs
+
+T = TypeVar("T")
 
 HWPOISON, BUDDY = 1 << 19, 1 << 10  # /proc/kpageflags
 PLACED = 61  # pages of the fixture `placed`
@@ -13,7 +16,7 @@ NODES = sum(1 for each in pathlib.Path("/sys/devices/system/node").glob("node[0-
 KNOWS_BAD_PAGES = "HardwareCorrupted" in pathlib.Path("/proc/meminfo").read_text()
 
 
-def until(condition, what, limit_s=60):
+def until(condition: Callable[[], T], what: str, limit_s: int = 60) -> T:
     """Wait for a condition, give up after a while; its value."""
     limit = time.monotonic() + limit_s
     while not (value := condition()):
@@ -22,22 +25,22 @@ def until(condition, what, limit_s=60):
     return value
 
 
-def frame(addr):
+def frame(addr: int) -> int:
     """The number of the page frame behind an address of this process, which is present."""
     with open("/proc/self/pagemap", "rb") as f:
         f.seek(addr // mfs.PAGE * 8)
-        entry = struct.unpack("=Q", f.read(8))[0]
+        entry = int.from_bytes(f.read(8), "little")
     assert entry >> 63, "not present"
     return entry & (1 << 55) - 1
 
 
-def frame_flags(number):
+def frame_flags(number: int) -> int:
     with open("/proc/kpageflags", "rb") as f:
         f.seek(number * 8)
-        return struct.unpack("=Q", f.read(8))[0]
+        return int.from_bytes(f.read(8), "little")
 
 
-def task_state(pid, tid=None):
+def task_state(pid: int, tid: int | None = None) -> str:
     """R, S, D, ...; empty if there is no such task."""
     try:
         with open(f"/proc/{pid}/task/{tid or pid}/stat") as f:

@@ -4,29 +4,35 @@ fork and mremap cannot report such a failure.  Before this was tested, a mapping
 page tables, and a later mremap moved these tables into the region's own.
 """
 
-import ctypes
 import os
 import pathlib
-import re
+from collections.abc import Callable, Iterator
 
-import mfs
 import pytest
+
+from . import mfs
+from .programs import Program, figures
+from .regions import Regions
 
 FAIL_NTH = pathlib.Path("/proc/self/fail-nth")
 DEBUGFS = pathlib.Path("/sys/kernel/debug")
-STEPS = ("attach", "second", "fork", "mremap", "load", "store", "mem")
-STEPS += ("fallocate", "write", "protect", "seal", "handle", "create")
+STEPS = (
+    *("attach", "second", "fork", "mremap", "load", "store", "mem"),
+    *("fallocate", "write", "protect", "seal", "handle", "create"),
+)
 # A fork that fails for all reasons makes the kernel print stacks: for its own one, which vmalloc does not get.
 CHOICES = [(step, which) for step in STEPS for which in ("module", "all") if (step, which) != ("fork", "all")]
 
 
-def mremap(addr, length, to):
-    return mfs.check(mfs.libc.mremap(addr, length, length, 3, to), ctypes.c_void_p(-1).value)
+def mremap(addr: int, length: int, to: int) -> int:
+    return mfs.check(mfs.libc.mremap(addr, length, length, 3, to), mfs.FAILED)
 
 
 @pytest.mark.parametrize("then", ["touch", "move"])
 @pytest.mark.parametrize("limit", ["16K", "128K", "512K", "1M", "2M", "3M", "64M"])
-def test_mremap_without_memory(region, attack, control_group, limit, then):
+def test_mremap_without_memory(
+    region: Regions, attack: Program, control_group: Callable[..., str], limit: str, then: str
+) -> None:
     """The attachment stays whole, in the old place or in the new one, and has no private tables there.
 
     Seen before, on 6.12: the move succeeded and every later touch was SIGBUS (moved=1 kb=3052
@@ -45,7 +51,7 @@ def test_mremap_without_memory(region, attack, control_group, limit, then):
 
 
 @pytest.mark.timeout(300)
-def test_mremap_of_one_of_very_many_attachments(region):
+def test_mremap_of_one_of_very_many_attachments(region: Regions) -> None:
     """More attachments than the 1,024 that were once allowed.
 
     Seen before, on 6.12: ENOMEM for attachment 1,025.
@@ -54,7 +60,7 @@ def test_mremap_of_one_of_very_many_attachments(region):
     os.pwrite(fd, b"x", 0)
     number = 1100
 
-    def child():
+    def child() -> None:
         at = 0x300000000000
         flags = mfs.MAP_SHARED | mfs.MAP_FIXED_NOREPLACE
         for i in range(number):
@@ -76,7 +82,7 @@ def test_mremap_of_one_of_very_many_attachments(region):
 
 
 @pytest.fixture
-def failing(request):
+def failing(request: pytest.FixtureRequest) -> Iterator[str]:
     """Allocations may fail: those that the module makes, or all that the system call makes.
 
     Without the filter for stack traces, all is the only choice.
@@ -85,11 +91,11 @@ def failing(request):
     start, end = "0", str((1 << 64) - 1)
     if request.param == "module":
         with open("/proc/modules") as f:
-            size, address = re.search(r"^mshare (\d+) .* 0x(\w+)", f.read(), re.M).groups()
+            size, address = mfs.found(r"^mshare (\d+) .* 0x(\w+)", f.read()).groups()
         start, end = str(int(address, 16)), str(int(address, 16) + int(size))
     kept = []
 
-    def put(path, value):
+    def put(path: pathlib.Path, value: str) -> None:
         if path.exists():
             kept.append((path, path.read_text().strip()))
             path.write_text(value)
@@ -108,7 +114,7 @@ def failing(request):
 
 
 @pytest.fixture
-def debugfs():
+def debugfs() -> Iterator[None]:
     mounted = not (DEBUGFS / "failslab").is_dir()
     if mounted:
         mfs.check(mfs.libc.mount(b"debugfs", str(DEBUGFS).encode(), b"debugfs", 0, None))
@@ -121,7 +127,7 @@ if FAIL_NTH.exists():  # the debug kernel; others have the test above
 
     @pytest.mark.timeout(900)
     @pytest.mark.parametrize(("step", "failing"), CHOICES, indirect=["failing"])
-    def test_each_allocation_fails_once(mounted, attack, debugfs, failing, step):
+    def test_each_allocation_fails_once(mounted: str, attack: Program, debugfs: None, failing: str, step: str) -> None:
         """The step fails and changes nothing, or it succeeds; afterwards all works, and no page of tables is left.
 
         Seen before, on the debug kernel: a page stayed charged after "allocation 5 of fallocate" and "allocation 5 of
@@ -131,5 +137,5 @@ if FAIL_NTH.exists():  # the debug kernel; others have the test above
         before = mfs.meminfo("PageTables")
         text = attack("nth", f"{mounted}/nth", step, timeout=800)
         print(text)
-        assert int(re.search(r"failures=(\d+)", text).group(1)) >= (failing == "all" and step != "seal")
+        assert figures(text)["failures"] >= (failing == "all" and step != "seal")
         assert mfs.meminfo("PageTables") - before < 400, "kB"

@@ -1,19 +1,23 @@
 """Real core dumps, read as ELF: whether the region's bytes are in them."""
 
 import os
+import pathlib
 import resource
 import signal
 import struct
+from collections.abc import Iterator
 
-import mfs
 import pytest
+
+from . import mfs
+from .regions import Regions
 
 AT = 0x300000000000
 MAPPED_SHARED = 0x8  # bit of coredump_filter, see core(5)
 
 
 @pytest.fixture
-def cores(tmp_path):
+def cores(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Core files go here, and are named core."""
     with open("/proc/sys/kernel/core_pattern", "r+") as f:
         before = f.read()
@@ -24,11 +28,11 @@ def cores(tmp_path):
         f.write(before)
 
 
-def value(page, offset):
+def value(page: int, offset: int) -> int:
     return (page * 41 + offset * 7 + 3) % 256
 
 
-def segment(path):
+def segment(path: pathlib.Path) -> tuple[int, int, int]:
     """(offset in the file, bytes in the file, bytes in memory) of the segment that begins at AT."""
     with open(path, "rb") as f:
         header = f.read(64)
@@ -52,7 +56,7 @@ def segment(path):
     [(True, 0, False), (True, MAPPED_SHARED, True), (False, 0, True)],
     ids=["by default left out", "with shared file mappings", "without a name"],
 )
-def test_core(region, cores, readonly, named, extra, dumped):
+def test_core(region: Regions, cores: pathlib.Path, readonly: bool, named: bool, extra: int, dumped: bool) -> None:
     fd = region(3)
     for page in range(3):
         for offset in range(0, mfs.PAGE, 61):  # never as a whole in this process's memory
@@ -60,7 +64,7 @@ def test_core(region, cores, readonly, named, extra, dumped):
     if not named:
         os.unlink(region.path)
 
-    def die():
+    def die() -> None:
         mfs.mmap(fd, mfs.UNIT, prot=mfs.PROT_READ | (0 if readonly else mfs.PROT_WRITE), addr=AT)
         with open("/proc/self/coredump_filter", "r+") as f:
             bits = int(f.read(), 16)

@@ -5,17 +5,20 @@ All of this held before the module linked single units on demand, too.  The test
 
 import re
 
-import mfs
 import pytest
 
+from . import mfs
+from .programs import Program
+from .regions import Regions
 
-def figures(text):
+
+def figures(text: str) -> list[list[int]]:
     return [[int(number) for number in re.findall(r"=(\d+)", line)] for line in text.splitlines()]
 
 
 @pytest.mark.parametrize("by", ["itself", "another"])
 @pytest.mark.parametrize("what", ["nothing", "private", "dontneed", "punch", "protect"])
-def test_a_change_of_one_page_costs_one_fault_in_one_unit(region, attack, what, by):
+def test_a_change_of_one_page_costs_one_fault_in_one_unit(region: Regions, attack: Program, what: str, by: str) -> None:
     """64 units are attached; two pages of each are read after the change, not the page that was changed.
 
     The change is made by the process itself, or by a child that is attached, too.
@@ -26,15 +29,15 @@ def test_a_change_of_one_page_costs_one_fault_in_one_unit(region, attack, what, 
     assert (again, elsewhere) == (0, 0)
 
 
-def test_a_forked_child_of_a_warm_region_takes_no_fault(region, attack):
+def test_a_forked_child_of_a_warm_region_takes_no_fault(region: Regions, attack: Program) -> None:
     region(1, reserve=False)
     assert figures(attack("faults", region.path, "fork", "itself")) == [[0, 0, 0], [0, 0, 0]]
 
 
-def test_pids_are_as_many_as_were_asked_for(region):
+def test_pids_are_as_many_as_were_asked_for(region: Regions) -> None:
     fd = region(3)
 
-    def child(ready, wait):
+    def child(ready: mfs.Ready, wait: mfs.Wait) -> None:
         for _ in range(3):
             mfs.mmap(fd, mfs.UNIT)
         ready()

@@ -12,8 +12,11 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 
 import pytest
+
+from .programs import Program
 
 SECONDS = int(os.environ.get("MSHARE_FUZZ_SECONDS", "300"))
 SEED = os.environ.get("MSHARE_FUZZ_SEED", "1")
@@ -26,15 +29,12 @@ TRACING = pathlib.Path("/sys/kernel/tracing")
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    path = tmp_path_factory.mktemp("fuzz") / "fuzz"
-    command = ["gcc", "-O1", "-Wall", "-Wno-unused-result", "-pthread", "-o", path, *sorted(SOURCE.glob("*.c"))]
-    subprocess.run(command, check=True)
-    return path
+def program(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return Program(SOURCE, tmp_path_factory.mktemp("fuzz")).program
 
 
 @pytest.fixture
-def place():
+def place() -> Iterator[pathlib.Path]:
     """A directory that every user can reach."""
     path = pathlib.Path("/run/mshare-fuzz")
     path.mkdir(mode=0o755)
@@ -43,7 +43,7 @@ def place():
 
 
 @pytest.fixture
-def mount(mounted, place):
+def mount(mounted: str, place: pathlib.Path) -> Iterator[pathlib.Path]:
     """A small mount of its own, which runs out of pages and inodes."""
     path = place / "mount"
     path.mkdir()
@@ -54,7 +54,7 @@ def mount(mounted, place):
 
 
 @pytest.fixture
-def disk(place):
+def disk(place: pathlib.Path) -> Iterator[pathlib.Path]:
     """An ext4 on a loop device, for O_DIRECT."""
     path = place / "disk"
     path.mkdir()
@@ -68,7 +68,7 @@ def disk(place):
     subprocess.run(["umount", path], check=True)
 
 
-def remove(group):
+def remove(group: pathlib.Path) -> None:
     """Remove a cgroup.  A process that was killed may need a moment to leave it."""
     limit = time.monotonic() + 60
     while True:
@@ -83,7 +83,7 @@ def remove(group):
 
 
 @pytest.fixture
-def groups():
+def groups() -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
     """Two memory cgroups: one is too small for what its members do, the fuzzer sets the limit of the other."""
     small, tight = CGROUPS / "mshare-fuzz", CGROUPS / "mshare-fuzz-tight"
     small.mkdir()
@@ -96,7 +96,7 @@ def groups():
 
 
 @pytest.fixture
-def trace():
+def trace() -> Iterator[None]:
     """What the workers write to the trace buffer is printed when the kernel panics."""
     old = {}
     settings = {
@@ -115,8 +115,11 @@ def trace():
 
 
 @pytest.mark.timeout(SECONDS + 600)
-def test_random_calls(program, mount, disk, groups, trace):
-    words = [program, "--dir", mount, "--scratch", disk, "--cgroup", groups[0], "--tight", groups[1]]
+def test_random_calls(
+    program: str, mount: pathlib.Path, disk: pathlib.Path, groups: tuple[pathlib.Path, pathlib.Path], trace: None
+) -> None:
+    words: list[str | pathlib.Path] = [program, "--dir", mount, "--scratch", disk]
+    words += ["--cgroup", groups[0], "--tight", groups[1]]
     words += ["--seed", SEED, "--seconds", str(SECONDS), "--workers", WORKERS, "--skip", SKIP]
     if REPLAY:
         words += ["--replay", REPLAY]

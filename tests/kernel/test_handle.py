@@ -4,15 +4,20 @@ import errno
 import mmap as stdlib_mmap
 import os
 import signal
+from collections.abc import Iterator
+from functools import partial
 
-import mfs
 import pytest
+
+from . import mfs
+from .programs import Program
+from .regions import Regions
 
 SEALED, MAP_ONLY = 2, 4
 
 
 @pytest.fixture(params=[False, True], ids=["read-only", "writable"])
-def handle(request, region):
+def handle(request: pytest.FixtureRequest, region: Regions) -> Iterator[tuple[int, int, bool]]:
     """(the region's descriptor, a handle of it, may the handle write); byte 0 of each page is 0x55."""
     fd = region(16)
     for page in range(16):
@@ -22,7 +27,7 @@ def handle(request, region):
     os.close(made)
 
 
-def test_it_maps_and_reads_and_tells(handle):
+def test_it_maps_and_reads_and_tells(handle: tuple[int, int, bool]) -> None:
     fd, made, writable = handle
     assert os.get_inheritable(made) is False
     assert os.fstat(made)[:2] == os.fstat(fd)[:2]  # mode, inode number
@@ -45,7 +50,7 @@ def test_it_maps_and_reads_and_tells(handle):
     mfs.munmap(addr, mfs.UNIT)
 
 
-def test_it_shares_the_tables_with_everybody_else(handle):
+def test_it_shares_the_tables_with_everybody_else(handle: tuple[int, int, bool]) -> None:
     fd, made, writable = handle
     prot = 3 if writable else 1
     first = mfs.mmap(fd, mfs.UNIT, prot=prot)
@@ -58,7 +63,7 @@ def test_it_shares_the_tables_with_everybody_else(handle):
         mfs.munmap(addr, mfs.UNIT)
 
 
-def test_it_can_do_nothing_else(handle):
+def test_it_can_do_nothing_else(handle: tuple[int, int, bool]) -> None:
     fd, made, writable = handle
     before = os.fstat(fd)
     mfs.refused(errno.ENXIO, os.open, f"/proc/self/fd/{made}", os.O_RDWR)
@@ -103,7 +108,7 @@ def test_it_can_do_nothing_else(handle):
     assert (before.st_mode, before.st_size, before.st_nlink) == (after.st_mode, after.st_size, after.st_nlink)
 
 
-def test_what_the_controller_takes_away_is_gone_from_handles_too(handle):
+def test_what_the_controller_takes_away_is_gone_from_handles_too(handle: tuple[int, int, bool]) -> None:
     fd, made, writable = handle
     addr = mfs.mmap(made, mfs.UNIT, prot=3 if writable else 1)
     mfs.protect(fd, 0, mfs.PAGE, mfs.NONE)
@@ -117,7 +122,7 @@ def test_what_the_controller_takes_away_is_gone_from_handles_too(handle):
     mfs.munmap(addr, mfs.UNIT)
 
 
-def test_a_handle_alone_keeps_the_region(mounted):
+def test_a_handle_alone_keeps_the_region(mounted: str) -> None:
     free = os.statvfs(mounted).f_bfree
     fd = os.open(f"{mounted}/gone", os.O_RDWR | os.O_CREAT)
     mfs.fallocate(fd, 0, 0, 16 * mfs.PAGE)
@@ -129,7 +134,13 @@ def test_a_handle_alone_keeps_the_region(mounted):
     addr = mfs.mmap(made, mfs.UNIT)
     os.close(made)
     assert mfs.peek(addr) == ord("h")
-    child = mfs.Child(lambda ready, wait: (ready(), wait(), mfs.poke(addr, 1)))
+
+    def stores(ready: mfs.Ready, wait: mfs.Wait) -> None:
+        ready()
+        wait()
+        mfs.poke(addr, 1)
+
+    child = mfs.Child(stores)
     child.wait_ready()
     mfs.munmap(addr, mfs.UNIT)
     assert os.statvfs(mounted).f_bfree == free - 16 - mfs.FIRST
@@ -138,7 +149,7 @@ def test_a_handle_alone_keeps_the_region(mounted):
     assert os.statvfs(mounted).f_bfree == free
 
 
-def test_who_may_make_one(region):
+def test_who_may_make_one(region: Regions) -> None:
     fd = region(16)
     readonly = os.open(region.path, os.O_RDONLY)
     mfs.refused(errno.EBADF, mfs.map_only, readonly, True)
@@ -150,7 +161,7 @@ def test_who_may_make_one(region):
         os.close(each)
 
 
-def test_handles_do_not_count_as_inodes(region, mounted):
+def test_handles_do_not_count_as_inodes(region: Regions, mounted: str) -> None:
     """Whoever may read a region could take all inodes; 97 were counted before."""
     fd = region(1)
     free = os.statvfs(mounted).f_ffree
@@ -164,12 +175,19 @@ def test_handles_do_not_count_as_inodes(region, mounted):
 # ---- sealed ----
 
 
-def test_a_sealed_region_is_read_only_for_everybody_at_once(region):
+def test_a_sealed_region_is_read_only_for_everybody_at_once(region: Regions) -> None:
     fd = region(16)
     addr = mfs.mmap(fd, mfs.UNIT)
     mfs.poke(addr, 7)
     made = mfs.map_only(fd, True)
-    child = mfs.Child(lambda ready, wait: (mfs.poke(addr + mfs.PAGE, 7), ready(), wait(), mfs.poke(addr, 9)))
+
+    def stores(ready: mfs.Ready, wait: mfs.Wait) -> None:
+        mfs.poke(addr + mfs.PAGE, 7)
+        ready()
+        wait()
+        mfs.poke(addr, 9)
+
+    child = mfs.Child(stores)
     child.wait_ready()
     mfs.seal(fd)
     mfs.seal(fd)
@@ -178,7 +196,7 @@ def test_a_sealed_region_is_read_only_for_everybody_at_once(region):
     assert (mfs.peek(addr), mfs.peek(addr + mfs.PAGE)) == (7, 7)
     assert mfs.info(fd)["flags"] & SEALED
     for page in (0, 9):
-        assert mfs.outcome(lambda page=page: mfs.poke(addr + page * mfs.PAGE, 1)) == -signal.SIGSEGV
+        assert mfs.outcome(partial(mfs.poke, addr + page * mfs.PAGE, 1)) == -signal.SIGSEGV
     mfs.refused(errno.EPERM, os.pwrite, fd, b"x", 0)
     mfs.refused(errno.EPERM, os.ftruncate, fd, 0)
     mfs.refused(errno.EPERM, os.ftruncate, fd, 99 * mfs.PAGE)
@@ -205,7 +223,7 @@ def test_a_sealed_region_is_read_only_for_everybody_at_once(region):
     os.close(made)
 
 
-def test_holes_of_a_sealed_region_read_as_zeroes(region):
+def test_holes_of_a_sealed_region_read_as_zeroes(region: Regions) -> None:
     fd = region(16, reserve=False)
     addr = mfs.mmap(fd, mfs.UNIT)
     mfs.poke(addr, 7)
@@ -217,7 +235,7 @@ def test_holes_of_a_sealed_region_read_as_zeroes(region):
     mfs.munmap(addr, mfs.UNIT)
 
 
-def test_what_was_protected_stays_so_when_sealed(region):
+def test_what_was_protected_stays_so_when_sealed(region: Regions) -> None:
     fd = region(16)
     addr = mfs.mmap(fd, mfs.UNIT)
     mfs.protect(fd, 0, mfs.PAGE, mfs.NONE)
@@ -226,14 +244,14 @@ def test_what_was_protected_stays_so_when_sealed(region):
     mfs.munmap(addr, mfs.UNIT)
 
 
-def test_who_may_seal(region):
+def test_who_may_seal(region: Regions) -> None:
     fd = region(16)
     os.fchmod(fd, 0o666)
     readonly = os.open(region.path, os.O_RDONLY)
     mfs.refused(errno.EBADF, mfs.seal, readonly)
     os.close(readonly)
 
-    def as_stranger():
+    def as_stranger() -> None:
         os.setuid(54321)
         mfs.seal(os.open(region.path, os.O_RDWR))
 
@@ -241,12 +259,12 @@ def test_who_may_seal(region):
     assert mfs.info(fd)["flags"] & SEALED == 0
 
 
-def test_sealing_while_another_cpu_stores_without_a_system_call(region, client):
+def test_sealing_while_another_cpu_stores_without_a_system_call(region: Regions, client: Program) -> None:
     """The stale translation again: the writer must die, and the byte stand still."""
     fd = region(16)
     addr = mfs.mmap(fd, mfs.UNIT)
 
-    def store_for_ever(ready, wait):
+    def store_for_ever(ready: mfs.Ready, wait: mfs.Wait) -> None:
         counter = stdlib_mmap.mmap(-1, mfs.PAGE)
         ready()
         while True:

@@ -4,8 +4,9 @@ import os
 import pathlib
 import subprocess
 
-import mfs
 import pytest
+
+from . import mfs
 
 TOP = pathlib.Path(__file__).parents[2]
 
@@ -56,24 +57,28 @@ int main(void)
 """
 
 
+class Build:
+    """Compiles a program against include/mshare.h: build(source, name) is its path."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.directory = directory
+
+    def __call__(self, source: pathlib.Path, name: str) -> str:
+        program = str(self.directory / name)
+        subprocess.run(["gcc", "-Wall", "-Wextra", "-Werror", "-I", TOP / "include", "-o", program, source], check=True)
+        return program
+
+
 @pytest.fixture(scope="module")
-def build(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("header")
-
-    def run(source, name):
-        subprocess.run(
-            ["gcc", "-Wall", "-Wextra", "-Werror", "-I", TOP / "include", "-o", directory / name, source], check=True
-        )
-        return str(directory / name)
-
-    run.directory = directory
-    return run
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    return Build(tmp_path_factory.mktemp("header"))
 
 
-def test_donor_and_consumer(build, mounted):
+def test_donor_and_consumer(build: Build, mounted: str) -> None:
     donor = build(TOP / "examples/c/donor.c", "donor")
     consumer = build(TOP / "examples/c/consumer.c", "consumer")
     giving = subprocess.Popen([donor, "cover"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert giving.stdout is not None
     assert f"{48 << 40:#x}" in giving.stdout.readline()
     text = subprocess.run([consumer, "cover"], check=True, capture_output=True, text=True).stdout
     assert f"{48 << 40:#x}" in text
@@ -85,9 +90,10 @@ def test_donor_and_consumer(build, mounted):
     assert "cover" not in os.listdir(mounted)
 
 
-def test_dead_donor_leaves_a_region(build, mounted):
+def test_dead_donor_leaves_a_region(build: Build, mounted: str) -> None:
     donor = build(TOP / "examples/c/donor.c", "donor")
     giving = subprocess.Popen([donor, "left"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert giving.stdout is not None
     giving.stdout.readline()
     giving.kill()
     giving.communicate()
@@ -99,7 +105,7 @@ def test_dead_donor_leaves_a_region(build, mounted):
     assert "left" not in os.listdir(mounted), "the last one removed it"
 
 
-def test_refusals(build):
+def test_refusals(build: Build) -> None:
     source = build.directory / "refusals.c"
     source.write_text(REFUSALS.replace("#include <assert.h>", "#include <assert.h>\n#include <sys/wait.h>"))
     done = subprocess.run([build(source, "refusals")], check=False, capture_output=True, text=True)

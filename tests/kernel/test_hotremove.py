@@ -7,10 +7,12 @@ onlined as movable, and regions take no pages from movable memory.
 import errno
 import pathlib
 import signal
+from collections.abc import Iterator
 
-import mfs
-import probe as oracle
 import pytest
+
+from . import mfs
+from . import probe as oracle
 
 MEMORY = pathlib.Path("/sys/devices/system/memory")
 BLOCKS = sorted(MEMORY.glob("memory[0-9]*"), key=lambda path: int(path.name[len("memory") :]))
@@ -18,20 +20,20 @@ BLOCKS = sorted(MEMORY.glob("memory[0-9]*"), key=lambda path: int(path.name[len(
 pytestmark = [pytest.mark.only_if(bool(BLOCKS)), pytest.mark.timeout(300)]
 
 
-def blocks_of(addr):
+def blocks_of(addr: int) -> set[pathlib.Path]:
     """The blocks of memory that hold the pages of the fixture `placed`."""
     frames = int((MEMORY / "block_size_bytes").read_text(), 16) // mfs.PAGE
     return {MEMORY / f"memory{oracle.frame(addr + page * mfs.PAGE) // frames}" for page in range(oracle.PLACED)}
 
 
-def state(block):
+def state(block: pathlib.Path) -> str:
     return (block / "state").read_text().strip()
 
 
-def offline(block, limit_s):
+def offline(block: pathlib.Path, limit_s: int) -> bool:
     """Ask for the block; whether it went.  The kernel tries again until a signal arrives, and then leaves it online."""
 
-    def ask(ready, wait):
+    def ask(ready: mfs.Ready, wait: mfs.Wait) -> None:
         signal.alarm(limit_s)
         (block / "state").write_text("offline")
 
@@ -41,7 +43,7 @@ def offline(block, limit_s):
     return state(block) == "offline"
 
 
-def test_a_block_with_pages_of_a_region_stays(placed):
+def test_a_block_with_pages_of_a_region_stays(placed: tuple[int, int]) -> None:
     """Pages of the kernel hold such a block as well.  That pages of a region refuse to move is for test_numa.py."""
     _fd, addr = placed
     for block in blocks_of(addr):
@@ -50,7 +52,7 @@ def test_a_block_with_pages_of_a_region_stays(placed):
 
 
 @pytest.fixture
-def removable():
+def removable() -> Iterator[pathlib.Path]:
     """A block of memory that is onlined as movable, as memory is that is to be taken away again."""
     taken = next((block for block in reversed(BLOCKS) if state(block) == "online" and offline(block, 5)), None)
     assert taken, "no block of memory is without pages of the kernel"
@@ -61,7 +63,7 @@ def removable():
     (taken / "state").write_text("online_kernel")
 
 
-def test_removable_memory_goes_while_a_region_is_full(removable, placed):
+def test_removable_memory_goes_while_a_region_is_full(removable: pathlib.Path, placed: tuple[int, int]) -> None:
     """With GFP_HIGHUSER_MOVABLE instead of GFP_HIGHUSER the region took pages of that block."""
     _fd, addr = placed
     assert removable not in blocks_of(addr), "the region took pages that are to be movable"

@@ -7,14 +7,17 @@ import itertools
 import os
 import random
 import struct
+from collections.abc import Callable, Iterator
 
-import mfs
 import pytest
+
+from . import mfs
+from .regions import Regions
 
 FUZZ_ROUNDS = int(os.environ.get("MSHARE_FUZZ_ROUNDS", "3000"))
 
 
-def test_info_of_a_fresh_region(region):
+def test_info_of_a_fresh_region(region: Regions) -> None:
     fd = region(5)
     facts = mfs.info(fd)
     assert facts["abi"] == 1
@@ -23,7 +26,7 @@ def test_info_of_a_fresh_region(region):
     assert (facts["attachments"], facts["processes"], facts["generation"], facts["flags"]) == (0, 0, 0, 0)
 
 
-def test_bases_do_not_overlap(mounted):
+def test_bases_do_not_overlap(mounted: str) -> None:
     descriptors, spans = [], []
     for number, units in enumerate((1, 3, 2, 5)):
         descriptors.append(os.open(f"{mounted}/r{number}", os.O_RDWR | os.O_CREAT))
@@ -43,40 +46,45 @@ def test_bases_do_not_overlap(mounted):
     os.close(fd)
 
 
-@pytest.fixture
-def make_base(mounted):
-    """make_base(units, user=0) -> (descriptor, base) of a new sparse region of that user."""
-    made, numbers = [], itertools.count()
+class Bases:
+    """Makes sparse regions: bases(units, user=0) -> (descriptor, base) of a new region of that user."""
 
-    def make(units, user=0):
-        path = f"{mounted}/base{next(numbers)}"
+    def __init__(self, mounted: str) -> None:
+        self.mounted = mounted
+        self.made: dict[int, str] = {}
+        self.numbers = itertools.count()
+
+    def __call__(self, units: int, user: int = 0) -> tuple[int, int]:
+        path = f"{self.mounted}/base{next(self.numbers)}"
         os.setresuid(-1, user, 0)
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            made.append((fd, path))
+            self.made[fd] = path
             os.ftruncate(fd, units * mfs.UNIT)
         finally:
             os.setresuid(-1, 0, 0)
         return fd, mfs.info(fd)["base"]
 
-    def remove(fd):
-        path = dict(made)[fd]
-        made.remove((fd, path))
+    def remove(self, fd: int) -> None:
+        path = self.made.pop(fd)
         os.close(fd)
         os.unlink(path)
 
-    make.remove = remove
-    yield make
-    for fd, _ in made:
+
+@pytest.fixture
+def make_base(mounted: str) -> Iterator[Bases]:
+    made = Bases(mounted)
+    yield made
+    for fd in made.made:
         os.close(fd)
 
 
-def overlap(one, other):
+def overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
     """Whether two (base, units) have an address in common."""
     return one[0] < other[0] + other[1] * mfs.UNIT and other[0] < one[0] + one[1] * mfs.UNIT
 
 
-def test_an_address_set_by_the_owner_is_reserved(make_base):
+def test_an_address_set_by_the_owner_is_reserved(make_base: Bases) -> None:
     free, base = make_base(3)
     make_base.remove(free)
     first, _ = make_base(3)
@@ -95,14 +103,14 @@ def test_an_address_set_by_the_owner_is_reserved(make_base):
     assert overlap((make_base(5)[1], 5), taken), "free again"
 
 
-def test_a_region_that_grows_keeps_more_addresses(make_base):
+def test_a_region_that_grows_keeps_more_addresses(make_base: Bases) -> None:
     fd, base = make_base(1)
     os.ftruncate(fd, 4 * mfs.UNIT)
     assert mfs.info(fd)["base"] == base
     assert not overlap((make_base(2)[1], 2), (base, 4))
 
 
-def test_a_base_set_before_the_size_is_reserved(make_base):
+def test_a_base_set_before_the_size_is_reserved(make_base: Bases) -> None:
     fd, base = make_base(2)
     make_base.remove(fd)
     fd, _ = make_base(0)
@@ -111,7 +119,7 @@ def test_a_base_set_before_the_size_is_reserved(make_base):
     assert not overlap((make_base(2)[1], 2), (base, 2))
 
 
-def test_no_user_takes_all_addresses_or_one_of_others(make_base):
+def test_no_user_takes_all_addresses_or_one_of_others(make_base: Bases) -> None:
     mine, base = make_base(2)
     for _ in range(3):  # more than there is in all
         fd, own = make_base(16384, user=65534)
@@ -127,7 +135,7 @@ def test_no_user_takes_all_addresses_or_one_of_others(make_base):
     mfs.set_base(mine, base + 7 * mfs.UNIT)
 
 
-def test_an_empty_file_has_no_base_yet(mounted):
+def test_an_empty_file_has_no_base_yet(mounted: str) -> None:
     fd = os.open(f"{mounted}/empty", os.O_RDWR | os.O_CREAT)
     assert mfs.info(fd)["base"] == 0
     os.ftruncate(fd, 1)
@@ -135,7 +143,7 @@ def test_an_empty_file_has_no_base_yet(mounted):
     os.close(fd)
 
 
-def test_set_base(region):
+def test_set_base(region: Regions) -> None:
     fd = region(16)
     mfs.set_base(fd, 0x300000000000)
     assert mfs.info(fd)["base"] == 0x300000000000
@@ -165,27 +173,27 @@ def test_set_base(region):
         (1 << 63, mfs.PAGE, 1, 0),
     ],
 )
-def test_protect_refuses(region, arguments):
+def test_protect_refuses(region: Regions, arguments: tuple[int, int, int, int]) -> None:
     fd = region(16)
     mfs.refused(errno.EINVAL, mfs.protect, fd, *arguments)
     assert mfs.info(fd)["flags"] == 0
 
 
-def test_protect_needs_a_writable_descriptor(region):
+def test_protect_needs_a_writable_descriptor(region: Regions) -> None:
     region(16)
     readonly = os.open(region.path, os.O_RDONLY)
     mfs.refused(errno.EBADF, mfs.protect, readonly, 0, mfs.PAGE, mfs.NONE)
     os.close(readonly)
 
 
-def test_protection_costs_by_the_range_not_by_the_page(region):
+def test_protection_costs_by_the_range_not_by_the_page(region: Regions) -> None:
     fd = region(0, reserve=False)
     os.ftruncate(fd, 1 << 44)
     before = mfs.meminfo("Slab")
     mfs.protect(fd, 0, 1 << 44, mfs.NONE)
     mfs.protect(fd, 1 << 40, mfs.PAGE, mfs.READ)
     mfs.protect(fd, (1 << 40) + 2 * mfs.PAGE, mfs.PAGE, mfs.READWRITE)
-    rights = {}
+    rights: dict[int, str] = {}
     for page in range(-1, 4):
         at = (1 << 40) + page * mfs.PAGE
         for name, call in (("r", lambda at=at: os.pread(fd, 1, at)), ("w", lambda at=at: os.pwrite(fd, b"x", at))):
@@ -200,21 +208,22 @@ def test_protection_costs_by_the_range_not_by_the_page(region):
     assert os.pwrite(fd, b"x", 1 << 43) == 1
 
 
-def test_generation_moves(region):
+def test_generation_moves(region: Regions) -> None:
     fd = region(16)
     seen = [mfs.info(fd)["generation"]]
-    for change in (
+    changes: tuple[Callable[[], None], ...] = (
         lambda: mfs.protect(fd, 0, mfs.PAGE, mfs.READ),
         lambda: mfs.protect(fd, 0, mfs.PAGE, mfs.READWRITE),
         lambda: mfs.fallocate(fd, mfs.PUNCH_HOLE, 0, mfs.PAGE),
         lambda: os.ftruncate(fd, mfs.PAGE),
-    ):
+    )
+    for change in changes:
         change()
         seen.append(mfs.info(fd)["generation"])
     assert seen == sorted(set(seen))
 
 
-def test_unknown_commands(region):
+def test_unknown_commands(region: Regions) -> None:
     fd = region(1)
     for number in range(6, 20):
         mfs.refused(errno.ENOTTY, fcntl.ioctl, fd, 0xBC00 | number)
@@ -225,7 +234,7 @@ def test_unknown_commands(region):
             assert mfs.libc.syscall(16, fd, command, ctypes.c_ulong(pointer)) == -1
 
 
-def test_fuzz(region):
+def test_fuzz(region: Regions) -> None:
     """Random commands, structures and mappings: an error or a success, never a complaint of the kernel."""
     fd = region(64)
     handles = [
@@ -251,11 +260,11 @@ def test_fuzz(region):
         0x300000000000,
     ]
 
-    def number():
+    def number() -> int:
         return rng.choice(special) if rng.random() < 0.7 else rng.getrandbits(64)
 
-    def fuzz():
-        mapped = []
+    def fuzz() -> None:
+        mapped: list[tuple[int, int]] = []
         done = 0
         for _ in range(FUZZ_ROUNDS):
             handle = rng.choice(handles)

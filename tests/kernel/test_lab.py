@@ -7,23 +7,24 @@ import pytest
 
 from mshare._tools.lab import sga
 from mshare._tools.lab.limit import control_group
-from mshare._tools.lab.run import V2
+from mshare._tools.lab.run import V2, Run
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 32 * MIB
 
 
-def load(mechanism, limit_bytes, clients):
+def load(mechanism: str, limit_bytes: int, clients: int) -> Run:
     with control_group(limit_bytes) as limit:
         assert limit.kind == V2
         run = sga.conduct(mechanism, sga.Load(SIZE, clients, samples=10), limit)
         group = limit.group
+        assert group is not None
     assert not group.exists()
     assert not Path("/dev/shm", f"mshare-lab-{group.name.rpartition('-')[2]}").exists()
     return run
 
 
-def test_private_tables_fill_the_group_and_the_kernel_kills_in_it():
+def test_private_tables_fill_the_group_and_the_kernel_kills_in_it() -> None:
     run = load("plain", 75 * MIB, 300)
     assert 0 < run.reached < 300
     assert run.ended_by == sga.OUT_OF_MEMORY

@@ -8,13 +8,16 @@ import subprocess
 import threading
 import time
 
-import mfs
 import pytest
+
+from . import mfs
+from .programs import Program
+from .regions import Regions
 
 KILLS = int(os.environ.get("MSHARE_KILLS", "200"))
 
 
-def test_unlinked_region_lives_while_attached(mounted, region):
+def test_unlinked_region_lives_while_attached(mounted: str, region: Regions) -> None:
     fd = os.open(f"{mounted}/gone", os.O_RDWR | os.O_CREAT, 0o600)
     mfs.fallocate(fd, 0, 0, 16 * mfs.PAGE)
     addr = mfs.mmap(fd, mfs.UNIT)
@@ -27,14 +30,14 @@ def test_unlinked_region_lives_while_attached(mounted, region):
     assert os.statvfs(mounted).f_bfree == free + 16 + mfs.FIRST
 
 
-def test_creator_killed_at_random_moments(mounted):
+def test_creator_killed_at_random_moments(mounted: str) -> None:
     """The name appears complete or not at all; the next one attaches and finds what was written."""
     rng = random.Random(71)
     complete = 0
     for turn in range(KILLS):
         path = f"{mounted}/r{turn}"
 
-        def create(ready, wait, path=path):
+        def create(ready: mfs.Ready, wait: mfs.Wait, path: str = path) -> None:
             ready()
             fd = os.open(mounted, os.O_TMPFILE | os.O_RDWR, 0o600)
             mfs.fallocate(fd, 0, 0, 61 * mfs.PAGE)
@@ -65,7 +68,7 @@ def test_creator_killed_at_random_moments(mounted):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("units", [1, 37])
 @pytest.mark.parametrize("action", ["map", "fault", "fork", "protect", "dontneed", "mremap"])
-def test_killed_inside(region, client, action, units):
+def test_killed_inside(region: Regions, client: Program, action: str, units: int) -> None:
     """map: mmap and munmap, in turn; with many units more of them end half-way."""
     fd = region(251)
     os.ftruncate(fd, units * mfs.UNIT)
@@ -75,6 +78,7 @@ def test_killed_inside(region, client, action, units):
         process = subprocess.Popen(
             [client.program, "victim", region.path, action], stdout=subprocess.PIPE, start_new_session=True
         )
+        assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         threading.Event().wait(rng.random() * 0.02)
         process.kill()
@@ -91,20 +95,20 @@ def test_killed_inside(region, client, action, units):
     mfs.protect(fd, 0, 251 * mfs.PAGE, mfs.READWRITE)
 
 
-def test_signals_do_not_disturb_attaching(region, client):
+def test_signals_do_not_disturb_attaching(region: Regions, client: Program) -> None:
     """Neither mmap nor the child of a fork loses the region to a signal that comes meanwhile."""
     fd = region(16)
     os.pwrite(fd, b"x", 0)
     assert client("signals", region.path, 53) == "lost=0 refused=0\n"
 
 
-def test_threads_fault_while_one_unmaps(region):
+def test_threads_fault_while_one_unmaps(region: Regions) -> None:
     fd = region(64, reserve=False)
 
-    def child():
+    def child() -> None:
         addr = mfs.mmap(fd, mfs.UNIT)
 
-        def read():
+        def read() -> None:
             while True:
                 for page in range(64):
                     mfs.peek(addr + page * mfs.PAGE)
@@ -121,7 +125,7 @@ def test_threads_fault_while_one_unmaps(region):
     assert mfs.info(fd)["attachments"] == 0
 
 
-def test_exec_and_vfork_leave_the_region_alone(attached):
+def test_exec_and_vfork_leave_the_region_alone(attached: tuple[int, int]) -> None:
     fd, addr = attached
     mfs.poke(addr, 5)
     for _ in range(5):
@@ -132,13 +136,13 @@ def test_exec_and_vfork_leave_the_region_alone(attached):
     assert mfs.peek(addr) == 5
 
 
-def test_module_in_use_cannot_be_removed(attached):
+def test_module_in_use_cannot_be_removed(attached: tuple[int, int]) -> None:
     done = subprocess.run(["rmmod", "mshare"], check=False, capture_output=True)
     assert done.returncode != 0
     assert subprocess.run(["umount", mfs.ROOT], check=False, capture_output=True).returncode != 0
 
 
-def test_cgroup_limit_holds_for_pages_and_tables(region):
+def test_cgroup_limit_holds_for_pages_and_tables(region: Regions) -> None:
     """What a process puts into a sparse region is its cgroup's."""
     fd = region(1, reserve=False)
     os.ftruncate(fd, mfs.UNIT)
@@ -150,7 +154,7 @@ def test_cgroup_limit_holds_for_pages_and_tables(region):
         with open(f"{group}/memory.max", "w") as f:
             f.write("24M")
 
-        def fill():
+        def fill() -> None:
             with open(f"{group}/cgroup.procs", "w") as f:
                 f.write(str(os.getpid()))
             addr = mfs.mmap(fd, mfs.UNIT)
@@ -166,7 +170,7 @@ def test_cgroup_limit_holds_for_pages_and_tables(region):
         os.rmdir(group)
 
 
-def test_memory_pressure_does_not_touch_the_region(attached):
+def test_memory_pressure_does_not_touch_the_region(attached: tuple[int, int]) -> None:
     _fd, addr = attached
     for page in range(16):
         mfs.poke(addr + page * mfs.PAGE, page + 1)

@@ -6,34 +6,38 @@ block (2 MiB) that has any, and one for 64 protection ranges.
 
 import errno
 import os
+import pathlib
 import signal
+from collections.abc import Callable
 
-import mfs
 import pytest
+
+from . import mfs
+from .programs import Program
 
 BLOCK = 2 << 20
 TIB = 1 << 40
 NOBODY = 65534
 
 
-def new(path, size=0, mode=0o600):
+def new(path: pathlib.Path, size: int = 0, mode: int = 0o600) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
     os.fchmod(fd, mode)
     os.ftruncate(fd, size)
     return fd
 
 
-def used(directory):
+def used(directory: pathlib.Path) -> int:
     """Bytes of size= that are not free."""
     fs = os.statvfs(directory)
     return (fs.f_blocks - fs.f_bfree) * mfs.PAGE
 
 
-def charged(fd):
+def charged(fd: int) -> int:
     return mfs.info(fd)["charged_bytes"]
 
 
-def become_nobody():
+def become_nobody() -> None:
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
@@ -43,7 +47,7 @@ def become_nobody():
 
 
 @pytest.mark.timeout(300)
-def test_attachments_of_empty_files_cost_the_region_nothing(mount):
+def test_attachments_of_empty_files_cost_the_region_nothing(mount: Callable[[str], pathlib.Path]) -> None:
     """A user attaches files of 16 TiB, each for writing and for reading.  The process pays one PUD page per 512 GiB.
 
     Seen before, on 6.12: table_bytes was 134217728 after the first file, on a mount of 1 MiB.
@@ -52,8 +56,8 @@ def test_attachments_of_empty_files_cost_the_region_nothing(mount):
     before = mfs.meminfo("PageTables")
     children = []
 
-    def attach(number):
-        def child(ready, wait):
+    def attach(number: int) -> Callable[[mfs.Ready, mfs.Wait], None]:
+        def child(ready: mfs.Ready, wait: mfs.Wait) -> None:
             become_nobody()
             fd = new(directory / f"f{number}", 16 * TIB)
             mfs.mmap(fd, 16 * TIB)
@@ -80,7 +84,7 @@ def test_attachments_of_empty_files_cost_the_region_nothing(mount):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("how", ["touch", "write", "fallocate"])
-def test_one_page_in_each_block(mount, how):
+def test_one_page_in_each_block(mount: Callable[[str], pathlib.Path], how: str) -> None:
     """Two page-table pages for one page: they count, whichever way the page comes.
 
     Seen before, on 6.12: 1,024 pages and 8,421,376 bytes of tables, on a mount of 4 MiB.
@@ -92,7 +96,7 @@ def test_one_page_in_each_block(mount, how):
     writable = mfs.mmap(fd, 4 * mfs.UNIT)
     readable = mfs.mmap(fd, 4 * mfs.UNIT, prot=mfs.PROT_READ)
 
-    def one(block):
+    def one(block: int) -> None:
         if how == "touch":
             mfs.poke(writable + block * BLOCK, block % 251)
         elif how == "write":
@@ -101,7 +105,7 @@ def test_one_page_in_each_block(mount, how):
             mfs.fallocate(fd, 0, block * BLOCK, mfs.PAGE)
             mfs.poke(writable + block * BLOCK, block % 251)
 
-    def as_many_as_there_is_room():
+    def as_many_as_there_is_room() -> None:
         for block in range(2048):
             one(block)
 
@@ -124,7 +128,7 @@ def test_one_page_in_each_block(mount, how):
     os.close(fd)
 
 
-def test_a_reservation_has_its_tables(mount):
+def test_a_reservation_has_its_tables(mount: Callable[[str], pathlib.Path]) -> None:
     """What fallocate has reserved can be used without a further charge.
 
     Seen before, on 6.12: 252 pages could be reserved, with nothing left for their tables.
@@ -147,7 +151,7 @@ def test_a_reservation_has_its_tables(mount):
     os.close(fd)
 
 
-def test_charges_add_up(mount):
+def test_charges_add_up(mount: Callable[[str], pathlib.Path]) -> None:
     """The sum over all regions is what the file system has given out.
 
     Seen before, on 6.12: no charge was told, and tables were not charged.
@@ -155,7 +159,7 @@ def test_charges_add_up(mount):
     directory = mount("size=16m")
     descriptors = [new(directory / f"f{number}", 7 * mfs.UNIT) for number in range(4)]
 
-    def consistent(*expected):
+    def consistent(*expected: int) -> None:
         assert [charged(fd) // mfs.PAGE for fd in descriptors] == list(expected)
         assert used(directory) == sum(charged(fd) for fd in descriptors)
 
@@ -184,7 +188,7 @@ def test_charges_add_up(mount):
 
 @pytest.mark.parametrize("order", ["punch first", "detach first"])
 @pytest.mark.parametrize("remove", ["punch", "truncate"])
-def test_tables_of_an_empty_file_are_freed(mount, order, remove):
+def test_tables_of_an_empty_file_are_freed(mount: Callable[[str], pathlib.Path], order: str, remove: str) -> None:
     """The name stays; pages and attachments go.
 
     Seen before, on 6.12: table_bytes stayed 131072 in all four cases.
@@ -200,11 +204,11 @@ def test_tables_of_an_empty_file_are_freed(mount, order, remove):
     full = mfs.info(fd)
     assert full["table_bytes"] > 0
 
-    def detach():
+    def detach() -> None:
         for addr in addresses:
             mfs.munmap(addr, 7 * mfs.UNIT)
 
-    def empty():
+    def empty() -> None:
         if remove == "punch":
             mfs.fallocate(fd, mfs.PUNCH_HOLE, 0, 7 * mfs.UNIT)
         else:
@@ -230,7 +234,7 @@ def test_tables_of_an_empty_file_are_freed(mount, order, remove):
     os.close(fd)
 
 
-def test_a_unit_that_is_attached_twice_keeps_its_tables_for_the_other(mount):
+def test_a_unit_that_is_attached_twice_keeps_its_tables_for_the_other(mount: Callable[[str], pathlib.Path]) -> None:
     """The last detach frees, no earlier one.  Seen before, on 6.12: 4096 bytes were charged, for the page alone."""
     directory = mount("size=16m")
     fd = new(directory / "f", 2 * mfs.UNIT)
@@ -254,7 +258,7 @@ def test_a_unit_that_is_attached_twice_keeps_its_tables_for_the_other(mount):
 
 
 @pytest.mark.timeout(300)
-def test_protection_ranges_are_limited(mount):
+def test_protection_ranges_are_limited(mount: Callable[[str], pathlib.Path]) -> None:
     """Every second page of a sparse file is protected, until size= is used up; what was protected stays so.
 
     Seen before, on 6.12: no limit after 6,096 ranges.
@@ -263,7 +267,7 @@ def test_protection_ranges_are_limited(mount):
     fd = new(directory / "f", 16 * TIB)
     most = 64 * 64
 
-    def as_many_as_there_is_room():
+    def as_many_as_there_is_room() -> int:
         for number in range(most + 2000):
             try:
                 mfs.protect(fd, 2 * number * mfs.PAGE, mfs.PAGE, mfs.READ if number % 3 else mfs.NONE)
@@ -302,7 +306,7 @@ def test_protection_ranges_are_limited(mount):
 
 
 @pytest.mark.timeout(300)
-def test_a_refused_reservation_takes_nothing_from_others(mount, attack):
+def test_a_refused_reservation_takes_nothing_from_others(mount: Callable[[str], pathlib.Path], attack: Program) -> None:
     """Two users ask for 16 TiB all the time; another one touches pages, and there is room.
 
     Seen before, on 6.12: touches=13743 sigbus=1, and then the program stops.
@@ -316,7 +320,7 @@ def test_a_refused_reservation_takes_nothing_from_others(mount, attack):
     assert used(directory) == 0
 
 
-def test_handles_are_made_where_no_inode_is_left(mount, attack):
+def test_handles_are_made_where_no_inode_is_left(mount: Callable[[str], pathlib.Path], attack: Program) -> None:
     """Two users try to create files all the time.
 
     Seen before, on 6.12: refused=1, the first map-only handle.
@@ -324,13 +328,13 @@ def test_handles_are_made_where_no_inode_is_left(mount, attack):
     assert attack("inodes", mount("size=1m,nr_inodes=16"), 3000) == "refused=0\n"
 
 
-def test_handles_of_a_reader_leave_the_inodes_to_others(mount):
+def test_handles_of_a_reader_leave_the_inodes_to_others(mount: Callable[[str], pathlib.Path]) -> None:
     """Seen before, on 6.12: the reader got ENOSPC and ended early."""
     directory = mount("size=1m,nr_inodes=16")
     fd = new(directory / "f", 1, mode=0o644)
     free = os.statvfs(directory).f_ffree
 
-    def reader(ready, wait):
+    def reader(ready: mfs.Ready, wait: mfs.Wait) -> None:
         become_nobody()
         own = os.open(directory / "f", os.O_RDONLY)
         for _ in range(100):

@@ -7,13 +7,15 @@ import os
 import signal
 import struct
 
-import mfs
 import pytest
+
+from . import mfs
+from .regions import Regions
 
 DONTNEED, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE, COLLAPSE = 4, 20, 21, 22, 23, 25
 
 
-def test_whole_units_only(region):
+def test_whole_units_only(region: Regions) -> None:
     fd = region(16)
     for length in (mfs.PAGE, 16 * mfs.PAGE, mfs.UNIT - mfs.PAGE, mfs.UNIT + mfs.PAGE):
         mfs.refused(errno.EINVAL, mfs.mmap, fd, length)
@@ -21,7 +23,7 @@ def test_whole_units_only(region):
     mfs.refused(errno.EINVAL, mfs.mmap, fd, mfs.UNIT, addr=0x300000001000, flags=mfs.MAP_SHARED | mfs.MAP_FIXED)
 
 
-def test_hint_and_default_addresses_are_aligned(region):
+def test_hint_and_default_addresses_are_aligned(region: Regions) -> None:
     fd = region(16)
     for hint in (None, 0x300000000000, 0x300000012000):
         addr = mfs.mmap(fd, 3 * mfs.UNIT, addr=hint)
@@ -31,7 +33,7 @@ def test_hint_and_default_addresses_are_aligned(region):
     mfs.refused(errno.ENOMEM, mfs.mmap, fd, 1 << 47)
 
 
-def test_noreplace_keeps_its_promise(region):
+def test_noreplace_keeps_its_promise(region: Regions) -> None:
     fd = region(16)
     addr = mfs.mmap(fd, mfs.UNIT, addr=0x300000000000, flags=mfs.MAP_SHARED | mfs.MAP_FIXED_NOREPLACE)
     assert addr == 0x300000000000
@@ -39,7 +41,7 @@ def test_noreplace_keeps_its_promise(region):
     mfs.munmap(addr, mfs.UNIT)
 
 
-def test_refused_kinds(region):
+def test_refused_kinds(region: Regions) -> None:
     fd = region(16)
     mfs.refused(errno.EINVAL, mfs.mmap, fd, mfs.UNIT, flags=mfs.MAP_PRIVATE)
     mfs.refused(errno.EPERM, mfs.mmap, fd, mfs.UNIT, prot=mfs.PROT_READ | mfs.PROT_EXEC)
@@ -49,7 +51,7 @@ def test_refused_kinds(region):
     os.close(readonly)
 
 
-def test_attachment_is_indivisible(attached):
+def test_attachment_is_indivisible(attached: tuple[int, int]) -> None:
     _fd, addr = attached
     for offset, length in ((0, mfs.PAGE), (mfs.PAGE, mfs.PAGE), (mfs.UNIT - mfs.PAGE, mfs.PAGE)):
         mfs.refused(errno.EINVAL, mfs.munmap, addr + offset, length)
@@ -63,7 +65,7 @@ def test_attachment_is_indivisible(attached):
     assert mfs.peek(addr) == 3
 
 
-def test_mapping_something_else_over_the_whole(attached):
+def test_mapping_something_else_over_the_whole(attached: tuple[int, int]) -> None:
     fd, addr = attached
     mfs.poke(addr, 9)
     flags = mfs.MAP_PRIVATE | mfs.MAP_ANONYMOUS | mfs.MAP_FIXED | mfs.MAP_NORESERVE
@@ -75,11 +77,11 @@ def test_mapping_something_else_over_the_whole(attached):
     assert mfs.peek(addr) == 9
 
 
-def mremap(addr, old, new, flags, to=None):
-    return mfs.check(mfs.libc.mremap(addr, old, new, flags, to), ctypes.c_void_p(-1).value)
+def mremap(addr: int, old: int, new: int, flags: int, to: int | None = None) -> int:
+    return mfs.check(mfs.libc.mremap(addr, old, new, flags, to), mfs.FAILED)
 
 
-def test_mremap_moves_the_whole_and_nothing_else(attached):
+def test_mremap_moves_the_whole_and_nothing_else(attached: tuple[int, int]) -> None:
     fd, addr = attached
     mfs.poke(addr + mfs.PAGE, 5)
     mfs.refused(errno.EFAULT, mremap, addr, mfs.UNIT, 2 * mfs.UNIT, 1)
@@ -97,7 +99,7 @@ def test_mremap_moves_the_whole_and_nothing_else(attached):
 
 
 @pytest.mark.parametrize("advice", [DONTNEED, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE])
-def test_advice_leaves_the_data(attached, advice):
+def test_advice_leaves_the_data(attached: tuple[int, int], advice: int) -> None:
     fd, addr = attached
     for page in range(16):
         mfs.poke(addr + page * mfs.PAGE, page + 1)
@@ -108,7 +110,7 @@ def test_advice_leaves_the_data(attached, advice):
 
 
 @pytest.mark.parametrize("advice", [8, 12, 14, COLLAPSE, 102])  # FREE MERGEABLE HUGEPAGE COLLAPSE GUARD_INSTALL
-def test_advice_without_meaning_does_no_harm(attached, advice):
+def test_advice_without_meaning_does_no_harm(attached: tuple[int, int], advice: int) -> None:
     fd, addr = attached
     mfs.poke(addr, 4)
     mfs.libc.madvise(addr, mfs.UNIT, advice)
@@ -116,7 +118,7 @@ def test_advice_without_meaning_does_no_harm(attached, advice):
     assert mfs.info(fd)["pages"] == 16
 
 
-def test_madvise_remove_punches_for_all(attached):
+def test_madvise_remove_punches_for_all(attached: tuple[int, int]) -> None:
     fd, addr = attached
     mfs.poke(addr + 2 * mfs.PAGE, 4)
     mfs.madvise(addr + 2 * mfs.PAGE, mfs.PAGE, 9)
@@ -124,11 +126,11 @@ def test_madvise_remove_punches_for_all(attached):
     assert mfs.peek(addr + 2 * mfs.PAGE) == 0
 
 
-def test_populate_and_mlockall_stop_at_the_end(region):
+def test_populate_and_mlockall_stop_at_the_end(region: Regions) -> None:
     fd = region(16, reserve=False)
     addr = mfs.mmap(fd, mfs.UNIT)
 
-    def lock_all():
+    def lock_all() -> None:
         mfs.libc.mlockall(1)
         mfs.libc.mlock(addr, mfs.UNIT)
 
@@ -139,7 +141,7 @@ def test_populate_and_mlockall_stop_at_the_end(region):
     mfs.munmap(addr, mfs.UNIT)
 
 
-def test_beyond_the_end_is_sigbus(attached):
+def test_beyond_the_end_is_sigbus(attached: tuple[int, int]) -> None:
     fd, addr = attached
     assert mfs.outcome(lambda: mfs.peek(addr + 16 * mfs.PAGE)) == -signal.SIGBUS
     assert mfs.outcome(lambda: mfs.poke(addr + mfs.UNIT - 1, 1)) == -signal.SIGBUS
@@ -149,7 +151,7 @@ def test_beyond_the_end_is_sigbus(attached):
     assert mfs.peek(addr + 19 * mfs.PAGE) == 0
 
 
-def test_many_units(region):
+def test_many_units(region: Regions) -> None:
     fd = region(1, reserve=False)
     os.ftruncate(fd, 40 * mfs.UNIT)
     addr = mfs.mmap(fd, 40 * mfs.UNIT)
@@ -166,7 +168,7 @@ def test_many_units(region):
     mfs.munmap(addr, 40 * mfs.UNIT)
 
 
-def test_userfaultfd_is_kept_out(attached):
+def test_userfaultfd_is_kept_out(attached: tuple[int, int]) -> None:
     """Asynchronous write protection (6.7) would put markers into the shared tables."""
     _fd, addr = attached
     uffd = mfs.check(mfs.libc.syscall(323, os.O_CLOEXEC))
@@ -188,7 +190,7 @@ def test_userfaultfd_is_kept_out(attached):
 
 
 @pytest.mark.parametrize("what", ["1", "2", "3", "4"])
-def test_clear_refs(attached, what):
+def test_clear_refs(attached: tuple[int, int], what: str) -> None:
     _fd, addr = attached
     mfs.poke(addr, 8)
     with open("/proc/self/clear_refs", "w") as f:
@@ -198,7 +200,7 @@ def test_clear_refs(attached, what):
     assert mfs.peek(addr) == 9
 
 
-def test_observers(attached):
+def test_observers(attached: tuple[int, int]) -> None:
     _fd, addr = attached
     mfs.poke(addr, 8)
     with open("/proc/self/smaps") as f:
@@ -214,7 +216,7 @@ def test_observers(attached):
     assert all(vector)
 
 
-def test_the_standard_mmap_module_serves(region):
+def test_the_standard_mmap_module_serves(region: Regions) -> None:
     fd = region(16)
     os.ftruncate(fd, mfs.UNIT)
     with stdlib_mmap.mmap(fd, mfs.UNIT) as m:

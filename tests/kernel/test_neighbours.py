@@ -4,17 +4,21 @@ KVM and devices are such users.  The module in tests/kernel/spy stands in for th
 """
 
 import contextlib
+import ctypes
 import os
 import pathlib
 import select
 import signal
 import subprocess
 import threading
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import mfs
-import probe as oracle
 import pytest
+
+from . import mfs
+from . import probe as oracle
+from .regions import Regions
 
 HERE = pathlib.Path(__file__).parent
 DEVICE = "/dev/mshare_spy"
@@ -33,24 +37,30 @@ class Heard(NamedTuple):
 class Spy:
     """Listens to what is said about a range of a process."""
 
-    def __init__(self, pid, start=AT, length=mfs.UNIT):
+    def __init__(self, pid: int, start: int = AT, length: int = mfs.UNIT) -> None:
         self.fd = os.open(DEVICE, os.O_RDWR)
         self.tell(f"watch {pid} {start:x} {length:x}")
 
-    def tell(self, text):
+    def tell(self, text: str) -> None:
         os.write(self.fd, text.encode())
 
-    def heard(self):
+    def heard(self) -> Heard:
         return Heard(*map(int, os.pread(self.fd, 80, 0).split()))
 
-    def close(self):
-        if self.fd is not None:
+    def close(self) -> None:
+        if self.fd >= 0:
             os.close(self.fd)
-            self.fd = None
+            self.fd = -1
+
+
+Spies = Callable[[int], Spy]
+"""Spies on the process with that number."""
+Clients = Callable[..., mfs.Child]
+"""Of a path, and optionally the rights and what the process does at the end with the address."""
 
 
 @pytest.fixture(scope="module", autouse=True)
-def module():
+def module() -> Iterator[None]:
     path = os.environ.get("MSHARE_SPY_KO", str(HERE / "spy" / "mshare_spy.ko"))
     subprocess.run(["insmod", path], check=True)
     oracle.until(lambda: os.path.exists(DEVICE), "no device appeared")
@@ -59,11 +69,11 @@ def module():
 
 
 @pytest.fixture
-def spy():
+def spy() -> Iterator[Spies]:
     made = []
 
-    def watch(*args):
-        made.append(Spy(*args))
+    def watch(pid: int) -> Spy:
+        made.append(Spy(pid))
         return made[-1]
 
     yield watch
@@ -72,12 +82,12 @@ def spy():
 
 
 @pytest.fixture
-def clients():
+def clients() -> Iterator[Clients]:
     """clients(path, prot): a process that has touched 16 pages of the region at AT, and waits."""
     made = []
 
-    def start(path, prot=BOTH, function=None):
-        def child(ready, wait):
+    def start(path: str, prot: int = BOTH, function: Callable[[int], None] | None = None) -> mfs.Child:
+        def child(ready: mfs.Ready, wait: mfs.Wait) -> None:
             addr = mfs.mmap(os.open(path, os.O_RDWR), mfs.UNIT, prot=prot, addr=AT)
             assert addr == AT
             assert [mfs.peek(addr + page * mfs.PAGE) for page in range(16)] == [0] * 16
@@ -96,11 +106,11 @@ def clients():
             each.kill()
 
 
-def punch(fd):
+def punch(fd: int) -> None:
     mfs.fallocate(fd, mfs.PUNCH_HOLE, 3 * mfs.PAGE, mfs.PAGE)
 
 
-def remove(fd):
+def remove(fd: int) -> None:
     addr = mfs.mmap(fd, mfs.UNIT)
     mfs.madvise(addr + 3 * mfs.PAGE, mfs.PAGE, 9)
     mfs.munmap(addr, mfs.UNIT)
@@ -117,7 +127,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_each_attached_process_is_told(region, clients, spy, change):
+def test_each_attached_process_is_told(region: Regions, clients: Clients, spy: Spies, change: str) -> None:
     """A second MMU must not go on with a page that is gone, or with a right to it.
 
     This passed before, too.
@@ -133,11 +143,11 @@ def test_each_attached_process_is_told(region, clients, spy, change):
         assert heard.starts == heard.ends
 
 
-def test_who_listened_first_is_told(region, spy):
+def test_who_listened_first_is_told(region: Regions, spy: Spies) -> None:
     """The listener is there before the process attaches, and after it has attached a second time."""
     fd = region(16)
 
-    def child(ready, wait):
+    def child(ready: mfs.Ready, wait: mfs.Wait) -> None:
         ready()
         wait()
         for _ in range(2):
@@ -161,14 +171,14 @@ def test_who_listened_first_is_told(region, spy):
 
 
 @pytest.mark.parametrize("how", ["munmap", "mremap", "over", "exit", "kill"])
-def test_leaving_is_told(region, clients, spy, how):
+def test_leaving_is_told(region: Regions, clients: Clients, spy: Spies, how: str) -> None:
     region(16)
 
-    def leave(addr):
+    def leave(addr: int) -> None:
         if how == "munmap":
             mfs.munmap(addr, mfs.UNIT)
         elif how == "mremap":
-            mfs.check(mfs.libc.mremap(addr, mfs.UNIT, mfs.UNIT, 3, addr + 7 * mfs.UNIT), mfs.ctypes.c_void_p(-1).value)
+            mfs.check(mfs.libc.mremap(addr, mfs.UNIT, mfs.UNIT, 3, addr + 7 * mfs.UNIT), mfs.FAILED)
         elif how == "over":
             flags = mfs.MAP_PRIVATE | mfs.MAP_ANONYMOUS | mfs.MAP_FIXED | mfs.MAP_NORESERVE
             mfs.mmap(-1, mfs.UNIT, flags=flags, addr=addr)
@@ -193,7 +203,7 @@ def test_leaving_is_told(region, clients, spy, how):
 
 
 @pytest.mark.parametrize("order", ["listener", "process", "both"])
-def test_the_end_in_any_order(region, clients, spy, order):
+def test_the_end_in_any_order(region: Regions, clients: Clients, spy: Spies, order: str) -> None:
     """The listener goes first and the process stays attached; the process dies first; nobody waits for the other."""
     fd = region(16)
     for _ in range(11):
@@ -220,11 +230,18 @@ def test_the_end_in_any_order(region, clients, spy, order):
         mfs.fallocate(fd, 0, 0, 16 * mfs.PAGE)
 
 
-def test_a_child_of_fork_is_told_by_itself(region, spy):
+def test_a_child_of_fork_is_told_by_itself(region: Regions, spy: Spies) -> None:
     """The parent's listener hears nothing about the child, and the child is attached all the same."""
     fd = region(16)
     addr = mfs.mmap(fd, mfs.UNIT, addr=AT)
-    child = mfs.Child(lambda ready, wait: (mfs.poke(addr + 3 * mfs.PAGE, 5), ready(), wait(), mfs.poke(addr, 6)))
+
+    def stores(ready: mfs.Ready, wait: mfs.Wait) -> None:
+        mfs.poke(addr + 3 * mfs.PAGE, 5)
+        ready()
+        wait()
+        mfs.poke(addr, 6)
+
+    child = mfs.Child(stores)
     child.wait_ready()
     both = [spy(os.getpid()), spy(child.pid)]
     punch(fd)
@@ -236,7 +253,7 @@ def test_a_child_of_fork_is_told_by_itself(region, spy):
     mfs.munmap(addr, mfs.UNIT)
 
 
-def test_a_listener_may_sleep(region, clients, spy):
+def test_a_listener_may_sleep(region: Regions, clients: Clients, spy: Spies) -> None:
     """The call that takes a page away returns when the last listener has let go, not before."""
     fd = region(16)
     listener = spy(clients(region.path).pid)
@@ -249,7 +266,9 @@ def test_a_listener_may_sleep(region, clients, spy):
     assert listener.heard().waiting == 0
 
 
-def test_a_fault_that_waits_for_a_punch_leaves_the_other_threads_alone(region, clients, spy):
+def test_a_fault_that_waits_for_a_punch_leaves_the_other_threads_alone(
+    region: Regions, clients: Clients, spy: Spies
+) -> None:
     """One thread touches a hole while a punch is under way, another maps anonymous memory.
 
     Failed before: the fault kept the lock of the address space while it waited, and mmap was still waiting after 10 s.
@@ -258,16 +277,14 @@ def test_a_fault_that_waits_for_a_punch_leaves_the_other_threads_alone(region, c
     os.ftruncate(fd, 32 * mfs.PAGE)
     listener = spy(clients(region.path).pid)
 
-    def faulting(ready, wait):
+    def faulting(ready: mfs.Ready, wait: mfs.Wait) -> None:
         addr = mfs.mmap(fd, mfs.UNIT)
         mfs.peek(addr)
         ids = []
 
-        def touch():
+        def touch() -> None:
             ids.append(threading.get_native_id())
-            mfs.libc.memset(
-                mfs.ctypes.c_void_p(addr + 20 * mfs.PAGE), 1, mfs.ctypes.c_size_t(1)
-            )  # without Python's lock
+            mfs.libc.memset(ctypes.c_void_p(addr + 20 * mfs.PAGE), 1, ctypes.c_size_t(1))  # without Python's lock
 
         thread = threading.Thread(target=touch)
         wait()

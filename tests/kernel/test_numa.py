@@ -8,10 +8,13 @@ import ctypes
 import errno
 import pathlib
 import re
+from collections.abc import Callable, Iterable, Iterator
 
-import mfs
-import probe as oracle
 import pytest
+
+from . import mfs
+from . import probe as oracle
+from .regions import Regions
 
 several_nodes = pytest.mark.only_if(oracle.NODES > 1)
 
@@ -24,13 +27,13 @@ MPOL_MF_STRICT, MPOL_MF_MOVE, MPOL_MF_MOVE_ALL = 1, 2, 4
 PAGES = oracle.PLACED
 
 
-def mask(nodes):
+def mask(nodes: Iterable[int]) -> object:
     return ctypes.byref(ctypes.c_ulong(sum(1 << node for node in nodes)))
 
 
 @pytest.mark.parametrize("flags", [0, MPOL_MF_STRICT, MPOL_MF_MOVE, MPOL_MF_MOVE_ALL, MPOL_MF_MOVE | MPOL_MF_STRICT])
 @pytest.mark.parametrize("mode", [MPOL_DEFAULT, MPOL_PREFERRED, MPOL_BIND, MPOL_INTERLEAVE])
-def test_mbind_moves_nothing(placed, mode, flags):
+def test_mbind_moves_nothing(placed: tuple[int, int], mode: int, flags: int) -> None:
     """Whether it is refused or accepted is the kernel's; a part of an attachment has no policy of its own."""
     _fd, addr = placed
     for node in range(oracle.NODES):
@@ -45,7 +48,7 @@ def test_mbind_moves_nothing(placed, mode, flags):
 
 
 @pytest.mark.parametrize("flags", [MPOL_MF_MOVE, MPOL_MF_MOVE_ALL])
-def test_move_pages_moves_nothing(placed, flags):
+def test_move_pages_moves_nothing(placed: tuple[int, int], flags: int) -> None:
     """Asked for each node, the kernel says where the page is, or an error; it is never moved."""
     _fd, addr = placed
     pages = (ctypes.c_void_p * PAGES)(*[addr + page * mfs.PAGE for page in range(PAGES)])
@@ -59,24 +62,24 @@ def test_move_pages_moves_nothing(placed, flags):
         assert all(got in {0, was} or got < 0 for got, was in zip(status, where, strict=True))
 
 
-def test_migrate_pages_moves_nothing(placed):
+def test_migrate_pages_moves_nothing(placed: tuple[int, int]) -> None:
     for old in range(oracle.NODES):
         for new in range(oracle.NODES):
             mfs.libc.syscall(MIGRATE_PAGES, 0, ctypes.c_ulong(64), mask([old]), mask([new]))
 
 
-def test_compaction_moves_nothing(placed):
+def test_compaction_moves_nothing(placed: tuple[int, int]) -> None:
     for _ in range(3):
         with open("/proc/sys/vm/compact_memory", "w") as f:
             f.write("1")
 
 
-def numa_line(pid, addr):
+def numa_line(pid: int | str, addr: int) -> list[str]:
     with open(f"/proc/{pid}/numa_maps") as f:
         return next(line for line in f if line.startswith(f"{addr:x} ")).split()
 
 
-def test_numa_maps_names_a_policy_and_the_pages(placed):
+def test_numa_maps_names_a_policy_and_the_pages(placed: tuple[int, int]) -> None:
     _fd, addr = placed
     line = numa_line("self", addr)
     assert re.fullmatch(r"(default|prefer|local|bind|interleave|weighted)\S*( .*)?", line[1]), line
@@ -86,7 +89,7 @@ def test_numa_maps_names_a_policy_and_the_pages(placed):
 
 
 @contextlib.contextmanager
-def settings(values):
+def settings(values: dict[pathlib.Path, str]) -> Iterator[None]:
     before = {path: path.read_text() for path in values}
     try:
         for path, value in values.items():
@@ -98,7 +101,7 @@ def settings(values):
 
 
 @contextlib.contextmanager
-def scans(pid):
+def scans(pid: int) -> Iterator[Callable[[], list[tuple[int, int]]]]:
     """What NUMA balancing asks change_prot_numa() to do to a process meanwhile: a function that gives their ranges."""
     probe, event = TRACING / "kprobe_events", TRACING / "events" / "mshare" / "scan"
     probe.write_text("p:mshare/scan change_prot_numa start=%si:x64 end=%dx:x64\n")
@@ -107,8 +110,8 @@ def scans(pid):
     (event / "enable").write_text("1")
     try:
         yield lambda: [
-            tuple(int(each, 16) for each in found)
-            for found in re.findall(r"start=(0x[0-9a-f]+) end=(0x[0-9a-f]+)", (TRACING / "trace").read_text())
+            (int(first, 16), int(end, 16))
+            for first, end in re.findall(r"start=(0x[0-9a-f]+) end=(0x[0-9a-f]+)", (TRACING / "trace").read_text())
         ]
     finally:
         (event / "enable").write_text("0")
@@ -118,7 +121,7 @@ def scans(pid):
 @several_nodes
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("prot", [mfs.PROT_READ, mfs.PROT_READ | mfs.PROT_WRITE])
-def test_balancing_passes_by(region, prot):
+def test_balancing_passes_by(region: Regions, prot: int) -> None:
     """The scan goes over all that the process has, and leaves the attachment out.
 
     Failed before: on 6.12.117, 20 of 346 scans were of the writable attachment.  The kernel itself passes by read-only
@@ -135,7 +138,7 @@ def test_balancing_passes_by(region, prot):
         PERIODS / "scan_size_mb": "256",
     }
 
-    def busy(ready, wait):
+    def busy(ready: mfs.Ready, wait: mfs.Wait) -> None:
         anonymous = mfs.MAP_PRIVATE | mfs.MAP_ANONYMOUS
         private = mfs.mmap(-1, 1 << 20, flags=anonymous, addr=own)
         addr = mfs.mmap(fd, mfs.UNIT, prot=prot, addr=at)
@@ -146,7 +149,7 @@ def test_balancing_passes_by(region, prot):
                 mfs.peek(addr + page * mfs.PAGE)
                 mfs.poke(private + page * mfs.PAGE, 1)
 
-    def among(calls, start, length):
+    def among(calls: list[tuple[int, int]], start: int, length: int) -> list[tuple[str, str]]:
         return [(hex(first), hex(end)) for first, end in calls if first < start + length and end > start]
 
     with settings(fast):
@@ -165,11 +168,11 @@ def test_balancing_passes_by(region, prot):
 
 
 @several_nodes
-def test_pages_stay_when_the_process_changes_its_nodes(region):
+def test_pages_stay_when_the_process_changes_its_nodes(region: Regions) -> None:
     """A cpuset with memory_migrate moves what a process has; here by migrate_pages() from outside."""
     fd = region(PAGES)
 
-    def attached(ready, wait):
+    def attached(ready: mfs.Ready, wait: mfs.Wait) -> None:
         addr = mfs.mmap(fd, mfs.UNIT)
         for page in range(PAGES):
             mfs.poke(addr + page * mfs.PAGE, page + 1)

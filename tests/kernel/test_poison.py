@@ -7,10 +7,14 @@ import os
 import pathlib
 import select
 import subprocess
+from collections.abc import Callable, Iterator
 
-import mfs
-import probe as oracle
 import pytest
+
+from . import mfs
+from . import probe as oracle
+from .programs import Program
+from .regions import Regions
 
 pytestmark = pytest.mark.only_if(oracle.KNOWS_BAD_PAGES)
 
@@ -22,23 +26,23 @@ BAD = 3
 PAGES = 16
 
 
-def byte(page):
+def byte(page: int) -> int:
     return page * 7 + 1
 
 
-def report_by_madvise(addr):
+def report_by_madvise(addr: int) -> None:
     """By the process's own address."""
     with contextlib.suppress(OSError):  # EBUSY: the kernel could not free it at once
         mfs.madvise(addr, mfs.PAGE, HWPOISON)
 
 
-def report_by_sysfs(addr):
+def report_by_sysfs(addr: int) -> None:
     """As a management tool does, by the physical address."""
     with contextlib.suppress(OSError):
         (MEMORY / "hard_offline_page").write_text(hex(oracle.frame(addr) * mfs.PAGE))
 
 
-def report_by_injection(addr):
+def report_by_injection(addr: int) -> None:
     """As the machine check handler does."""
     subprocess.run(["modprobe", "hwpoison-inject"], check=True)
     with contextlib.suppress(OSError):
@@ -48,31 +52,34 @@ def report_by_injection(addr):
 class Toucher:
     """A process that is attached, and says what its accesses do."""
 
-    def __init__(self, program, path, mode):
+    def __init__(self, program: str, path: str, mode: str) -> None:
         self.process = subprocess.Popen(
             [program, "touch", path, mode], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.input, self.output = self.process.stdin, self.process.stdout
         assert self.says() == "ready"
 
-    def says(self):
-        assert select.select([self.process.stdout], [], [], 60)[0], "no answer"
-        return self.process.stdout.readline().strip()
+    def says(self) -> str:
+        assert select.select([self.output], [], [], 60)[0], "no answer"
+        return self.output.readline().strip()
 
-    def __call__(self, how, page):
-        self.process.stdin.write(f"{how} {page}\n")
+    def __call__(self, how: str, page: int) -> str:
+        self.input.write(f"{how} {page}\n")
         return self.says()
 
-    def end(self):
-        self.process.stdin.close()
+    def end(self) -> None:
+        self.input.close()
         self.process.wait()
-        self.process.stdout.close()
+        self.output.close()
 
 
 @pytest.fixture
-def toucher(probe, region):
+def toucher(probe: Program, region: Regions) -> Iterator[Callable[[str], Toucher]]:
     started = []
 
-    def start(mode):
+    def start(mode: str) -> Toucher:
         started.append(Toucher(probe.program, region.path, mode))
         return started[-1]
 
@@ -82,7 +89,7 @@ def toucher(probe, region):
 
 
 @pytest.fixture
-def filled(region):
+def filled(region: Regions) -> Iterator[tuple[int, int]]:
     """A region of 16 pages, each with a byte of its own, and an address of them in this process."""
     fd = region(PAGES)
     addr = mfs.mmap(fd, mfs.UNIT)
@@ -92,11 +99,11 @@ def filled(region):
     mfs.munmap(addr, mfs.UNIT)
 
 
-def gone(toucher, how="r"):
+def gone(toucher: Toucher, how: str = "r") -> None:
     assert toucher(how, BAD) == f"signal 7 code {BUS_MCEERR_AR} page {BAD}"
 
 
-def neighbours_go_on(toucher, addr):
+def neighbours_go_on(toucher: Toucher, addr: int) -> None:
     for page in range(PAGES):
         if page != BAD:
             assert toucher("r", page) == f"value {mfs.peek(addr + page * mfs.PAGE)}"
@@ -109,7 +116,9 @@ if (MEMORY / "hard_offline_page").exists():
 
 
 @pytest.mark.parametrize("report", REPORTS)
-def test_it_is_gone_from_every_process(filled, toucher, report):
+def test_it_is_gone_from_every_process(
+    filled: tuple[int, int], toucher: Callable[[str], Toucher], report: Callable[[int], None]
+) -> None:
     """Those that have used it, and those that come later; the caller does not use it itself.
 
     Failed before: the other processes read the page as if nothing were the matter ("value 22").
@@ -132,7 +141,7 @@ def test_it_is_gone_from_every_process(filled, toucher, report):
             assert each("w", BAD + 1) == "stored"
 
 
-def test_system_calls_refuse_it(filled):
+def test_system_calls_refuse_it(filled: tuple[int, int]) -> None:
     """A copy by the kernel from a bad page is a machine check in kernel mode, which ends the machine.
 
     Failed before: read(2) returned the byte, write(2) stored into the page.
@@ -151,7 +160,7 @@ def test_system_calls_refuse_it(filled):
     assert os.pwrite(fd, bytes(3 * mfs.PAGE), (BAD - 2) * mfs.PAGE) == 2 * mfs.PAGE
 
 
-def test_a_system_call_whose_buffer_it_is_fails(filled):
+def test_a_system_call_whose_buffer_it_is_fails(filled: tuple[int, int]) -> None:
     """Failed before: write(2) to a pipe copied from it."""
     fd, addr = filled
     ends = os.pipe()
@@ -169,7 +178,7 @@ def test_a_system_call_whose_buffer_it_is_fails(filled):
 
 
 @pytest.mark.parametrize("what", ["reserve", "protect", "dontneed", "seal"])
-def test_it_does_not_come_back(filled, toucher, what):
+def test_it_does_not_come_back(filled: tuple[int, int], toucher: Callable[[str], Toucher], what: str) -> None:
     """Whatever writes leaves leaves this one out.  Failed before: it was never gone."""
     fd, addr = filled
     each = [toucher("rw"), toucher("ro")]
@@ -189,7 +198,9 @@ def test_it_does_not_come_back(filled, toucher, what):
         neighbours_go_on(one, addr)
 
 
-def test_punching_frees_it_and_the_frame_is_not_used_again(filled, toucher):
+def test_punching_frees_it_and_the_frame_is_not_used_again(
+    filled: tuple[int, int], toucher: Callable[[str], Toucher]
+) -> None:
     """The hole gets another frame.  In the end the kernel is told that the frame is good."""
     fd, addr = filled
     bad = oracle.frame(addr + BAD * mfs.PAGE)
@@ -213,7 +224,7 @@ def test_punching_frees_it_and_the_frame_is_not_used_again(filled, toucher):
     neighbours_go_on(one, addr)
 
 
-def test_truncating_and_removing_free_it(region, mounted):
+def test_truncating_and_removing_free_it(region: Regions, mounted: str) -> None:
     """The checks of the fixture afterwards find no page that is missing."""
     for name in ("truncated", "removed"):
         fd = region(PAGES, name=name)
@@ -227,16 +238,18 @@ def test_truncating_and_removing_free_it(region, mounted):
         os.unlink(f"{mounted}/{name}")
 
 
-def soft_by_madvise(addr):
+def soft_by_madvise(addr: int) -> None:
     mfs.madvise(addr, mfs.PAGE, SOFT_OFFLINE)
 
 
-def soft_by_sysfs(addr):
+def soft_by_sysfs(addr: int) -> None:
     (MEMORY / "soft_offline_page").write_text(hex(oracle.frame(addr) * mfs.PAGE))
 
 
 @pytest.mark.parametrize("report", [soft_by_madvise, soft_by_sysfs])
-def test_soft_offlining_does_not_move_a_page(filled, toucher, report):
+def test_soft_offlining_does_not_move_a_page(
+    filled: tuple[int, int], toucher: Callable[[str], Toucher], report: Callable[[int], None]
+) -> None:
     """It is migration on demand: refused, as nothing knows who maps the page."""
     fd, addr = filled
     each = [toucher("rw"), toucher("ro")]

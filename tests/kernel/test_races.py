@@ -7,9 +7,13 @@ import errno
 import os
 import signal
 import time
+from collections.abc import Iterator
 
-import mfs
 import pytest
+
+from . import mfs
+from .programs import Program
+from .regions import Regions
 
 SECONDS = int(os.environ.get("MSHARE_RACE_SECONDS", "5"))
 GROUP = "/sys/fs/cgroup/mshare-race"
@@ -18,7 +22,7 @@ COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE, COLLAPSE = 20, 21, 22, 23, 25
 HWPOISON, SOFT_OFFLINE = 100, 101
 
 
-def group_busy():
+def group_busy() -> bool:
     """Remove the group; whether that was impossible, because somebody is in it."""
     try:
         os.rmdir(GROUP)
@@ -28,38 +32,45 @@ def group_busy():
     return False
 
 
+class Group:
+    """A memory cgroup of its own."""
+
+    def set(self, field: str, value: object) -> None:
+        with open(f"{GROUP}/{field}", "w") as f:
+            f.write(str(value))
+
+    def get(self, field: str) -> str:
+        with open(f"{GROUP}/{field}") as f:
+            return f.read()
+
+
 @pytest.fixture
-def group():
-    """A memory cgroup of its own: group(field, value) sets, group(field) reads."""
+def group() -> Iterator[Group]:
     os.mkdir(GROUP)
     with open("/sys/fs/cgroup/cgroup.subtree_control", "w") as f:
         f.write("+memory")
-
-    def control(field, value=None):
-        with open(f"{GROUP}/{field}", "r" if value is None else "w") as f:
-            return f.read() if value is None else f.write(str(value))
-
-    yield control
+    made = Group()
+    yield made
     limit = time.monotonic() + 60
     while group_busy():  # somebody who was killed is not quite gone
-        assert time.monotonic() < limit, control("cgroup.procs")
+        assert time.monotonic() < limit, made.get("cgroup.procs")
         os.sched_yield()
 
 
-def pattern(page):
+def pattern(page: int) -> int:
     return (page * 37 + 11) % 251
 
 
-def fill(addr, pages):
+def fill(addr: int, pages: int) -> None:
     for page in range(pages):
         mfs.poke(addr + page * mfs.PAGE, pattern(page))
 
 
-def intact(addr, pages):
+def intact(addr: int, pages: int) -> bool:
     return all(mfs.peek(addr + page * mfs.PAGE) == pattern(page) for page in range(pages))
 
 
-def nobody_left(fd):
+def nobody_left(fd: int) -> None:
     limit = time.monotonic() + 60
     while mfs.info(fd)["attachments"]:
         assert time.monotonic() < limit, mfs.pids(fd)
@@ -67,19 +78,19 @@ def nobody_left(fd):
 
 
 @pytest.mark.timeout(300)
-def test_attaching_and_dying_while_others_punch_and_look(region, client):
+def test_attaching_and_dying_while_others_punch_and_look(region: Regions, client: Program) -> None:
     fd = region(64)
     client("races", region.path, SECONDS)
     nobody_left(fd)
     mfs.protect(fd, 0, 32 * mfs.PAGE, mfs.READWRITE)
 
 
-def test_reaping_a_dying_process(region):
+def test_reaping_a_dying_process(region: Regions) -> None:
     """process_mrelease() and the OOM reaper walk the tables of read-only attachments before their owner is gone."""
     fd = region(64)
     reaped = 0
 
-    def dying(ready, wait):
+    def dying(ready: mfs.Ready, wait: mfs.Wait) -> None:
         own = os.open(region.path, os.O_RDONLY)
         addr = mfs.mmap(own, mfs.UNIT, prot=mfs.PROT_READ)
         private = bytearray(8 << 20)
@@ -106,45 +117,45 @@ def test_reaping_a_dying_process(region):
 
 
 @pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
-def test_the_oom_killer_takes_an_attached_process(region, group, flags):
+def test_the_oom_killer_takes_an_attached_process(region: Regions, group: Group, flags: int) -> None:
     fd = region(503)
-    group("memory.max", "48M")
+    group.set("memory.max", "48M")
 
-    def hog():
-        group("cgroup.procs", os.getpid())
+    def hog() -> None:
+        group.set("cgroup.procs", os.getpid())
         own = os.open(region.path, flags)
         addr = mfs.mmap(own, mfs.UNIT, prot=mfs.PROT_READ | (mfs.PROT_WRITE if flags else 0))
         assert all(mfs.peek(addr + page * mfs.PAGE) == 0 for page in range(503))
         bytearray(200 << 20)
 
     assert mfs.outcome(hog) == -signal.SIGKILL
-    assert "oom_kill 0" not in group("memory.events").splitlines()
+    assert "oom_kill 0" not in group.get("memory.events").splitlines()
     nobody_left(fd)
     assert mfs.info(fd)["pages"] == 503
 
 
-def test_reclaim_leaves_the_region(region, group):
+def test_reclaim_leaves_the_region(region: Regions, group: Group) -> None:
     """The kernel is told to reclaim all it can from the cgroup that the pages belong to."""
     fd = region(1, reserve=False)
     os.ftruncate(fd, 1009 * mfs.PAGE)
 
-    def child():
-        group("cgroup.procs", os.getpid())
+    def child() -> None:
+        group.set("cgroup.procs", os.getpid())
         addr = mfs.mmap(fd, mfs.UNIT)
         fill(addr, 1009)
         for _ in range(3):
             with contextlib.suppress(OSError):  # EAGAIN: there was not so much
-                group("memory.reclaim", "64M")
+                group.set("memory.reclaim", "64M")
         assert intact(addr, 1009)
 
     assert mfs.outcome(child) == 0
     assert mfs.info(fd)["pages"] == 1009
-    current = int(group("memory.current"))
+    current = int(group.get("memory.current"))
     assert current >= 1009 * mfs.PAGE, "the pages are charged to another cgroup, so the test tested nothing"
     os.ftruncate(fd, 0)
 
 
-def test_populate_beyond_the_end(attached):
+def test_populate_beyond_the_end(attached: tuple[int, int]) -> None:
     fd, addr = attached
     for advice in (POPULATE_READ, POPULATE_WRITE):
         mfs.refused(errno.EFAULT, mfs.madvise, addr, 17 * mfs.PAGE, advice)
@@ -153,10 +164,10 @@ def test_populate_beyond_the_end(attached):
 
 
 @pytest.mark.parametrize("advice", [COLD, PAGEOUT, 3, COLLAPSE])  # 3: WILLNEED
-def test_advice_from_another_process(region, advice):
+def test_advice_from_another_process(region: Regions, advice: int) -> None:
     fd = region(16)
 
-    def target(ready, wait):
+    def target(ready: mfs.Ready, wait: mfs.Wait) -> None:
         addr = mfs.mmap(fd, mfs.UNIT, addr=0x300000000000)
         fill(addr, 16)
         ready()
@@ -173,7 +184,7 @@ def test_advice_from_another_process(region, advice):
     os.close(pidfd)
 
 
-def test_a_page_does_not_move(attached):
+def test_a_page_does_not_move(attached: tuple[int, int]) -> None:
     """Soft offlining is migration on demand: it must be refused, as nothing knows who maps the page."""
     fd, addr = attached
     fill(addr, 16)
@@ -183,7 +194,7 @@ def test_a_page_does_not_move(attached):
     assert mfs.info(fd)["pages"] == 16
 
 
-def test_a_bad_page_harms_nobody_else(attached):
+def test_a_bad_page_harms_nobody_else(attached: tuple[int, int]) -> None:
     """A memory error that is reported by software: the other pages go on, and the bad one goes with its hole."""
     fd, addr = attached
     fill(addr, 16)

@@ -4,11 +4,15 @@ import ctypes
 import errno
 import mmap as stdlib_mmap
 import os
+import pathlib
 import signal
 import subprocess
+from collections.abc import Iterator
 
-import mfs
 import pytest
+
+from . import mfs
+from .regions import Regions
 
 PTRACE_TRACEME, PTRACE_PEEKDATA, PTRACE_POKEDATA, PTRACE_CONT = 0, 2, 5, 7
 mfs.libc.ptrace.restype = ctypes.c_long
@@ -16,7 +20,7 @@ mfs.libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctype
 
 
 @pytest.fixture(params=["O_RDONLY", "PROT_READ over O_RDWR"])
-def readonly(request, region):
+def readonly(request: pytest.FixtureRequest, region: Regions) -> Iterator[tuple[int, int]]:
     """A descriptor open for both, and the address of a read-only attachment; byte 0 of each page is 0x55."""
     fd = region(16)
     for page in range(16):
@@ -30,7 +34,7 @@ def readonly(request, region):
 
 
 @pytest.fixture
-def device(tmp_path):
+def device(tmp_path: pathlib.Path) -> Iterator[str]:
     """A block device whose blocks are all 0xAA."""
     image = tmp_path / "image"
     image.write_bytes(b"\xaa" * (1 << 20))
@@ -40,12 +44,12 @@ def device(tmp_path):
     subprocess.run(["losetup", "-d", path], check=True)
 
 
-def test_store(readonly):
+def test_store(readonly: tuple[int, int]) -> None:
     _fd, addr = readonly
     assert mfs.outcome(lambda: mfs.poke(addr, 1)) == -signal.SIGSEGV
 
 
-def test_store_to_a_page_nobody_touched(region):
+def test_store_to_a_page_nobody_touched(region: Regions) -> None:
     fd = region(16, reserve=False)
     addr = mfs.mmap(fd, mfs.UNIT, prot=mfs.PROT_READ)
     assert mfs.outcome(lambda: mfs.poke(addr, 1)) == -signal.SIGSEGV
@@ -54,12 +58,12 @@ def test_store_to_a_page_nobody_touched(region):
     mfs.munmap(addr, mfs.UNIT)
 
 
-def test_mprotect(readonly):
+def test_mprotect(readonly: tuple[int, int]) -> None:
     _fd, addr = readonly
     mfs.refused(errno.EACCES, lambda: mfs.check(mfs.libc.mprotect(addr, mfs.UNIT, 3)))
 
 
-def test_proc_mem(readonly):
+def test_proc_mem(readonly: tuple[int, int]) -> None:
     _fd, addr = readonly
     mem = os.open("/proc/self/mem", os.O_RDWR)
     assert os.pread(mem, 1, addr) == b"\x55"
@@ -72,7 +76,7 @@ class Iovec(ctypes.Structure):
     _fields_ = [("base", ctypes.c_void_p), ("len", ctypes.c_size_t)]
 
 
-def test_process_vm(readonly):
+def test_process_vm(readonly: tuple[int, int]) -> None:
     _fd, addr = readonly
     buffer = ctypes.create_string_buffer(b"x", 1)
     local, remote = Iovec(ctypes.addressof(buffer), 1), Iovec(addr, 1)
@@ -83,14 +87,14 @@ def test_process_vm(readonly):
     assert buffer.raw == b"\x55"
 
 
-def test_read_into_it(readonly):
+def test_read_into_it(readonly: tuple[int, int]) -> None:
     _fd, addr = readonly
     with open("/dev/zero", "rb") as zero:
         assert mfs.libc.read(zero.fileno(), ctypes.c_void_p(addr), ctypes.c_size_t(1)) == -1
     assert ctypes.get_errno() == errno.EFAULT
 
 
-def test_direct_read_into_it(readonly, device):
+def test_direct_read_into_it(readonly: tuple[int, int], device: str) -> None:
     _fd, addr = readonly
     mfs.peek(addr)
     disk = os.open(device, os.O_RDONLY | os.O_DIRECT)
@@ -100,10 +104,10 @@ def test_direct_read_into_it(readonly, device):
     os.close(disk)
 
 
-def test_ptrace(readonly):
+def test_ptrace(readonly: tuple[int, int]) -> None:
     _fd, addr = readonly
 
-    def traced(ready, wait):
+    def traced(ready: mfs.Ready, wait: mfs.Wait) -> None:
         mfs.libc.ptrace(PTRACE_TRACEME, 0, None, None)
         os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -116,7 +120,7 @@ def test_ptrace(readonly):
     assert child.result() == 0
 
 
-def register_buffer(addr):
+def register_buffer(addr: int) -> int:
     """io_uring fixed buffer: 0 or errno."""
     ring = mfs.check(mfs.libc.syscall(425, 1, ctypes.byref(ctypes.create_string_buffer(120))))
     iovec = Iovec(addr, 4 * mfs.PAGE)
@@ -126,12 +130,12 @@ def register_buffer(addr):
         os.close(ring)
 
 
-def test_io_uring_fixed_buffer(readonly):
+def test_io_uring_fixed_buffer(readonly: tuple[int, int]) -> None:
     _fd, addr = readonly
     assert register_buffer(addr) == errno.EFAULT
 
 
-def test_futex_and_signal_frames_cannot_write(readonly):
+def test_futex_and_signal_frames_cannot_write(readonly: tuple[int, int]) -> None:
     _fd, addr = readonly
     assert mfs.libc.syscall(202, ctypes.c_void_p(addr), 6, 0, None, None, 0) == -1  # FUTEX_LOCK_PI writes its word
     assert ctypes.get_errno() in (errno.EFAULT, errno.EACCES)
@@ -141,7 +145,7 @@ def test_futex_and_signal_frames_cannot_write(readonly):
 # -- writable attachments --
 
 
-def test_writable_direct_io(attached, device):
+def test_writable_direct_io(attached: tuple[int, int], device: str) -> None:
     fd, addr = attached
     disk = os.open(device, os.O_RDWR | os.O_DIRECT)
     assert mfs.libc.read(disk, ctypes.c_void_p(addr), ctypes.c_size_t(4 * mfs.PAGE)) == 4 * mfs.PAGE
@@ -154,7 +158,7 @@ def test_writable_direct_io(attached, device):
     os.close(disk)
 
 
-def test_writable_proc_mem(attached):
+def test_writable_proc_mem(attached: tuple[int, int]) -> None:
     fd, addr = attached
     mem = os.open("/proc/self/mem", os.O_RDWR)
     mfs.madvise(addr, mfs.UNIT, 4)
@@ -163,7 +167,7 @@ def test_writable_proc_mem(attached):
     os.close(mem)
 
 
-def test_writable_process_vm(attached):
+def test_writable_process_vm(attached: tuple[int, int]) -> None:
     fd, addr = attached
     buffer = ctypes.create_string_buffer(b"q", 1)
     local, remote = Iovec(ctypes.addressof(buffer), 1), Iovec(addr + 5 * mfs.PAGE, 1)
@@ -175,12 +179,12 @@ def test_writable_process_vm(attached):
     assert buffer.raw == b"r"
 
 
-def test_writable_ptrace(attached):
+def test_writable_ptrace(attached: tuple[int, int]) -> None:
     """What a debugger does."""
     fd, addr = attached
     os.pwrite(fd, b"before..", 2 * mfs.PAGE)
 
-    def traced(ready, wait):
+    def traced(ready: mfs.Ready, wait: mfs.Wait) -> None:
         mfs.libc.ptrace(PTRACE_TRACEME, 0, None, None)
         os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -195,7 +199,7 @@ def test_writable_ptrace(attached):
     assert child.result() == 0
 
 
-def test_writable_fixed_buffer_until_a_page_is_read_only(attached):
+def test_writable_fixed_buffer_until_a_page_is_read_only(attached: tuple[int, int]) -> None:
     fd, addr = attached
     before = register_buffer(addr)
     assert before in (0, errno.EOPNOTSUPP)  # 6.1 registers no file's memory but that of tmpfs and hugetlbfs
@@ -205,7 +209,7 @@ def test_writable_fixed_buffer_until_a_page_is_read_only(attached):
     mfs.protect(fd, 8 * mfs.PAGE, mfs.PAGE, mfs.READWRITE)
 
 
-def test_protected_page_holds_against_the_kernel(attached, device):
+def test_protected_page_holds_against_the_kernel(attached: tuple[int, int], device: str) -> None:
     fd, addr = attached
     mfs.poke(addr, 3)
     mfs.protect(fd, 0, mfs.PAGE, mfs.READ)

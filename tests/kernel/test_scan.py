@@ -2,24 +2,25 @@
 
 import os
 
-import mfs
 import pytest
 from mappers import PAGE, PMD, PUD, Mapping, mapped
 
 from mshare._core.linux.proc import memory_fields, refresh_counters
 from mshare._tools.collect import Choice, collect
-from mshare._tools.scan.survey import survey
+from mshare._tools.scan.survey import ObjectUsage, survey
+
+from . import mfs
 
 PROCESSES = 11
 MIB = 1 << 20
 
 
-def page_tables():
+def page_tables() -> int:
     assert refresh_counters()
     return memory_fields()["PageTables"]
 
 
-def entry_of(pids, kind, exact):
+def entry_of(pids: tuple[int, ...], kind: str, exact: bool) -> ObjectUsage:
     found = survey(collect(choice=Choice(pids=pids), exact=exact))
     (usage,) = [each for each in found.usages if each.object is not None and each.object.kind == kind]
     assert set(usage.by_process) == set(pids)
@@ -27,7 +28,7 @@ def entry_of(pids, kind, exact):
 
 
 @pytest.mark.parametrize("writable", [True, False])
-def test_tables_of_a_region_are_counted_once(writable):
+def test_tables_of_a_region_are_counted_once(writable: bool) -> None:
     """They are in no process's VmPTE; PageTables knows them."""
     path = f"{mfs.ROOT}/scanned"
     mapping = Mapping(kind="tmpfs", path=path, size=PUD, step=PMD, processes=PROCESSES, writable=writable)
@@ -53,7 +54,9 @@ def test_tables_of_a_region_are_counted_once(writable):
     assert sum(living.growth) == PROCESSES * PAGE  # the PUD pages
     assert walked.now.likely == truth
     assert bounded.now.lower <= truth <= bounded.now.upper
-    assert walked.what_if().now == walked.what_if().shared == truth
+    what_if = walked.what_if()
+    assert what_if is not None
+    assert what_if.now == what_if.shared == truth
     # The rest is what these processes have of their own. Not all kernels count topmost tables (one per process) and PUD
     # pages (three or four) in PageTables.
     assert abs(grown - private - own) <= 5 * PAGE * (PROCESSES + 1)
@@ -70,11 +73,12 @@ def test_tables_of_a_region_are_counted_once(writable):
     ],
     ids=["small pages", "sparse", "collapsed", "inherited", "SysV"],
 )
-def test_a_known_mapping(mapping):
+def test_a_known_mapping(mapping: Mapping) -> None:
     kind = "SysV" if mapping.kind == "sysv" else mapping.kind
     with mapped(mapping) as living:
         truth = sum(living.growth)
         bounded, walked = (entry_of(living.pids, kind, exact) for exact in (False, True))
     assert bounded.now.lower <= truth <= bounded.now.upper
     assert abs(walked.now.likely - truth) <= 0.05 * truth
+    assert walked.object is not None
     assert walked.object.leaves == (PMD if mapping.collapse else PAGE,)

@@ -4,11 +4,14 @@ import contextlib
 import ctypes
 import errno
 import os
-import re
 import signal
+from collections.abc import Iterator
 
-import mfs
 import pytest
+
+from . import mfs
+from .programs import Program, figures
+from .regions import Regions
 
 SECONDS = int(os.environ.get("MSHARE_RACE_SECONDS", "5"))
 PROTECTED, SEALED = 1, 2
@@ -19,14 +22,14 @@ class Iovec(ctypes.Structure):
     _fields_ = [("base", ctypes.c_void_p), ("len", ctypes.c_size_t)]
 
 
-def vmsplice(pipe, addr, times=1):
+def vmsplice(pipe: int, addr: int, times: int = 1) -> None:
     """Put one byte at an address into a pipe, so that the pipe holds a reference to the page."""
-    vector = (Iovec * times)(*[(addr, 1)] * times)
+    vector = (Iovec * times)(*[Iovec(addr, 1)] * times)
     assert mfs.check(mfs.libc.vmsplice(pipe, vector, ctypes.c_ulong(times), 0)) == times
 
 
 @pytest.fixture
-def pipe():
+def pipe() -> Iterator[tuple[int, int]]:
     ends = os.pipe()
     yield ends
     for fd in ends:
@@ -34,11 +37,7 @@ def pipe():
             os.close(fd)
 
 
-def figures(text):
-    return {key: int(value) for key, value in re.findall(r"(\w+)=(-?\d+)", text)}
-
-
-def test_sealing_twice_is_sealing_once(region, pipe):
+def test_sealing_twice_is_sealing_once(region: Regions, pipe: tuple[int, int]) -> None:
     fd = region(16)
     addr = mfs.mmap(fd, mfs.UNIT, prot=mfs.PROT_READ)
     mfs.peek(addr)
@@ -51,7 +50,7 @@ def test_sealing_twice_is_sealing_once(region, pipe):
     mfs.munmap(addr, mfs.UNIT)
 
 
-def test_a_second_seal_that_waited_for_the_first_does_not_unseal(region, probe):
+def test_a_second_seal_that_waited_for_the_first_does_not_unseal(region: Regions, probe: Program) -> None:
     """The second call waits for the lock that the first has, and then finds a page with 1,025 references.
 
     Failed before: on 6.12.117 the line was "first=0 second=16 sealed=0 between=1 refs=1024".
@@ -63,7 +62,7 @@ def test_a_second_seal_that_waited_for_the_first_does_not_unseal(region, probe):
 
 
 @pytest.mark.parametrize("what", ["none", "readwrite", "base", "write", "punch", "reserve", "truncate"])
-def test_what_waited_for_the_seal_is_refused(region, probe, what):
+def test_what_waited_for_the_seal_is_refused(region: Regions, probe: Program, what: str) -> None:
     """The operation was called before the region was sealed, and gets the lock afterwards.
 
     Failed before: PROTECT (both kinds) and SET_BASE succeeded on the sealed region.  The others were EPERM, as now.
@@ -75,7 +74,7 @@ def test_what_waited_for_the_seal_is_refused(region, probe, what):
 
 
 @pytest.mark.timeout(300)
-def test_a_store_through_proc_mem_is_over_when_the_call_returns(mounted, probe):
+def test_a_store_through_proc_mem_is_over_when_the_call_returns(mounted: str, probe: Program) -> None:
     """access_remote_vm() holds a plain reference to the page while it copies.
 
     Failed before: on 6.12.117 the contents of 3 regions in 1,748 changed after SEAL had returned 0 (20 s).
@@ -86,7 +85,7 @@ def test_a_store_through_proc_mem_is_over_when_the_call_returns(mounted, probe):
     assert result["changed"] == 0
 
 
-def all_as_it_was(region, fd, addr, before):
+def all_as_it_was(region: Regions, fd: int, addr: int, before: dict[str, int]) -> None:
     """A refused SEAL has changed nothing for anybody."""
     assert mfs.info(fd) == before
     mfs.poke(addr, 5)
@@ -98,7 +97,9 @@ def all_as_it_was(region, fd, addr, before):
 
 
 @pytest.mark.parametrize("references", [1, 1024])
-def test_one_reference_to_one_page_is_enough(attached, region, pipe, references):
+def test_one_reference_to_one_page_is_enough(
+    attached: tuple[int, int], region: Regions, pipe: tuple[int, int], references: int
+) -> None:
     """A reference in a pipe reads only, but nothing tells it from one that writes.
 
     Failed before: with 1 reference SEAL returned 0.  With 1,024 it was EBUSY and nothing else had changed, as now.
@@ -116,12 +117,14 @@ def test_one_reference_to_one_page_is_enough(attached, region, pipe, references)
     assert mfs.outcome(lambda: mfs.poke(addr, 1)) == -signal.SIGSEGV
 
 
-def test_a_long_term_pin_is_possible_after_a_refused_seal(attached, region, pipe):
+def test_a_long_term_pin_is_possible_after_a_refused_seal(
+    attached: tuple[int, int], region: Regions, pipe: tuple[int, int]
+) -> None:
     """io_uring's fixed buffers are refused on a region that is protected or sealed, and on no other.
 
     Failed before: on 6.12.117 the refused SEAL left the region as if it were protected, and registering was EFAULT.
     """
-    from test_readonly import register_buffer
+    from .test_readonly import register_buffer
 
     fd, addr = attached
     fresh = region(16, name="fresh")
@@ -136,7 +139,7 @@ def test_a_long_term_pin_is_possible_after_a_refused_seal(attached, region, pipe
 
 
 @pytest.mark.parametrize("how", ["write", "fault", "reserve"])
-def test_fresh_pages_of_every_cpu_are_no_obstacle(region, how):
+def test_fresh_pages_of_every_cpu_are_no_obstacle(region: Regions, how: str) -> None:
     """A page that was just made sits in a batch of its CPU, which holds a reference for some time.
 
     This passed before, when only 1,024 references counted.
@@ -158,7 +161,7 @@ def test_fresh_pages_of_every_cpu_are_no_obstacle(region, how):
     mfs.munmap(addr, mfs.UNIT)
 
 
-def test_who_may_read_can_veto(region):
+def test_who_may_read_can_veto(region: Regions) -> None:
     """As with F_SEAL_WRITE of a memfd.  The veto ends with the process.
 
     Failed before: SEAL returned 0.
@@ -166,7 +169,7 @@ def test_who_may_read_can_veto(region):
     fd = region(16, mode=0o644)
     os.fchmod(fd, 0o644)
 
-    def reader(ready, wait):
+    def reader(ready: mfs.Ready, wait: mfs.Wait) -> None:
         os.setresuid(NOBODY, NOBODY, NOBODY)
         addr = mfs.mmap(os.open(region.path, os.O_RDONLY), mfs.UNIT, prot=mfs.PROT_READ)
         ends = os.pipe()
@@ -186,7 +189,7 @@ def test_who_may_read_can_veto(region):
     assert mfs.info(fd)["flags"] == SEALED
 
 
-def test_a_pipe_still_reads_what_has_no_access_now(attached, pipe):
+def test_a_pipe_still_reads_what_has_no_access_now(attached: tuple[int, int], pipe: tuple[int, int]) -> None:
     """Documented: PROTECT ends accesses, not references that were taken before."""
     fd, addr = attached
     mfs.poke(addr, 7)

@@ -1,21 +1,20 @@
 """That page tables are shared: measured by the kernel's own counters and by the module's."""
 
 import os
-import re
 import subprocess
+from collections.abc import Iterator
 
-import mfs
 import pytest
+
+from . import mfs
+from .programs import Program, figures
+from .regions import Regions
 
 PAGES = 16411  # a prime, about 64 MiB: 33 tables of 512 entries
 
 
-def figures(text):
-    return {key: int(value) for key, value in re.findall(r"(\w+)=(-?\d+)", text)}
-
-
 @pytest.fixture
-def warm(mounted):
+def warm(mounted: str) -> Iterator[str]:
     """A region with all its pages: 1 GiB where the guest has the memory (2 GiB in all do), else 64 MiB."""
     before = os.statvfs(mounted)
     pages = mfs.UNIT // mfs.PAGE
@@ -34,7 +33,7 @@ def warm(mounted):
 
 
 @pytest.mark.timeout(900)
-def test_a_further_process_costs_neither_tables_nor_faults(warm, client):
+def test_a_further_process_costs_neither_tables_nor_faults(warm: str, client: Program) -> None:
     """100 processes that attach, or are forked by one that has, and read every page."""
     processes = 100
     client("fleet", warm, 1, "rw")  # makes and fills the trees, which belong to the region
@@ -48,7 +47,7 @@ def test_a_further_process_costs_neither_tables_nor_faults(warm, client):
         assert attached["worst_faults"] == 0, (mode, attached)
 
 
-def test_first_touch_is_one_fault_per_page_for_everybody(region, client):
+def test_first_touch_is_one_fault_per_page_for_everybody(region: Regions, client: Program) -> None:
     fd = region(613, reserve=False)
     addr = mfs.mmap(fd, mfs.UNIT)
     client("fleet", region.path, 3, "rw")
@@ -58,7 +57,7 @@ def test_first_touch_is_one_fault_per_page_for_everybody(region, client):
     mfs.munmap(addr, mfs.UNIT)
 
 
-def test_tables_are_counted_and_given_back(region):
+def test_tables_are_counted_and_given_back(region: Regions) -> None:
     fd = region(PAGES)
     assert mfs.info(fd)["table_bytes"] == 0
     before = mfs.meminfo("PageTables")
@@ -75,11 +74,11 @@ def test_tables_are_counted_and_given_back(region):
         mfs.munmap(each, mfs.UNIT)
 
 
-def test_one_writes_all_see(region):
+def test_one_writes_all_see(region: Regions) -> None:
     fd = region(31)
     addr = mfs.mmap(fd, mfs.UNIT)
 
-    def child(ready, wait):
+    def child(ready: mfs.Ready, wait: mfs.Wait) -> None:
         own = mfs.mmap(os.open(region.path, os.O_RDWR), mfs.UNIT)
         ready()
         wait()
@@ -105,7 +104,7 @@ def test_one_writes_all_see(region):
     assert mfs.pids(fd) == (0, set())
 
 
-def test_a_forked_child_is_a_process_of_its_own(attached):
+def test_a_forked_child_is_a_process_of_its_own(attached: tuple[int, int]) -> None:
     fd, _addr = attached
     child = mfs.Child(lambda ready, wait: (ready(), wait()))
     child.wait_ready()
@@ -114,7 +113,7 @@ def test_a_forked_child_is_a_process_of_its_own(attached):
     assert mfs.pids(fd) == (1, {os.getpid()})
 
 
-def test_two_mappings_of_one_process_are_one_process(region):
+def test_two_mappings_of_one_process_are_one_process(region: Regions) -> None:
     fd = region(3)
     addresses = [mfs.mmap(fd, mfs.UNIT) for _ in range(3)]
     for left in (3, 2, 1):

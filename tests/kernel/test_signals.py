@@ -10,9 +10,13 @@ import select
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 
-import mfs
 import pytest
+
+from . import mfs
+from .programs import Program
+from .regions import Regions
 
 VMAS = 50_000
 DEADLINE = 60  # seconds for what takes a second or two, under emulation
@@ -21,11 +25,13 @@ DEADLINE = 60  # seconds for what takes a second or two, under emulation
 class Flooded:
     """The program, line by line."""
 
-    def __init__(self, command):
+    def __init__(self, command: list[str]) -> None:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+        assert self.process.stdout is not None
+        self.output = self.process.stdout
         self.rest = b""
 
-    def lines(self, wanted, seconds=DEADLINE):
+    def lines(self, wanted: bytes, seconds: float = DEADLINE) -> None:
         """Read until the line `wanted` comes."""
         limit = time.monotonic() + seconds
         while True:
@@ -33,21 +39,21 @@ class Flooded:
             assert not any(line.startswith(b"FAIL") for line in complete), complete
             if wanted in complete:
                 return
-            ready, _, _ = select.select([self.process.stdout], [], [], max(0, limit - time.monotonic()))
-            assert ready, f"no {wanted} within {seconds} s"
-            more = os.read(self.process.stdout.fileno(), 4096)
+            ready, _, _ = select.select([self.output], [], [], max(0, limit - time.monotonic()))
+            assert ready, f"no {wanted.decode()} within {seconds} s"
+            more = os.read(self.output.fileno(), 4096)
             assert more, "the program ended"
             self.rest += more
 
-    def end(self):
+    def end(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(DEADLINE)
-        self.process.stdout.close()
+        self.output.close()
         # The sender and a child, who have the region open, are reaped by init.
         mfs.eventually(self.group_is_gone, "a process of the program is still there")
 
-    def group_is_gone(self):
+    def group_is_gone(self) -> bool:
         try:
             os.killpg(self.process.pid, 0)
         except ProcessLookupError:
@@ -56,13 +62,13 @@ class Flooded:
 
 
 @pytest.fixture
-def flooded(region, attack):
+def flooded(region: Regions, attack: Program) -> Iterator[Callable[..., Flooded]]:
     """Start the program: flooded(group="-")."""
     fd = region(16)
     os.pwrite(fd, b"x", 0)
     made = []
 
-    def start(group="-"):
+    def start(group: str = "-") -> Flooded:
         made.append(Flooded([attack.program, "flood", region.path, str(VMAS), group]))
         return made[-1]
 
@@ -73,7 +79,7 @@ def flooded(region, attack):
 
 
 @pytest.mark.timeout(300)
-def test_attaching_and_forking_get_done(flooded):
+def test_attaching_and_forking_get_done(flooded: Callable[..., Flooded]) -> None:
     """Seen before, on 6.12: no "attached" within 60 s, that is, mmap did not return.
 
     The registration gave up at each signal and began again.  With 20,000 mappings, on a busy host, it passed.
@@ -87,7 +93,7 @@ def test_attaching_and_forking_get_done(flooded):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("moment", [b"ready", b"attached", b"forked"])
-def test_sigkill_ends_it(flooded, moment):
+def test_sigkill_ends_it(flooded: Callable[..., Flooded], moment: bytes) -> None:
     """Within 20 s.  It passed before, with 20,000 mappings: a dying process takes no more signals."""
     program = flooded()
     program.lines(moment)
@@ -96,7 +102,7 @@ def test_sigkill_ends_it(flooded, moment):
 
 
 @pytest.mark.timeout(300)
-def test_it_can_be_frozen(control_group, flooded):
+def test_it_can_be_frozen(control_group: Callable[..., str], flooded: Callable[..., Flooded]) -> None:
     """A cgroup freezes, and when it thaws the data is there.
 
     Seen before, on 6.12: frozen once, then no "forked" within 60 s.

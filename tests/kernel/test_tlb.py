@@ -10,15 +10,19 @@ import errno
 import os
 import select
 import subprocess
+from collections.abc import Iterator
 
-import mfs
 import pytest
+
+from . import mfs
+from .programs import Program
+from .regions import Regions
 
 LIMIT_S = 10  # far more than an interrupt takes under emulation
 
 
 @pytest.fixture
-def alone_on_last_cpu():
+def alone_on_last_cpu() -> Iterator[None]:
     """Move every other process off the CPU of the spinning one: switching to one of them flushes, too."""
     cpus = os.sched_getaffinity(0)
     assert len(cpus) > 1, "needs two CPUs"
@@ -34,50 +38,59 @@ def alone_on_last_cpu():
             os.sched_setaffinity(pid, cpus)
 
 
-@pytest.fixture
-def spinner(client, alone_on_last_cpu):
-    started = []
+class Spinner:
+    """Starts programs that spin on the last CPU."""
 
-    def start(path, offset, what):
-        process = run("spin", path, str(offset), what)
+    def __init__(self, program: str) -> None:
+        self.program = program
+        self.started: list[subprocess.Popen[str]] = []
+
+    def run(self, *arguments: str) -> subprocess.Popen[str]:
+        self.started.append(subprocess.Popen([self.program, *arguments], stdout=subprocess.PIPE, text=True))
+        return self.started[-1]
+
+    def __call__(self, path: str, offset: int, what: str) -> subprocess.Popen[str]:
+        process = self.run("spin", path, str(offset), what)
+        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         return process
 
-    def run(*arguments):
-        started.append(subprocess.Popen([client.program, *arguments], stdout=subprocess.PIPE, text=True))
-        return started[-1]
-
-    start.run = run
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    def end(self) -> None:
+        for process in self.started:
+            process.kill()
+            process.communicate()
 
 
-def verdict(process):
+@pytest.fixture
+def spinner(client: Program, alone_on_last_cpu: None) -> Iterator[Spinner]:
+    made = Spinner(client.program)
+    yield made
+    made.end()
+
+
+def verdict(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], LIMIT_S)
     assert ready, "still running on a stale translation"
     return process.stdout.readline().strip()
 
 
 @pytest.mark.parametrize("what", ["read", "write"])
-def test_no_access(region, spinner, what):
+def test_no_access(region: Regions, spinner: Spinner, what: str) -> None:
     fd = region(16)
     process = spinner(region.path, 5 * mfs.PAGE, what)
     mfs.protect(fd, 5 * mfs.PAGE, mfs.PAGE, mfs.NONE)
     assert verdict(process) == "signal 11"
 
 
-def test_read_only_stops_writers(region, spinner):
+def test_read_only_stops_writers(region: Regions, spinner: Spinner) -> None:
     fd = region(16)
     process = spinner(region.path, 5 * mfs.PAGE, "write")
     mfs.protect(fd, 0, 16 * mfs.PAGE, mfs.READ)
     assert verdict(process) == "signal 11"
 
 
-def test_punched_hole_reads_as_zero(region, spinner):
+def test_punched_hole_reads_as_zero(region: Regions, spinner: Spinner) -> None:
     fd = region(16)
     os.pwrite(fd, b"x", 5 * mfs.PAGE)
     process = spinner(region.path, 5 * mfs.PAGE, "read")
@@ -86,7 +99,7 @@ def test_punched_hole_reads_as_zero(region, spinner):
 
 
 @pytest.mark.parametrize("what", ["read", "write"])
-def test_truncated_page_is_gone(region, spinner, what):
+def test_truncated_page_is_gone(region: Regions, spinner: Spinner, what: str) -> None:
     fd = region(16)
     process = spinner(region.path, 5 * mfs.PAGE, what)
     os.ftruncate(fd, 3 * mfs.PAGE)
@@ -94,24 +107,24 @@ def test_truncated_page_is_gone(region, spinner, what):
 
 
 @pytest.mark.parametrize("how", ["munmap", "mremap"])
-def test_detached_attachment_is_gone_for_other_threads(region, spinner, how):
+def test_detached_attachment_is_gone_for_other_threads(region: Regions, spinner: Spinner, how: str) -> None:
     region(16)
     assert verdict(spinner.run("detach", region.path, how)) == "signal 11"
 
 
-def test_a_store_is_seen(region, spinner):
+def test_a_store_is_seen(region: Regions, spinner: Spinner) -> None:
     fd = region(16)
     process = spinner(region.path, 5 * mfs.PAGE, "read")
     os.pwrite(fd, b"x", 5 * mfs.PAGE)
     assert verdict(process) == "value 120"
 
 
-def test_protection_back_and_forth(attached, region):
+def test_protection_back_and_forth(attached: tuple[int, int], region: Regions) -> None:
     fd, addr = attached
     readonly = mfs.mmap(fd, mfs.UNIT, prot=mfs.PROT_READ)
     mfs.poke(addr + 3 * mfs.PAGE, 1)
 
-    def rights(page):
+    def rights(page: int) -> tuple[bool, ...]:
         at = page * mfs.PAGE
         return tuple(
             mfs.outcome(f) == 0
@@ -139,7 +152,7 @@ def test_protection_back_and_forth(attached, region):
     mfs.munmap(readonly, mfs.UNIT)
 
 
-def test_protected_pages_resist_files_operations(region):
+def test_protected_pages_resist_files_operations(region: Regions) -> None:
     fd = region(16)
     os.pwrite(fd, b"keep", 4 * mfs.PAGE)
     mfs.protect(fd, 4 * mfs.PAGE, mfs.PAGE, mfs.READ)

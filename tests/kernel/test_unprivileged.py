@@ -2,14 +2,16 @@
 
 import errno
 import os
+from collections.abc import Callable
 
-import mfs
+from . import mfs
+from .regions import Regions
 
 NOBODY = 65534
 
 
-def as_nobody(function):
-    def child():
+def as_nobody(function: Callable[[], object]) -> int:
+    def child() -> None:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
@@ -18,12 +20,12 @@ def as_nobody(function):
     return mfs.outcome(child)
 
 
-def test_modes_decide(region):
+def test_modes_decide(region: Regions) -> None:
     fd = region(16, mode=0o600)
     assert as_nobody(lambda: os.open(region.path, os.O_RDONLY)) == errno.EACCES
     os.fchmod(fd, 0o644)
 
-    def reader():
+    def reader() -> None:
         own = os.open(region.path, os.O_RDONLY)
         mfs.peek(mfs.mmap(own, mfs.UNIT, prot=mfs.PROT_READ))
         mfs.refused(errno.EACCES, mfs.mmap, own, mfs.UNIT)
@@ -37,11 +39,11 @@ def test_modes_decide(region):
     assert as_nobody(reader) == 0
 
 
-def test_only_the_owner_controls(region):
+def test_only_the_owner_controls(region: Regions) -> None:
     fd = region(16, mode=0o666)
     os.fchmod(fd, 0o666)
 
-    def writer():
+    def writer() -> None:
         own = os.open(region.path, os.O_RDWR)
         mfs.poke(mfs.mmap(own, mfs.UNIT), 1)
         mfs.refused(errno.EPERM, mfs.protect, own, 0, mfs.PAGE, mfs.NONE)
@@ -51,22 +53,22 @@ def test_only_the_owner_controls(region):
     assert as_nobody(writer) == 0
 
 
-def test_sticky_directory(region):
+def test_sticky_directory(region: Regions) -> None:
     region(16)
     assert as_nobody(lambda: os.unlink(region.path)) == errno.EPERM
     assert as_nobody(lambda: os.rename(region.path, f"{mfs.ROOT}/x")) == errno.EPERM
 
 
-def test_the_root_of_the_mount_and_its_options(mounted):
-    def attack():
+def test_the_root_of_the_mount_and_its_options(mounted: str) -> None:
+    def attack() -> None:
         code = mfs.libc.mount(b"m", mounted.encode(), b"msharefs", 0, b"size=1t")
         assert code == -1
 
     assert as_nobody(attack) == 0
 
 
-def test_owner_controls_own_region(mounted):
-    def owner():
+def test_owner_controls_own_region(mounted: str) -> None:
+    def owner() -> None:
         fd = os.open(f"{mounted}/mine", os.O_RDWR | os.O_CREAT, 0o600)
         mfs.fallocate(fd, 0, 0, 16 * mfs.PAGE)
         mfs.set_base(fd, 0x300000000000)

@@ -6,10 +6,15 @@ import os
 import pathlib
 import signal
 import struct
+from collections.abc import Callable, Iterator
+from functools import partial
 
-import mfs
-import probe as oracle
 import pytest
+
+from . import mfs
+from . import probe as oracle
+from .programs import Program
+from .regions import Regions
 
 SECONDS = int(os.environ.get("MSHARE_RACE_SECONDS", "5"))
 AT = 0x300000000000
@@ -22,7 +27,7 @@ class Iovec(ctypes.Structure):
     _fields_ = [("base", ctypes.c_void_p), ("len", ctypes.c_size_t)]
 
 
-def by_process_vm(pid, addr, value):
+def by_process_vm(pid: int, addr: int, value: int | None) -> int:
     """Write (or read, without a value) one byte of another process."""
     buffer = ctypes.create_string_buffer(bytes([value or 0]), 1)
     local, remote = Iovec(ctypes.addressof(buffer), 1), Iovec(addr, 1)
@@ -31,7 +36,7 @@ def by_process_vm(pid, addr, value):
     return buffer.raw[0]
 
 
-def by_proc_mem(pid, addr, value):
+def by_proc_mem(pid: int, addr: int, value: int | None) -> int:
     mem = os.open(f"/proc/{pid}/mem", os.O_RDWR)
     try:
         if value is None:
@@ -43,13 +48,13 @@ def by_proc_mem(pid, addr, value):
 
 
 @pytest.fixture
-def idle(region):
+def idle(region: Regions) -> Iterator[tuple[int, Callable[..., mfs.Child]]]:
     """idle(prot) -> a process that is attached at AT and does nothing more; nobody has made a page."""
     fd = region(16, reserve=False)
     made = []
 
-    def start(prot=mfs.PROT_READ | mfs.PROT_WRITE, then=None):
-        def child(ready, wait):
+    def start(prot: int = mfs.PROT_READ | mfs.PROT_WRITE, then: Callable[[], object] | None = None) -> mfs.Child:
+        def child(ready: mfs.Ready, wait: mfs.Wait) -> None:
             mfs.mmap(fd, mfs.UNIT, prot=prot, addr=AT)
             ready()
             wait()
@@ -66,7 +71,9 @@ def idle(region):
 
 
 @pytest.mark.parametrize("access", [by_process_vm, by_proc_mem])
-def test_a_remote_access_fills_a_page(idle, access):
+def test_a_remote_access_fills_a_page(
+    idle: tuple[int, Callable[..., mfs.Child]], access: Callable[[int, int, int | None], int]
+) -> None:
     """The process itself has touched nothing: neither the page nor its own tables are there."""
     fd, start = idle
     child = start()
@@ -80,7 +87,9 @@ def test_a_remote_access_fills_a_page(idle, access):
 
 
 @pytest.mark.parametrize("access", [by_process_vm, by_proc_mem])
-def test_a_remote_access_after_a_punch(idle, access):
+def test_a_remote_access_after_a_punch(
+    idle: tuple[int, Callable[..., mfs.Child]], access: Callable[[int, int, int | None], int]
+) -> None:
     """The punch makes the kernel look at every attachment; the next access may be somebody else's."""
     fd, start = idle
     writer, reader = start(), start(mfs.PROT_READ)
@@ -97,7 +106,9 @@ def test_a_remote_access_after_a_punch(idle, access):
 
 
 @pytest.mark.parametrize("filled", [True, False])
-def test_a_worker_of_io_uring_writes_into_the_region(region, probe, tmp_path, filled):
+def test_a_worker_of_io_uring_writes_into_the_region(
+    region: Regions, probe: Program, tmp_path: pathlib.Path, filled: bool
+) -> None:
     fd = region(16, reserve=filled)
     source = tmp_path / "source"
     source.write_bytes(b"\x2a" * mfs.PAGE)
@@ -106,13 +117,13 @@ def test_a_worker_of_io_uring_writes_into_the_region(region, probe, tmp_path, fi
 
 
 @pytest.mark.parametrize("punched", ["its page", "the next page"])
-def test_a_futex_across_processes(region, punched):
+def test_a_futex_across_processes(region: Regions, punched: str) -> None:
     """The key of a futex in a region is file and offset, so that a waiter outlives its page."""
     fd = region(16, reserve=False)
     addr = mfs.mmap(fd, mfs.UNIT)
     word = ctypes.c_void_p(addr + 3 * mfs.PAGE)
 
-    def wait_there(ready, wait):
+    def wait_there(ready: mfs.Ready, wait: mfs.Wait) -> None:
         own = mfs.mmap(os.open(region.path, os.O_RDWR), mfs.UNIT)
         ready()
         mfs.check(mfs.libc.syscall(FUTEX, ctypes.c_void_p(own + 3 * mfs.PAGE), FUTEX_WAIT, 0, None, None, 0))
@@ -129,20 +140,20 @@ def test_a_futex_across_processes(region, punched):
 
 
 @pytest.mark.parametrize("neighbour", ["idle", "busy"])
-def test_a_process_that_was_away_sees_the_hole(region, neighbour):
+def test_a_process_that_was_away_sees_the_hole(region: Regions, neighbour: str) -> None:
     """It used the page, left its CPU to the idle task (lazy TLB) or to a third process, and comes back."""
     fd = region(16)
     cpus = sorted(os.sched_getaffinity(0))
     addr = mfs.mmap(fd, mfs.UNIT)
 
-    def spin(ready, wait):
+    def spin(ready: mfs.Ready, wait: mfs.Wait) -> None:
         os.sched_setaffinity(0, {cpus[-1]})
         mfs.mmap(fd, mfs.UNIT)
         ready()
         while True:
             pass
 
-    def away(ready, wait):
+    def away(ready: mfs.Ready, wait: mfs.Wait) -> None:
         os.sched_setaffinity(0, {cpus[-1]})
         for turn in range(1, 32):
             assert mfs.peek(addr + 5 * mfs.PAGE) == turn
@@ -177,7 +188,7 @@ def test_a_process_that_was_away_sees_the_hole(region, neighbour):
 
 
 @pytest.mark.timeout(300)
-def test_walkers_against_punching_truncating_and_dying(region, probe):
+def test_walkers_against_punching_truncating_and_dying(region: Regions, probe: Program) -> None:
     """pagemap, smaps, numa_maps, PAGEMAP_SCAN, mincore, move_pages, futex, mlock, process_vm_* all at once."""
     fd = region(61)
     print(probe("walk", region.path, 2 * SECONDS))
@@ -186,13 +197,13 @@ def test_walkers_against_punching_truncating_and_dying(region, probe):
     mfs.protect(fd, 0, 16 * mfs.PAGE, mfs.READWRITE)
 
 
-def in_a_child(region, function):
+def in_a_child(region: Regions, function: Callable[[int, int], object]) -> None:
     """Run in a process that is attached at AT; the pages hold 1 to 16 then and afterwards."""
     fd = region(16)
     for page in range(16):
         os.pwrite(fd, bytes([page + 1]), page * mfs.PAGE)
 
-    def child():
+    def child() -> None:
         mfs.mmap(fd, mfs.UNIT, addr=AT)
         function(fd, AT)
         assert [mfs.peek(AT + page * mfs.PAGE) for page in range(16)] == list(range(1, 17))
@@ -205,10 +216,10 @@ def in_a_child(region, function):
 
 
 @pytest.mark.parametrize("advice", [*(n for n in range(26) if n != REMOVE), 102, 103])
-def test_every_advice(region, advice):
+def test_every_advice(region: Regions, advice: int) -> None:
     """Also those that no kernel has yet.  MADV_REMOVE and the memory errors have tests of their own."""
 
-    def give(fd, addr):
+    def give(fd: int, addr: int) -> None:
         for start, length in ((0, mfs.UNIT), (mfs.PAGE, 3 * mfs.PAGE), (0, 16 * mfs.PAGE)):
             mfs.libc.madvise(addr + start, length, advice)
             assert mfs.peek(addr + mfs.PAGE) == 2
@@ -217,8 +228,8 @@ def test_every_advice(region, advice):
     in_a_child(region, give)
 
 
-def test_a_child_goes_without_when_told_so(region):
-    def divide(fd, addr):
+def test_a_child_goes_without_when_told_so(region: Regions) -> None:
+    def divide(fd: int, addr: int) -> None:
         mfs.madvise(addr, mfs.UNIT, DONTFORK)
         assert mfs.outcome(lambda: mfs.peek(addr)) == -signal.SIGSEGV
         mfs.refused(errno.EINVAL, mfs.madvise, addr, mfs.PAGE, DOFORK)  # of a part
@@ -227,8 +238,8 @@ def test_a_child_goes_without_when_told_so(region):
     in_a_child(region, divide)
 
 
-def test_locking_in_memory(region):
-    def lock(fd, addr):
+def test_locking_in_memory(region: Regions) -> None:
+    def lock(fd: int, addr: int) -> None:
         mfs.libc.mlock(addr, mfs.UNIT)
         mfs.libc.syscall(MLOCK2, ctypes.c_void_p(addr), ctypes.c_ulong(mfs.UNIT), 1)
         mfs.libc.mlock(addr + mfs.PAGE, mfs.PAGE)
@@ -243,8 +254,8 @@ def test_locking_in_memory(region):
     in_a_child(region, lock)
 
 
-def test_protection_keys_change_nothing(region):
-    def key(fd, addr):
+def test_protection_keys_change_nothing(region: Regions) -> None:
+    def key(fd: int, addr: int) -> None:
         keys = [-1, 0]
         made = mfs.libc.syscall(PKEY_ALLOC, 0, 0)
         if made > 0:  # the processor has them
@@ -258,26 +269,26 @@ def test_protection_keys_change_nothing(region):
     in_a_child(region, key)
 
 
-def test_a_mapping_that_is_sealed_in_the_process(region):
+def test_a_mapping_that_is_sealed_in_the_process(region: Regions) -> None:
     """mseal(2), 6.10 and later: neither munmap nor mremap; the end of the process ends it."""
 
-    def seal(fd, addr):
+    def seal(fd: int, addr: int) -> None:
         if mfs.libc.syscall(MSEAL, ctypes.c_void_p(addr), ctypes.c_ulong(mfs.UNIT), 0):
             assert ctypes.get_errno() == errno.ENOSYS
             return
         mfs.refused(errno.EPERM, mfs.munmap, addr, mfs.UNIT)
         moved = mfs.libc.mremap(addr, mfs.UNIT, mfs.UNIT, 3, addr + 5 * mfs.UNIT)
-        assert moved == ctypes.c_void_p(-1).value
+        assert moved == mfs.FAILED
         mfs.protect(fd, 0, mfs.PAGE, mfs.READ)
         mfs.protect(fd, 0, mfs.PAGE, mfs.READWRITE)
 
     in_a_child(region, seal)
 
 
-def test_remap_file_pages(region):
+def test_remap_file_pages(region: Regions) -> None:
     """The kernel emulates it by mapping over a part, which is refused."""
 
-    def remap(fd, addr):
+    def remap(fd: int, addr: int) -> None:
         for start, length, page in ((0, mfs.PAGE, 3), (mfs.PAGE, mfs.PAGE, 0), (0, mfs.UNIT, 1)):
             args = (ctypes.c_void_p(addr + start), ctypes.c_ulong(length), 0, ctypes.c_ulong(page), 0)
             assert mfs.libc.syscall(REMAP_FILE_PAGES, *args) == -1
@@ -285,11 +296,11 @@ def test_remap_file_pages(region):
     in_a_child(region, remap)
 
 
-def test_write_protection_by_pagemap_scan(region):
+def test_write_protection_by_pagemap_scan(region: Regions) -> None:
     """PAGEMAP_SCAN, 6.7 and later, protects what it reports; not the pages of a region."""
     import fcntl
 
-    def scan(fd, addr):
+    def scan(fd: int, addr: int) -> None:
         pagemap = os.open("/proc/self/pagemap", os.O_RDONLY)
         for flags in (0, 1, 2, 3):  # WP_MATCHING, CHECK_WPASYNC
             vector = ctypes.create_string_buffer(24 * 16)
@@ -311,33 +322,31 @@ GROUPS = [f"/sys/fs/cgroup/mshare-payer-{name}" for name in ("makes", "uses")]
 
 
 @pytest.fixture
-def groups():
+def groups() -> Iterator[list[str]]:
     with open("/sys/fs/cgroup/cgroup.subtree_control", "w") as f:
         f.write("+memory")
     for path in GROUPS:
         os.mkdir(path)
     yield GROUPS
     for path in GROUPS:
-        events = pathlib.Path(path, "cgroup.events")
-        oracle.until(lambda events=events: "populated 0" in events.read_text(), "somebody is left")
-        os.rmdir(path)
+        mfs.eventually(partial(mfs.removed, path), "somebody is left")
 
 
-def test_who_makes_the_pages_pays_for_them(region, groups):
+def test_who_makes_the_pages_pays_for_them(region: Regions, groups: list[str]) -> None:
     """Pages and tables are the first group's, while it lives and after; the second one uses them for nothing."""
     pages = 2003
     fd = region(pages, reserve=False)
 
-    def current(group, field="memory.current"):
+    def current(group: str, field: str = "memory.current") -> str:
         with open(f"{group}/{field}") as f:
             return f.read()
 
-    def tables(group):
+    def tables(group: str) -> int:
         fields = dict(line.split() for line in current(group, "memory.stat").splitlines())
         return int(fields["pagetables"])
 
-    def touch(group):
-        def child(ready, wait):
+    def touch(group: str) -> tuple[int, int]:
+        def child(ready: mfs.Ready, wait: mfs.Wait) -> None:
             with open(f"{group}/cgroup.procs", "w") as f:
                 f.write(str(os.getpid()))
             addr = mfs.mmap(fd, mfs.UNIT)
@@ -360,7 +369,7 @@ def test_who_makes_the_pages_pays_for_them(region, groups):
 
     maker, user = groups
     # Each CPU holds up to 64 pages of a group's charge back.
-    least = (pages - 64 * os.cpu_count()) * mfs.PAGE
+    least = (pages - 64 * os.sysconf("SC_NPROCESSORS_ONLN")) * mfs.PAGE
     grown, _ = touch(maker)
     assert grown >= least
     left = int(current(maker))
