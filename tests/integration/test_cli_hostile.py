@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds import free_bytes, needs_root, small_tmpfs
 
 import mshare
 from mshare._core.geometry import PAGE
 from mshare.testing.processes import Nursery
+from tests.helpers.worlds import free_bytes, needs_root, small_tmpfs
 
 MSHARE = (sys.executable, "-m", "mshare")
 Run = subprocess.CompletedProcess[str]

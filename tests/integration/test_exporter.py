@@ -18,11 +18,8 @@ from pathlib import Path
 from urllib.error import URLError
 
 import pytest
-from capabilities import CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE, become
-from mappers import Mapping, mapped
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from worlds import STRANGER, needs_root
 
 from mshare._core.units import MIB
 from mshare._tools.collect import Choice, collect
@@ -33,6 +30,9 @@ from mshare._tools.exporter.objects import MOST_CHARACTERS
 from mshare._tools.scan.snapshot import Snapshot
 from mshare._tools.scan.survey import Survey, survey
 from mshare.testing.processes import in_child
+from tests.helpers.capabilities import CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE, become
+from tests.helpers.mappers import Mapping, mapped
+from tests.helpers.worlds import STRANGER, needs_root
 
 pytestmark = pytest.mark.machine
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds import STRANGER, needs_root, window_mappings
 
 import mshare
 from mshare._core.geometry import PMD
 from mshare.testing.conformance import files
 from mshare.testing.processes import Nursery, WorkerDied, in_child, wait_readable
+from tests.helpers.worlds import STRANGER, needs_root, window_mappings
 
 SIZE = PMD
 _libc = ctypes.CDLL(None, use_errno=True)

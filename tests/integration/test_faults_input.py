@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds import free_bytes, needs_root, small_tmpfs, window_mappings
 
 import mshare
 from mshare._core.geometry import PAGE, PMD, PUD, USER_END, WINDOW
 from mshare.testing.conformance import files
 from mshare.testing.processes import in_child
+from tests.helpers.worlds import free_bytes, needs_root, small_tmpfs, window_mappings
 
 
 @pytest.mark.parametrize("size", [0, -1, -PAGE, 1 << 62, 1 << 63, 1 << 64, 1 << 100])

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from worlds import STRANGER, needs_root, small_tmpfs, window_mappings
 
 import mshare
 from mshare._core.geometry import PAGE
 from mshare._core.linux.mounts import private
 from mshare.testing.conformance import files
 from mshare.testing.processes import in_child
+from tests.helpers.worlds import STRANGER, needs_root, small_tmpfs, window_mappings
 
 
 def test_a_limit_on_file_sizes_is_named(world: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from worlds import STRANGER, needs_root, region_file, window_mappings
 
 import mshare
 from mshare._core.geometry import PAGE, PMD, USER_END, WINDOW
@@ -18,6 +17,7 @@ from mshare._core.record import Record
 from mshare.testing.conformance import files
 from mshare.testing.processes import in_child
 from mshare.testing.strategies import bad_names
+from tests.helpers.worlds import STRANGER, needs_root, region_file, window_mappings
 
 BY_NAME: tuple[Callable[[str], Any], ...] = (
     lambda name: mshare.create(name, 1),

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds import window_mappings
 
 import mshare
 from mshare._core import entry, listing
 from mshare._core.backends import hugetlb
 from mshare.testing.conformance import files
 from mshare.testing.processes import in_child
+from tests.helpers.worlds import window_mappings
 
 INTERRUPTS = 499
 SIZE = 3 * 4096

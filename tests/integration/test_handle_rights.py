@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds import needs_root
 
 import mshare
 from mshare._core.geometry import PAGE, PMD
 from mshare._core.linux import memfd
 from mshare.testing.processes import in_child
+from tests.helpers.worlds import needs_root
 
 SIZE = PMD + 3 * PAGE
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds import region_file, window_mappings
 
 import mshare
 from mshare._core.geometry import PAGE, PMD
 from mshare.testing.processes import in_child
+from tests.helpers.worlds import region_file, window_mappings
 
 SIZE = PMD + 3 * PAGE
 HELLO = b"hello"

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds import window_mappings
 
 import mshare
 from mshare._core import limits
 from mshare._core.geometry import PAGE, PMD
 from mshare.testing.conformance import files
 from mshare.testing.processes import in_child
+from tests.helpers.worlds import window_mappings
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mappers import Mapping, mapped
 
 from mshare._core.units import MIB
+from tests.helpers.mappers import Mapping, mapped
 
 pytestmark = pytest.mark.machine
 

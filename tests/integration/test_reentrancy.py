@@ -14,13 +14,13 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from worlds import window_mappings
 
 import mshare
 from mshare._core import attached, attachment, mapping, names
 from mshare._core.linux import descriptors, held, libc, locks
 from mshare._core.record import ATTACHED_BYTE
 from mshare.testing.processes import in_child
+from tests.helpers.worlds import window_mappings
 
 SIZE = 3 * 4096
 WATCHED = {module.__file__ for module in (attached, attachment, mapping, descriptors, held, libc)}

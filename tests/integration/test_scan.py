@@ -11,9 +11,6 @@ from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 import pytest
-from mappers import PAGE, Mapping, mapped
-from test_cli import MSHARE, answer, fails, ok
-from worlds import STRANGER, needs_root, small_tmpfs
 
 import mshare
 from mshare._core.linux.mounts import private
@@ -23,6 +20,9 @@ from mshare._tools.scan.saved import dump, load
 from mshare._tools.scan.show import remarks
 from mshare._tools.scan.survey import survey
 from mshare.testing.processes import in_child
+from tests.helpers.mappers import PAGE, Mapping, mapped
+from tests.helpers.worlds import STRANGER, needs_root, small_tmpfs
+from tests.integration.test_cli import MSHARE, answer, fails, ok
 
 pytestmark = pytest.mark.machine
 

@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from worlds import needs_root
 
 from benchmarks.cluster import Cluster
 from mshare._core.linux.proc import memory_fields, process_ids, refresh_counters, status_fields
@@ -16,6 +15,7 @@ from mshare._tools.collect import collect
 from mshare._tools.scan.advice import Advice, judge
 from mshare._tools.scan.show import label
 from mshare._tools.scan.survey import ObjectUsage, survey
+from tests.helpers.worlds import needs_root
 
 pytestmark = pytest.mark.machine
 

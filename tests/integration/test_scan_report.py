@@ -15,13 +15,9 @@ from typing import Any
 
 import numpy
 import pytest
-from browser import layout, paint
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mappers import Mapping, mapped
 from PIL import Image
-from servers import Crowd, postgresql, server
-from worlds import needs_root
 
 from mshare._core.geometry import PAGE
 from mshare._core.linux.proc import status_fields
@@ -37,6 +33,10 @@ from mshare._tools.scan.series import growth, point
 from mshare._tools.scan.show import bounds, short
 from mshare._tools.scan.survey import Bytes, ObjectUsage, survey
 from mshare._tools.table import printable
+from tests.helpers.browser import layout, paint
+from tests.helpers.mappers import Mapping, mapped
+from tests.helpers.servers import Crowd, postgresql, server
+from tests.helpers.worlds import needs_root
 
 MSHARE = (sys.executable, "-m", "mshare")
 NAME = "a<script>document.title='owned'</script>$x^2$\n\u202e\""

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mappers import LONELY, PAGE, PMD, PUD, Mapped, Mapping, mapped
 
 from mshare._core.linux.pagemap import Scanner
 from mshare._tools.collect import Choice, collect
 from mshare._tools.collect import collector as collecting
 from mshare._tools.scan.survey import ObjectUsage, survey
+from tests.helpers.mappers import LONELY, PAGE, PMD, PUD, Mapped, Mapping, mapped
 
 pytestmark = pytest.mark.machine
 

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from mappers import Mapping, mapped
-from terminal import Terminal
 
 from mshare._core.geometry import PMD
 from mshare._core.units import TIB
+from tests.helpers.mappers import Mapping, mapped
+from tests.helpers.terminal import Terminal
 
 pytestmark = pytest.mark.machine
 

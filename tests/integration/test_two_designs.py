@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from worlds import STRANGER, needs_root
 
 import mshare
 from mshare._core.linux.mounts import private
 from mshare.testing.processes import LIMIT_S, in_child
+from tests.helpers.worlds import STRANGER, needs_root
 
 SIZE = 3 * 4096
 

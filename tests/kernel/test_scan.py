@@ -3,11 +3,11 @@
 import os
 
 import pytest
-from mappers import PAGE, PMD, PUD, Mapping, mapped
 
 from mshare._core.linux.proc import memory_fields, refresh_counters
 from mshare._tools.collect import Choice, collect
 from mshare._tools.scan.survey import ObjectUsage, survey
+from tests.helpers.mappers import PAGE, PMD, PUD, Mapping, mapped
 
 from . import mfs
 

@@ -6,7 +6,6 @@ import re
 
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import Crowd, postgresql, server
 
 from mshare._core.geometry import PAGE, PMD
 from mshare._core.units import GIB, MIB, TIB
@@ -15,6 +14,7 @@ from mshare._tools.scan.case import Case
 from mshare._tools.scan.remedies import remedies
 from mshare._tools.scan.snapshot import Snapshot
 from mshare._tools.scan.survey import survey
+from tests.helpers.servers import Crowd, postgresql, server
 
 SIZES = st.integers(PAGE, 40 * GIB).map(lambda size: size & -PAGE)
 PEOPLE = st.integers(1, 60)

@@ -6,7 +6,6 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from servers import Crowd, postgresql, server
 
 from mshare._core.geometry import PAGE
 from mshare._core.units import GIB, format_size
@@ -17,6 +16,7 @@ from mshare._tools.scan.series import growth, point
 from mshare._tools.scan.snapshot import Snapshot
 from mshare._tools.scan.survey import survey
 from mshare._tools.table import printable
+from tests.helpers.servers import Crowd, postgresql, server
 
 NAMES = (
     "<script>alert(1)</script>",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from servers import NEVER, Crowd, postgresql, server
-
 from mshare._core.geometry import PMD, PUD
 from mshare._core.units import GIB, MIB
 from mshare._tools.scan.advice import Advice, judge
 from mshare._tools.scan.case import Remedy, chosen
 from mshare._tools.scan.snapshot import Snapshot
 from mshare._tools.scan.survey import survey
+from tests.helpers.servers import NEVER, Crowd, postgresql, server
 
 
 def advice(snapshot: Snapshot) -> tuple[Advice, ...]:

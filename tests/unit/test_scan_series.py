@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from servers import Crowd, postgresql, server
-
 from mshare._core.units import GIB
 from mshare._tools.scan.series import Point, growth, identity, point
 from mshare._tools.scan.survey import survey
+from tests.helpers.servers import Crowd, postgresql, server
 
 START = 1_700_000_000.0
 
