@@ -149,6 +149,24 @@ def test_commands_do_without_proc_or_name_what_they_lack(
     assert "Traceback" not in done.stderr
 
 
+@needs_root
+@pytest.mark.parametrize(
+    ("kind", "args", "missing"),
+    [
+        ("absent", ("lab", "sga"), "there is no /proc here"),
+        ("absent", ("lab", "sga", "--whole-machine"), "there is no /proc here"),
+        ("subset", ("lab", "sga", "--whole-machine"), "/proc/sys/vm/panic_on_oom cannot be read"),
+        ("absent", ("demo",), "there is no /proc here"),
+    ],
+)
+def test_experiments_name_what_they_lack_before_they_begin(
+    world: Path, kind: str, args: tuple[str, ...], missing: str
+) -> None:
+    done = restricted(kind, *args)
+    assert (done.returncode, done.stdout) == (8, "")
+    assert done.stderr.startswith(f"mshare: {missing}")
+
+
 def memory_group() -> str:
     """Return the path of this process's control group for memory, as /proc/self/cgroup has it."""
     groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]

@@ -17,6 +17,7 @@ from ..._core import backends, roots
 from ..._core.backend import Space
 from ..._core.errors import InvalidSizeError, NoSpaceError
 from ..._core.geometry import PMD
+from ..._core.linux import proc
 from ..._core.linux.mounts import mount_under
 from ..._core.units import MIB, format_size
 from . import flights
@@ -137,9 +138,11 @@ def demonstrate(
     - `measured`, `projected`: False to leave out the table, or only its projection (which takes 2 GiB of memory).
     - `tell`: called with each step before it is done.
 
-    Raises `MissingExtraError`, `WrongDataError`, `NoSpaceError`, `InvalidSizeError`, `DemoFailedError`.
-    Nothing is left behind in any case.
+    Raises `BackendUnavailableError` without a /proc, `MissingExtraError`, `WrongDataError`, `NoSpaceError`,
+    `InvalidSizeError`, `DemoFailedError`. Nothing is left behind in any case.
     """
+    if not proc.is_mounted():
+        raise roots.no_proc()
     flights.data_file()
     size, note = fitting_size(size_bytes)
     name = f"mshare-demo-{os.getpid()}"

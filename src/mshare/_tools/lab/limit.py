@@ -1,5 +1,5 @@
 """What memory the load may take before somebody is killed: the whole machine's, or a control group's. May depend on:
-linux, procfs, errors, measure, run.
+linux, procfs, errors, roots, measure, run.
 
 Facts: page tables are charged to the memory control group of the process that needs them, shared pages to that of
 the one that touches them first. Consequence: a group of our own runs out as a machine of that size would, and the
@@ -22,6 +22,7 @@ from typing import NamedTuple
 from ..._core.errors import AccessDeniedError, BackendUnavailableError
 from ..._core.linux import libc, proc
 from ..._core.procfs import parse_cgroup
+from ..._core.roots import hidden_proc
 from ...measure.cost import page_tables_bytes
 from .run import MACHINE, V1, V2
 
@@ -112,7 +113,11 @@ def whole_machine() -> Iterator[Limit]:
 
     Raises `AccessDeniedError` where that is not allowed, `BackendUnavailableError` where the machine would stop.
     """
-    if Path("/proc/sys/vm/panic_on_oom").read_text().strip() != "0":
+    try:
+        panics = Path("/proc/sys/vm/panic_on_oom").read_text().strip() != "0"
+    except FileNotFoundError as error:
+        raise hidden_proc(error) from error
+    if panics:
         raise BackendUnavailableError("vm.panic_on_oom is set: the machine would stop", "sysctl vm.panic_on_oom=0")
     score = Path("/proc/self/oom_score_adj")
     before = score.read_text()
@@ -160,7 +165,10 @@ def _set(group: Path, name: str, number: int) -> None:
 def _places() -> Iterator[tuple[str, Path]]:
     """Yield where a group can be made: below this process's own. On v2 a group that holds processes gives its children
     no limits, unless it is the root: then the place is beside ours, or further up."""
-    groups = parse_cgroup(Path("/proc/self/cgroup").read_bytes())
+    try:
+        groups = parse_cgroup(Path("/proc/self/cgroup").read_bytes())
+    except FileNotFoundError as error:
+        raise hidden_proc(error) from error
     for controllers, path in groups:
         if "memory" in controllers:
             yield V1, _CGROUPS / "memory" / path.lstrip("/")
