@@ -1,7 +1,8 @@
-"""Placement: which addresses a region may have, and which are free. May depend on: linux, errors, geometry, units."""
+"""Placement: which addresses a region may have, and which are free. May depend on: limits, linux, errors, geometry, units."""
 
 from __future__ import annotations
 
+from . import limits
 from .errors import InvalidAddressError, NoSpaceError
 from .geometry import USER_END, WINDOW, Span, pick_address
 from .linux import proc
@@ -26,7 +27,11 @@ def check_address(addr: int, size: int, unit: int) -> int:
 def free_address(seed: int, size: int, known: list[Span]) -> int:
     """Return an address clear of what this process has mapped right now, and of `known` regions if they leave room."""
     window = Span(*WINDOW)
-    mine = [vma.span for vma in proc.maps() if vma.span.overlaps(window)]
+    mine: list[Span] = []
+    try:
+        mine += [vma.span for vma in proc.maps() if vma.span.overlaps(window)]
+    except OSError as error:  # no /proc: whoever maps there finds out, and asks again
+        limits.reraise(error)
     addr = pick_address(seed, size, [*known, *mine])
     if addr is None:  # a hostile file may claim the whole window
         addr = pick_address(seed, size, mine)

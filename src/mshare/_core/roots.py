@@ -65,8 +65,12 @@ def root_of(dev: int) -> str | None:
 
 
 def no_proc() -> BackendUnavailableError:
-    """Return what to raise where there is no /proc."""
-    return BackendUnavailableError("there is no /proc here", "sudo mount -t proc proc /proc")
+    """Return what to raise where there is no /proc that has this process in it."""
+    if os.path.lexists("/proc/self"):
+        problem = "/proc is that of a PID namespace which this process is not in"
+    else:
+        problem = "there is no /proc here"
+    return BackendUnavailableError(problem, "sudo mount -t proc proc /proc")
 
 
 def hidden_proc(error: OSError) -> BackendUnavailableError:
