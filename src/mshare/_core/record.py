@@ -165,7 +165,7 @@ class RegionInfo(NamedTuple):
     addr: int
     """Where every process attaches it."""
     pids: tuple[int, ...]
-    """Processes that map it, as far as this one may look (`/proc/PID/maps`); in order."""
+    """Processes that map it, as far as this one may look, by their numbers in /proc (`/proc/PID/maps`); in order."""
     orphan: bool
     """True if nobody is attached, other users' processes included: the kernel keeps a lock per attachment."""
     created: float
