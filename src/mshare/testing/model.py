@@ -58,6 +58,9 @@ class Attached:
 
     region: ModelRegion
     readonly: bool
+    writes: bool | None = None
+    """Whether the handle that it keeps can write. None if it keeps none: it was attached by name, or created with one.
+    A handle of such a one is opened by name, with the rights that it has."""
 
 
 @dataclass
@@ -98,7 +101,7 @@ class Model:
     def fork(self, parent: int, child: int) -> None:
         """A child appears that has attached what its parent has, by the same numbers."""
         source = self.processes[parent]
-        copies = {number: Attached(a.region, a.readonly) for number, a in source.attached.items()}
+        copies = {number: Attached(a.region, a.readonly, a.writes) for number, a in source.attached.items()}
         self.processes[child] = ModelProcess(copies, dict(source.writable), dict(source.known))
 
     def kill(self, pid: int) -> None:
@@ -143,13 +146,17 @@ class Model:
         """A region without a name appears."""
         region = ModelRegion("", size, addr, False, LINKABLE if linkable else MEMFD)
         self._map(pid, number, region, readonly=False)
+        self.processes[pid].attached[number].writes = True
 
     def give(self, pid: int, number: int, to: int, new_number: int, *, readonly: bool | None) -> int:
         """The region's handle goes from one process to another, which attaches; return the address."""
-        region = self._attached(pid, number).region
+        region, giver = self._with_handle(pid, number), self._attached(pid, number)
+        writes = not giver.readonly if giver.writes is None else giver.writes
         if readonly is None:
-            readonly = region.sealed
-        return self._attach(to, new_number, region, readonly=readonly)
+            readonly = region.sealed or not writes
+        addr = self._attach(to, new_number, region, readonly=readonly)
+        self.processes[to].attached[new_number].writes = writes
+        return addr
 
     def seal(self, pid: int, number: int) -> None:
         """Read-only forever, if nobody else can write. (Where `handle_rights` holds, others lose the right at once,
@@ -261,11 +268,11 @@ class Model:
         return attached
 
     def _with_handle(self, pid: int, number: int) -> ModelRegion:
-        """What a handle can be had of: a region without a name, or with the one it was created with."""
-        region = self._attached(pid, number).region
-        if region.kind == NAMED and self.names.get(region.name) is not region:
-            raise RegionNotFoundError(region.name, _HINT)
-        return region
+        """What a handle can be had of: whoever keeps none needs the name."""
+        attached = self._attached(pid, number)
+        if attached.writes is None and self.names.get(attached.region.name) is not attached.region:
+            raise RegionNotFoundError(attached.region.name, _HINT)
+        return attached.region
 
     def _map(self, pid: int, number: int, region: ModelRegion, *, readonly: bool) -> None:
         process = self.processes[pid]
