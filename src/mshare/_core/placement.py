@@ -1,4 +1,5 @@
-"""Placement: which addresses a region may have, and which are free. May depend on: limits, linux, errors, geometry, units."""
+"""Placement: which addresses a region may have, and which are free. May depend on: limits, linux, errors, geometry,
+units."""
 
 from __future__ import annotations
 
