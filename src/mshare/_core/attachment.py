@@ -19,7 +19,7 @@ from .errors import (
     NotSealedError,
     RegionBusyError,
 )
-from .geometry import PUD, round_up
+from .geometry import round_up
 from .handle import Handle, is_sealed
 from .linux import locks
 from .linux.descriptors import Descriptor
@@ -153,7 +153,7 @@ def attach_length(
             raise AccessDeniedError(
                 f"region {name!r} was created read-only for everybody", "attach it with readonly=True"
             )
-        if not readonly and record.map_unit == PUD and is_sealed(fd):
+        if not readonly and record.is_linked and is_sealed(fd):
             raise AccessDeniedError(
                 f"region {name!r} is sealed: nobody can write to it", "attach it with readonly=True"
             )

@@ -41,6 +41,25 @@ class Capabilities(NamedTuple):
     """What the machine must offer, in words."""
 
 
+class Costs(NamedTuple):
+    """Page-table bytes, by arithmetic, of processes that have each touched all of a region at its own address, which is
+    1 GiB-aligned. A process's topmost table exists anyway and is not counted."""
+
+    leaf_process: int
+    """Bytes of last-level tables one process maps the region with, as `VmPTE` counts them: tables that belong to the
+    region are in no process's `VmPTE`."""
+    leaf_total: int
+    """Bytes of last-level tables of all processes together; a table that several have in common counts once."""
+    all_process: int
+    """As `leaf_process`, tables of all levels."""
+    all_total: int
+    """As `leaf_total`, tables of all levels."""
+    note: str = ""
+    """What the numbers mean where processes have tables in common: a sentence."""
+    huge_pages: int = 0
+    """2 MiB pages that the region and its record take out of the pool (`vm.nr_hugepages`)."""
+
+
 class Availability(NamedTuple):
     """Whether this process could create a region with a backend now. `remedy` says what to change if not."""
 
@@ -80,6 +99,10 @@ class Backend(Protocol):
     def charge(self, length: int) -> int:
         """Return the bytes of `space` that a reserved file of `length` bytes takes: more than `length` where page
         tables count."""
+
+    def costs(self, size_bytes: int, processes: int) -> Costs:
+        """Return what the page tables of a region of `size_bytes` cost that `processes` processes map. Pure: the same
+        on every machine, usable there or not."""
 
     def populate(self, fd: int, length: int, addr: int, mapped: int, progress: Progress | None) -> None:
         """Reserve all `length` bytes of the file, whose first `mapped` bytes are mapped read-write at `addr`.
@@ -130,6 +153,14 @@ def obstacle(backend: Backend, request: Request) -> str | None:
     return None
 
 
+def find(backends: Sequence[Backend], name: str) -> Backend:
+    """Return the one of `backends` that has this name. Raises `InvalidArgumentError`."""
+    names = [backend.name for backend in backends]
+    if name not in names:
+        raise InvalidArgumentError(f"there is no backend {name!r}", f"choose one of {', '.join(names)}")
+    return backends[names.index(name)]
+
+
 def choose(backends: Sequence[Backend], request: Request, forced: str | None = None) -> Choice:
     """Choose among `backends` (best first) for `request`. `forced` is the one name that will do.
 
@@ -137,10 +168,7 @@ def choose(backends: Sequence[Backend], request: Request, forced: str | None = N
     Whether the memory is really there shows only when it is reserved: the caller tries the candidates in order.
     """
     if forced is not None:
-        names = [backend.name for backend in backends]
-        if forced not in names:
-            raise InvalidArgumentError(f"there is no backend {forced!r}", f"choose one of {', '.join(names)}")
-        backend = backends[names.index(forced)]
+        backend = find(backends, forced)
         why = obstacle(backend, request)
         if why is not None:
             raise BackendUnavailableError(f"backend {forced} cannot do this: {why}", "change that or the backend")

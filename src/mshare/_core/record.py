@@ -67,6 +67,12 @@ class Record(NamedTuple):
         return _FILE_UNITS[self.leaf_size, self.map_unit]
 
     @property
+    def is_linked(self) -> bool:
+        """True if processes map the region by linking: each has entries for whole GiB of its own, which point at
+        tables that belong to the region. Only where that is so do mappings come in whole GiB."""
+        return self.map_unit == PUD
+
+    @property
     def align(self) -> int:
         """Bytes that every address of it is a multiple of."""
         return max(self.leaf_size, self.map_unit)

@@ -1,5 +1,5 @@
 """What can be measured: mshare and whatever else shares memory, behind one protocol, so that all of them go through
-exactly the same code. May depend on: attachment, creation, removal, numpy.
+exactly the same code. May depend on: attachment, backend, backends, creation, removal, geometry, numpy.
 
 `attach` and `Attachment.close` are timed: they do what a user of that library would write and nothing more.
 """
@@ -13,7 +13,9 @@ from importlib import import_module
 from multiprocessing import resource_tracker, shared_memory
 from typing import Protocol, cast
 
-from .._core import attachment, creation, removal
+from .._core import attachment, backends, creation, removal
+from .._core.backend import find
+from .._core.geometry import PUD
 
 _PAGE = 4096
 _TRACKS_ALWAYS = sys.version_info < (3, 13)
@@ -69,7 +71,8 @@ class Mshare:
     def __init__(self, backend: str) -> None:
         self.backend = backend
         self.label = f"mshare {backend}"
-        self.shares_tables = backend == "hugetlb"  # `huge_pmd_share` in the kernel's mm/hugetlb.c
+        two = find(backends.ALL, backend).costs(PUD, 2)
+        self.shares_tables = two.leaf_total < 2 * two.leaf_process
         self.spec = f"{__name__}:Mshare:{backend}"
 
     def create(self, name: str, size_bytes: int) -> str:

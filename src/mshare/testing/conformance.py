@@ -82,6 +82,16 @@ class BackendConformance:
         assert tested.space().free_bytes > 0
 
     @pytest.mark.parametrize("size", edge_sizes)
+    def test_its_costs_are_those_of_its_regions_and_grow_with_processes(self, backend: str, size: int) -> None:
+        one, three = (backend_of(backend).costs(size, processes) for processes in (1, 3))
+        with mshare.create("r", size, backend=backend) as region:
+            assert one.all_process == three.all_process == region.info().page_table_bytes
+        for cost, processes in ((one, 1), (three, 3)):
+            assert cost.leaf_process <= cost.all_process
+            assert cost.leaf_total <= cost.all_total <= max(one.all_total, cost.all_process) * processes
+        assert one.all_process <= one.all_total <= three.all_total
+
+    @pytest.mark.parametrize("size", edge_sizes)
     def test_it_has_exactly_the_size_asked_for_and_is_zero(self, backend: str, size: int) -> None:
         with mshare.create("r", size, backend=backend) as region:
             assert (region.size, len(region.buf), region.info().size) == (size, size, size)

@@ -1,11 +1,12 @@
 """What the backends have in common, all being files under a root. May depend on: backend, linux.descriptors, units,
-record."""
+geometry, record."""
 
 from __future__ import annotations
 
 import os
 
-from ..backend import Availability, Progress
+from ..backend import Availability, Capabilities, Costs, Progress
+from ..geometry import PAGE, PMD, page_tables, round_up
 from ..linux.descriptors import Descriptor
 from ..record import Record
 from ..units import MIB
@@ -17,6 +18,8 @@ _STEP = 16 * MIB
 class PlainFiles:
     """Files of which the kernel knows no more than of any other: no address, no users. A base for backends."""
 
+    capabilities: Capabilities
+
     def root(self) -> str | None:
         raise NotImplementedError
 
@@ -27,6 +30,16 @@ class PlainFiles:
 
     def charge(self, length: int) -> int:
         return length
+
+    def costs(self, size_bytes: int, processes: int) -> Costs:
+        leaf_size = self.capabilities.leaf_size
+        mapped = round_up(size_bytes, self.capabilities.map_unit)
+        tables = page_tables(mapped, leaf_size=leaf_size)
+        leaf_pages = tables.pte_pages
+        if leaf_size == PMD:  # the tables that have a 2 MiB leaf in them
+            leaf_pages += page_tables(mapped - mapped % PMD, leaf_size=PMD).pmd_pages
+        leaf = leaf_pages * PAGE
+        return Costs(leaf, leaf * processes, tables.bytes, tables.bytes * processes)
 
     def announce(self, fd: int, addr: int) -> None:
         del fd, addr

@@ -1,5 +1,5 @@
 """Backend `hugetlb`: files on hugetlbfs, 2 MiB pages from the pool of `vm.nr_hugepages`. May depend on: _files,
-backend, linux, geometry.
+backend, linux, geometry, record.
 
 The kernel itself shares the table of 512 entries between processes for shared mappings of whole, aligned 1 GiB
 units (`huge_pmd_share` in mm/hugetlb.c), hence the 1 GiB-aligned addresses. `VmPTE` counts such a table in every
@@ -11,9 +11,10 @@ from __future__ import annotations
 import ctypes
 import os
 
-from ..backend import Availability, Capabilities, Progress, Space
-from ..geometry import PMD
+from ..backend import Availability, Capabilities, Costs, Progress, Space
+from ..geometry import PAGE, PMD, PUD, page_tables, round_up
 from ..linux import descriptors, libc
+from ..record import file_size
 from ._files import PlainFiles, overridden_root, reserve, writable
 
 _POOL = "/sys/kernel/mm/hugepages/hugepages-2048kB"
@@ -77,6 +78,20 @@ class Hugetlb(PlainFiles):
         if status is None or not status.f_blocks:  # mounted without size=
             return space
         return min(space, Space(status.f_bavail * status.f_frsize, f"free space of {root}"))
+
+    def costs(self, size_bytes: int, processes: int) -> Costs:
+        mapped = round_up(size_bytes, PMD)
+        tables = page_tables(mapped, leaf_size=PMD)
+        shared = mapped // PUD * PAGE  # one table per whole GiB, the same one in every process
+        leaf = tables.pmd_pages * PAGE
+        return Costs(
+            leaf,
+            shared + (leaf - shared) * processes,
+            tables.bytes,
+            shared + (tables.bytes - shared) * processes,
+            "the kernel shares the last-level tables of whole GiB between processes, so in total they count once.",
+            file_size(size_bytes, PMD) // PMD,
+        )
 
     def populate(self, fd: int, length: int, addr: int, mapped: int, progress: Progress | None) -> None:
         del addr, mapped

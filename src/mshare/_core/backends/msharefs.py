@@ -13,9 +13,9 @@ import errno
 import os
 import stat
 
-from ..backend import Availability, Capabilities
+from ..backend import Availability, Capabilities, Costs
 from ..errors import InvalidAddressError
-from ..geometry import PAGE, PMD, PUD, USER_END, round_up
+from ..geometry import PAGE, PMD, PUD, USER_END, page_tables, round_up
 from ..linux import ioctl, libc, module
 from ..record import Record
 from ._files import overridden_root, writable
@@ -86,6 +86,18 @@ class Msharefs(Shm):
         block pays for two PTE pages, as there are two trees. The first page of a unit pays for two PMD pages and for
         the module's own record."""
         return length + (round_up(length, PMD) // PMD * 2 + round_up(length, PUD) // PUD * 3) * PAGE
+
+    def costs(self, size_bytes: int, processes: int) -> Costs:
+        tables = page_tables(size_bytes, leaf_size=PAGE)
+        own = tables.pud_pages * PAGE  # what points at the region's tables, one entry per GiB
+        return Costs(
+            0,
+            tables.pte_pages * PAGE,
+            own,
+            tables.bytes - own + own * processes,
+            "all tables but the topmost belong to the region, so in total they count once (twice, if some attach "
+            "read-only and others read-write).",
+        )
 
     def announce(self, fd: int, addr: int) -> None:
         try:

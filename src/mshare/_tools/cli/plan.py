@@ -1,4 +1,4 @@
-"""`mshare plan`: what page tables will cost. May depend on: _console, _tools.plan, units, typer."""
+"""`mshare plan`: what page tables will cost. May depend on: _console, _tools.plan, backends, units, typer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..._core import backends
 from ..._core.units import format_size, parse_size
 from ..plan import plan, plan_json, plan_notes, plan_table
 from ._console import AsJson, print_json, print_line, print_table
@@ -28,13 +29,13 @@ def command(
     SIZE mapped by PROCESSES, for each backend.
     It is arithmetic: nothing is created or measured, and no backend need be usable here.
     """
-    costs = plan(parse_size(size), processes)
+    found = plan(parse_size(size), processes, reversed(backends.ALL))
     if as_json:
-        print_json(plan_json(costs))
+        print_json(plan_json(found))
         return
-    print_line(f"page tables of {format_size(costs.size)} mapped by {costs.processes} processes")
+    print_line(f"page tables of {format_size(found.size)} mapped by {found.processes} processes")
     print_line("")
-    print_table(plan_table(costs))
+    print_table(plan_table(found))
     print_line("")
-    for note in plan_notes(costs):
+    for note in plan_notes(found):
         print_line(note)

@@ -1,5 +1,5 @@
 """What it costs, measured here and now, for every backend this machine has and for the standard library.
-May depend on: backend, backends, linux, measure, errors, units, geometry."""
+May depend on: backend, backends, measure, errors, units, geometry."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..._core import backends
-from ..._core.backend import Backend
+from ..._core.backend import find
 from ..._core.errors import MshareError
-from ..._core.geometry import PAGE, PMD, page_tables
-from ..._core.linux.memory import memory_room
+from ..._core.geometry import PMD
 from ..._core.units import GIB, format_size
 from ...measure import Cost, Mechanism, Mshare, SharedMemory, Slope, measure, measure_slope
 from ...measure.projection import SLOPE_BYTES
@@ -44,10 +43,6 @@ class Bill:
     notes: tuple[str, ...]
 
 
-def _room(backend: Backend) -> int:
-    return min(backend.space().free_bytes, memory_room().free_bytes if backend.name != "hugetlb" else 1 << 62)
-
-
 def _mechanisms(size_bytes: int) -> tuple[list[tuple[Mechanism, int]], list[str]]:
     """Return what can be measured, each with the bytes of memory it may take, and why the rest cannot."""
     mechanisms: list[tuple[Mechanism, int]] = []
@@ -56,13 +51,20 @@ def _mechanisms(size_bytes: int) -> tuple[list[tuple[Mechanism, int]], list[str]
         available = backend.availability()
         if not available.usable:
             notes.append(f"{backend.name} is missing: {available.reason}. To have it: {available.remedy}")
-        elif (room := _room(backend)) < backend.charge(size_bytes + PMD):
+        elif (room := backend.space().free_bytes) < backend.charge(size_bytes + PMD):
             notes.append(f"{backend.name} is missing: it has room for {format_size(room)} only")
         else:
             mechanisms.append((Mshare(backend.name), room))
-    shm = backends.ALL[-1]
-    mechanisms.append((SharedMemory(), _room(shm)))
+    mechanisms.append((SharedMemory(), backends.BASELINE.space().free_bytes))
     return mechanisms, notes
+
+
+def _owned(mechanism: Mechanism) -> int:
+    """Return the bytes of page tables of the projection that belong to the region, so that no process pays for them."""
+    if not isinstance(mechanism, Mshare):
+        return 0
+    cost = find(backends.ALL, mechanism.backend).costs(PROJECTED_BYTES, 1)
+    return cost.all_total - cost.all_process
 
 
 def draw_up(name: str, size_bytes: int, *, runs: int, slopes: bool, tell: Callable[[str], None]) -> Bill:
@@ -92,9 +94,8 @@ def draw_up(name: str, size_bytes: int, *, runs: int, slopes: bool, tell: Callab
                 f"{mechanism.label}: the kernel shares the last level of whole GiB between processes: VmPTE counts it "
                 "in each, the projection once"
             )
-        if projected is not None and isinstance(mechanism, Mshare) and mechanism.backend == "msharefs":
-            tables = page_tables(PROJECTED_BYTES, leaf_size=PAGE)
-            owned = (tables.pte_pages + tables.pmd_pages) * PAGE
+        owned = _owned(mechanism)
+        if projected is not None and owned:
             projected += owned
             notes.append(
                 f"{mechanism.label}: the tables belong to the region, so no process pays for them; the projection adds "

@@ -1,5 +1,5 @@
-"""Mechanisms to share a region: what its creator does, and what attaches later by name. May depend on: creation,
-attachment, removal, linux, geometry.
+"""Mechanisms to share a region: what its creator does, and what attaches later by name. May depend on: backends,
+creation, attachment, removal, linux, geometry.
 
 Clients of all mechanisms but one attach alike: `open` and `mmap` at the address (see `zygote`).
 """
@@ -14,7 +14,7 @@ from multiprocessing import shared_memory
 from pathlib import Path
 from typing import NamedTuple
 
-from ..._core import attachment, creation, removal
+from ..._core import attachment, backends, creation, removal
 from ..._core.geometry import PAGE, WINDOW, round_up
 from ..._core.linux import proc
 
@@ -107,8 +107,8 @@ MECHANISMS = {
         LabMechanism("plain", "tmpfs + mmap", _create_plain, _newcomer_plain),
         LabMechanism("shared_memory", "multiprocessing.shared_memory", _create_standard, _newcomer_standard),
         *(
-            LabMechanism(name, f"mshare {name}", _create_on(name), _newcomer)
-            for name in ("shm", "thp", "hugetlb", "msharefs")
+            LabMechanism(backend.name, f"mshare {backend.name}", _create_on(backend.name), _newcomer)
+            for backend in reversed(backends.ALL)
         ),
     )
 }
