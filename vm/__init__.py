@@ -14,5 +14,6 @@ General layout, dependencies running downwards:
     errors       what can go wrong on the host   markdown     tables (pure)
     guest/       two shell scripts that run inside
 
-The Python in here runs on the host only; inside the guest there is busybox, a job and the host's files.
+The Python in here runs on the host; inside the guest there is busybox, a job and the host's files. `dmesg` also serves
+the guest's tests, which look at the kernel's log after each test.
 """
