@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds import window_mappings
 
 import mshare
 from mshare._core.geometry import PAGE
 from mshare.testing.processes import in_child
+from tests.helpers.worlds import window_mappings
 
 
 def in_another_interpreter(program: str) -> None:

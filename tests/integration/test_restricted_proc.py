@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds import STRANGER, needs_root, window_mappings
 
 import mshare
 from mshare._core.geometry import PAGE, PMD
 from mshare._core.linux.mounts import private
 from mshare.testing.processes import in_child
+from tests.helpers.worlds import STRANGER, needs_root, window_mappings
 
 pytestmark = needs_root
 
