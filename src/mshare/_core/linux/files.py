@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from io import FileIO
+
 
 def read_bytes(path: str) -> bytes:
     """Return what the file has, in as few reads as it takes. Raises `OSError`."""
-    with open(path, "rb", buffering=0) as file:
+    with FileIO(path) as file:  # not `open`, which the end of the interpreter takes away before finalizers run
         return file.read()

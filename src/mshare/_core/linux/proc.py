@@ -1,4 +1,5 @@
-"""Reading /proc: the files behind `procfs`'s parsers. May depend on: files, geometry, procfs."""
+"""Reading /proc: the files behind `procfs`'s parsers. May depend on: descriptors, files,
+geometry, procfs."""
 
 from __future__ import annotations
 
@@ -7,7 +8,10 @@ from collections.abc import Iterator
 
 from ..geometry import Span
 from ..procfs import FileId, Vma, parse_fields_kb, parse_maps_line, parse_stat_faults
+from .descriptors import Descriptor
 from .files import read_bytes
+
+_PART_BYTES = 1 << 14
 
 _NOT_FOR_US = (FileNotFoundError, ProcessLookupError, PermissionError)
 """What reading about a process raises that is gone, or not ours to read. All else, a lack of descriptors say, is an
@@ -27,12 +31,15 @@ def process_ids() -> Iterator[int]:
 def maps(pid: int | str = "self") -> Iterator[Vma]:
     """Yield the mappings of a process, in address order. Raises `OSError` if it is gone or not ours to read.
 
-    Line by line: a process with as many mappings as it may have cannot get memory for the whole text.
+    Part by part: a process with as many mappings as it may have cannot get memory for the whole text.
     """
-    with open(f"/proc/{pid}/maps", "rb") as file:
-        for line in file:
-            if (vma := parse_maps_line(line.rstrip(b"\n"))) is not None:
-                yield vma
+    rest = b""
+    with Descriptor(f"/proc/{pid}/maps", os.O_RDONLY) as fd:
+        while part := os.read(fd, _PART_BYTES):
+            *lines, rest = (rest + part).split(b"\n")
+            for line in lines:
+                if (vma := parse_maps_line(line)) is not None:
+                    yield vma
 
 
 def status_fields(pid: int | str = "self") -> dict[str, int]:
