@@ -114,6 +114,7 @@ def test_a_fork_in_the_middle_of_another_threads_call_inherits_no_descriptor(
         return paused
 
     monkeypatch.setattr(entry, "read_record", pause(entry.read_record))
+    monkeypatch.setattr(locks, "is_locked", pause(locks.is_locked))
     monkeypatch.setattr(locks, "try_write_lock", pause(locks.try_write_lock))
     monkeypatch.setattr(time, "time_ns", pause(time.time_ns))
     calls: dict[str, Callable[[], Any]] = {
