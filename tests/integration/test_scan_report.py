@@ -258,7 +258,7 @@ def test_the_remedy_for_tmpfs_does_what_it_predicts(tmp_path: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "none", str(place)], check=True)
     try:
         file, size, count = place / "data", 64 * MIB, 5
-        mapping = Mapping(kind="tmpfs", path=str(file), size=size, processes=count, addr=0, writable=False)
+        mapping = Mapping(kind="tmpfs", path=str(file), size=size, processes=count, writable=False)
         with mapped(mapping) as living:
             usage, case = _case(file, living.pids)
             before = usage.now.likely
@@ -269,15 +269,22 @@ def test_the_remedy_for_tmpfs_does_what_it_predicts(tmp_path: Path) -> None:
             "one page above the leaves, two if they lie across a GiB, and so on"
         )
         (command,) = (line for line in remedy.commands if not line.startswith("#"))
+        collapsed = _collapsed()
         subprocess.run(["bash", "-ec", command.removeprefix("sudo ")], check=True)
         with mapped(mapping) as living:
-            assert _case(file, living.pids)[0].now.likely >= count * size // 512, "what is there keeps its pages"
+            kept = _case(file, living.pids)[0].now.likely >= count * size // 512
+        assert kept or _collapsed() > collapsed, "what is there keeps its pages, unless khugepaged comes by"
         file.unlink()
         with mapped(mapping) as living:
             after = _case(file, living.pids)[0].now.likely
-        assert abs(after - remedy.predicted) <= count * 2 * PAGE, "the next mapping may lie otherwise"
+        assert abs(after - remedy.predicted) <= count * PAGE
     finally:
         subprocess.run(["umount", str(place)], check=True)
+
+
+def _collapsed() -> int:
+    """Return how many huge pages khugepaged has made since boot: it wakes every ten seconds, and may meet the file."""
+    return int(Path("/sys/kernel/mm/transparent_hugepage/khugepaged/pages_collapsed").read_text())
 
 
 def _case(file: Path, pids: tuple[int, ...]) -> tuple[ObjectUsage, Case]:
