@@ -9,7 +9,7 @@ import pytest
 import mshare
 from mshare.__main__ import main
 from mshare._core import backends
-from mshare._core.backend import Capabilities, Costs
+from mshare._core.backend import Costs
 from mshare._core.backends.shm import Shm
 from mshare._core.geometry import PAGE
 from mshare.measure import Mshare
@@ -19,15 +19,7 @@ class Cheap(Shm):
     """Files on tmpfs that claim one page of last-level tables for all processes together."""
 
     name = "cheap"
-    capabilities = Capabilities(
-        leaf_size=PAGE,
-        file_unit=PAGE,
-        map_unit=PAGE,
-        sparse=True,
-        handle_rights=False,
-        shared_tables="the last level",
-        needs="tmpfs on /dev/shm",
-    )
+    capabilities = Shm.capabilities._replace(shared_tables="the last level")
 
     def costs(self, size_bytes: int, processes: int) -> Costs:
         del size_bytes
