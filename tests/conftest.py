@@ -43,8 +43,12 @@ def pytest_configure() -> None:
         os.unsetenv(name)  # readline sets it where os.environ does not look
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give all tests that are marked `machine`, or use the pool of huge pages, to one worker of pytest-xdist."""
+    """Give all tests that are marked `machine`, or use the pool of huge pages, to one worker of pytest-xdist.
+
+    This hook has to run before the hook of pytest-xdist, which reads the groups and is registered later.
+    """
     if not config.pluginmanager.hasplugin("xdist"):
         return
     for item in items:

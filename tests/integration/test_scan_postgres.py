@@ -59,8 +59,9 @@ def shared_memory(postmaster: int) -> tuple[ObjectUsage, Advice | None]:
     """Return what scan says of the server's shared memory, and what is advised."""
     snapshot = collect()
     found = survey(snapshot)
-    usage = next(each for each in found.usages if each.shared and each.size > SHARED_BUFFERS)
-    assert postmaster in usage.by_process
+    usage = next(
+        each for each in found.usages if each.shared and each.size > SHARED_BUFFERS and postmaster in each.by_process
+    )
     verdict = judge(snapshot, found)
     advice = next((each for each in verdict.advice if label(usage.object) in each.objects), None)
     return usage, advice
