@@ -1,12 +1,13 @@
-"""A PostgreSQL server of one's own for the time of a `with` block: the heaviest user of shared memory there is.
+"""A private PostgreSQL server for the time of a `with` block. PostgreSQL is the heaviest user of shared memory.
 
 >>> with Cluster({"shared_buffers": "256MB"}) as server:           # doctest: +SKIP
 ...     server.psql("show shared_buffers")
 '256MB'
 
-Facts: PostgreSQL refuses to run as root, its binaries are on nobody's $PATH on Debian, and it outlives whoever started
-it. Decision: as root it runs as user `postgres`, else `nobody`; and a *guard*, a shell that reads a pipe of ours, sees
-our end whatever brings it (kill -9, too), shuts the server down and removes its files.
+Facts: PostgreSQL refuses to run as root. Debian puts its binaries on nobody's $PATH. The server outlives the process
+that started it. Decision: root starts the server as user `postgres`, or as `nobody` if there is no such user. A
+*guard*, a shell that reads a pipe of ours, notices when our process ends, even by kill -9. The guard then shuts the
+server down and removes its files.
 
 May depend on: nothing.
 """

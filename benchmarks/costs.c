@@ -186,7 +186,7 @@ static int compare(const void *one, const void *other)
 	return (*a > *b) - (*a < *b);
 }
 
-/* The median: what the kernel does meanwhile for others, as in the timer's interrupt, is left out. */
+/* The median leaves out the kernel's work for others in the meantime, as in the timer's interrupt. */
 static uint64_t middle_of(uint64_t *numbers, size_t length)
 {
 	qsort(numbers, length, sizeof(*numbers), compare);
@@ -490,7 +490,10 @@ static void take(struct taken *sum, const volatile uint64_t *work, int sign)
 	sum->work += sign * *work;
 }
 
-/* The loop and as long without it in turn, so that what the host does meanwhile meets both. */
+/*
+ * The loop takes turns with an equal time without the loop.  The host's other work then meets both
+ * alike.
+ */
 static void measure_interrupts(enum load load)
 {
 	const int turns = 20, times = 1000 / turns;

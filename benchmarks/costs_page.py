@@ -68,7 +68,7 @@ class Target(NamedTuple):
 
 
 def parse(text: str) -> dict[Key, list[float]]:
-    """Return the rounds of each figure that `costs.c` printed. Raises ValueError for a line that is no figure."""
+    """Return the rounds of each figure that `costs.c` printed. Raises ValueError for any other line."""
     found: dict[Key, list[float]] = {}
     for line in text.splitlines():
         words = line.split("\t")

@@ -1,8 +1,8 @@
 """Ray, torch, iceoryx2 and vineyard behind `mshare.measure`'s protocol: shared memory that comes with a framework.
 
-Each does what its documentation shows. Who has a daemon starts it in `serve`; it is outside every timing and ends with
-the PID namespace of the trial (see `compare.trial`). What a store makes read-only for readers stays so: its creator
-writes all of it once, in `create`.
+Each mechanism does what its documentation shows. A mechanism with a daemon starts the daemon in `serve`, outside every
+timing. The daemon ends with the PID namespace of the trial (see `compare.trial`). Some stores give readers read-only
+memory. The creator of such an object writes all of it once, in `create`.
 
 May depend on: mechanisms, measure, units, numpy.
 """
@@ -137,8 +137,9 @@ class Torch:
 class Iceoryx2:
     """iceoryx2, publish and subscribe: the region is the one sample of the service's history.
 
-    A late subscriber gets it when the publisher looks for new ones (`update_connections`), here every 0.1 ms: up to so
-    much of attaching is the wait for the publisher. The subscriber asks again at once, as its sleep would count, too.
+    A late subscriber gets the sample when the publisher looks for new subscribers (`update_connections`). The publisher
+    looks every 0.1 ms here, so up to 0.1 ms of attaching is the wait for the publisher. The subscriber asks again
+    without sleeping, because its sleep would also count.
     """
 
     label = "iceoryx2"

@@ -110,7 +110,7 @@ def _server_vmpte_bytes(server: int) -> int:
     for child in Path(f"/proc/{server}/task/{server}/children").read_text().split():
         try:
             total += proc.status_fields(int(child)).get("VmPTE", 0)
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the child has ended in the meantime
             continue
     return total
 

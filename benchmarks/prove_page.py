@@ -68,7 +68,7 @@ def targets(found: Results) -> list[Target]:
 
 
 def _clients(found: Results) -> Iterator[Target]:
-    """Who is reached, who dies, and who lives on."""
+    """Yield the targets about the clients: which are reached, which die, and which live on."""
     dying = [run for run in found.mechanisms if run.mechanism in DYING]
     living = [run for run in found.mechanisms if run.mechanism not in DYING]
     if dying:

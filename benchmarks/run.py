@@ -93,7 +93,7 @@ def measure_all(plan: Plan, tell: Callable[[str], None]) -> Results:
                             step=lambda step, size=size: tell(f"{format_size(size)}: {step}"),  # type: ignore[misc]
                         )
                     )
-                except MshareError as error:  # somebody else took the memory meanwhile
+                except MshareError as error:  # another process took the memory in the meantime
                     notes.append(f"{format_size(size)} with {mechanism.label} is missing: {error}")
     return Results(facts, plan, tuple(costs), tuple(notes))
 

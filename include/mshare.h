@@ -68,7 +68,7 @@ struct mshare_attachment {
 static struct mshare_attachment *mshare_attachments;
 static pthread_mutex_t mshare_attachments_lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* The directory: $MSHAREFS_ROOT or /sys/fs/mshare; ENODEV if it is no msharefs. */
+/* Open the directory, $MSHAREFS_ROOT or /sys/fs/mshare; ENODEV if it is not a msharefs. */
 static inline int mshare_open_root(void)
 {
 	const char *path = getenv("MSHAREFS_ROOT");

@@ -19,12 +19,13 @@ static u64 mshare_free_base(struct mshare_sb_info *sbi, u64 bytes)
 
 /*
  * Facts: anybody may make files, sparse ones of any size cost nothing, and an
- * owner may set any base.  A base is advice; overlapping ones do harm only to
- * who wants both regions in one process.
+ * owner may set any base.  A base is advice; overlapping bases do harm only to
+ * a process that wants both regions.
  * Consequence: if an address that is taken were refused, one user could keep
  * it from another; if all were reserved, one user could leave none to give.
  * Decision: what owners set may overlap; a user other than root reserves up to
- * a share.  Beyond it a region has a base that the next one may get, too.
+ * a share.  Beyond that share, the base of a region may also be given to the
+ * next region.
  */
 static void mshare_reserve_base(struct mshare_inode *mi, u64 base, u64 bytes)
 {

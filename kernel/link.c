@@ -373,16 +373,17 @@ bool mshare_link_unit(struct vm_area_struct *vma, unsigned long addr)
 /*
  * Cut all links of a map for good, and flush.
  *
- * Facts: whoever holds i_mmap_rwsem of the file may walk these tables, from
+ * Facts: a holder of i_mmap_rwsem of the file may walk these tables, from
  * another process and without the mmap lock: our own unmap_mapping_range().  A
- * walker looks at the PUD entry twice, to check it and to follow it, and
- * relies on it that upper entries go after the VMA left i_mmap only.
- * Consequence: if the entry became none in between, it would walk page frame 0.
- * Decision: wait until nobody walks; who comes later finds none from the
+ * walker looks at the PUD entry twice, to check it and to follow it.  The
+ * walker relies on upper entries to stay until the VMA has left i_mmap.
+ * Consequence: a walker whose entry became none in between would walk page
+ * frame 0.
+ * Decision: wait until nobody walks; a later walker finds none from the
  * start.  From present to present (linked, parked) an entry may change at any
  * time.
- * Facts: lockdep would see a cycle here.  Who cuts comes from inside
- * invalidate_range_start; who walks calls invalidate_range_start.  But the
+ * Facts: lockdep would see a cycle here.  A cut comes from inside
+ * invalidate_range_start; a walk calls invalidate_range_start.  But the
  * event of the walk never cuts, so nobody waits in a circle.
  * Decision: walk_lock is a semaphore, which lockdep does not look at.
  */

@@ -322,7 +322,7 @@ void mshare_restrict(struct mshare_inode *mi, pgoff_t first, pgoff_t last, unsig
 }
 
 /*
- * Facts: the kernel tells of a memory error with the folio locked; who holds
+ * Facts: the kernel tells of a memory error with the folio locked.  A holder of
  * the invalidate lock may wait for a folio lock.
  * Consequence: the invalidate lock cannot be taken here.
  * Decision: table_lock keeps the tables from being freed, and
@@ -422,13 +422,13 @@ int mshare_protect_pages(struct mshare_inode *mi, pgoff_t first, pgoff_t last, u
  * lock exclusively.  The caller then fills the range, whatever this returns.
  *
  * Facts: a reference to a page that was taken before can be written through
- * after the leaves have lost the right; none for writing can be taken once
- * they have.  References of readers look the same.  Who stores to a read-only
- * leaf holds a reference while he waits for us.
- * Consequence: who trusts a sealed region would see it change.
- * Decision: take all rights away, wait for references to go, and if one stays
- * fail; a memfd does the same (F_SEAL_WRITE).  Without leaves nobody comes as
- * far as to take a reference before he waits.
+ * after the leaves have lost the right.  No reference for writing can be taken
+ * once the leaves have lost it.  References of readers look the same.  A task
+ * that stores to a read-only leaf holds a reference while the task waits for us.
+ * Consequence: a process that trusts a sealed region would see it change.
+ * Decision: take all rights away, wait for references to go, and fail if one
+ * stays; a memfd does the same (F_SEAL_WRITE).  Without leaves no task comes as
+ * far as to take a reference before the task waits.
  */
 int mshare_seal_pages(struct mshare_inode *mi)
 {

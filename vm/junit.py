@@ -15,7 +15,7 @@ class Report(NamedTuple):
 
     @property
     def problem(self) -> str | None:
-        """Why this report is no proof of a passed suite, or None. A skip is a problem: nothing was tested."""
+        """The reason why this report does not prove a passed suite, or None. A skip is also a problem."""
         if self.failed:
             return f"{len(self.failed)} test(s) failed"
         if self.skipped:

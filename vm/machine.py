@@ -167,10 +167,10 @@ SOURCES = ("src", "tests", "benchmarks")
 
 
 def cached_directories(writable: Sequence[Path], prefix: Path) -> list[Path]:
-    """What is only read: the virtual environment in a writable directory, and Python's sources in the first of them.
+    """Directories that guests only read: the virtual environment in a writable one, and Python sources in the first.
 
-    A writable mount asks the host anew for every file: with a busy host, `import mshare` took 12 s that way in a guest,
-    and 5 s from the guest's memory.
+    A writable mount asks the host again for every file. With a busy host, `import mshare` took 12 s from such a mount
+    in a guest, and 5 s from the guest's memory.
     """
     inside = [prefix] if any(prefix != path and prefix.is_relative_to(path) for path in writable) else []
     return inside + [path / name for path in writable[:1] for name in SOURCES if (path / name).is_dir()]

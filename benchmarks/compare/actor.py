@@ -79,8 +79,8 @@ def actor(mechanism: Mechanism) -> Iterator[Actor]:
 def random_reads(buf: memoryview, rounds: int) -> list[float]:
     """Return, for each round, the nanoseconds that reading 8 bytes at a random place took, the mean of 65,536 reads.
 
-    numpy.take reads them: the processor has as many under way as it can, as a hash join or an index has. Places are
-    drawn anew, uniformly, for each round, outside the time.
+    `numpy.take` reads the places. The processor then has as many reads under way as it can, like a hash join or an
+    index lookup. Each round draws new places, uniformly, before its clock starts.
     """
     import numpy
 

@@ -32,7 +32,7 @@ OF_THE_BASELINE = ("process", "tables", CROWD)
 """What can be asked of a process that shares nothing."""
 NAMES = (*COLUMNS, CROWD)
 ANSWER = "benchmarks.compare answers: "
-"""Begins the line that is the answer: libraries and their helpers print on standard output, too, also at exit."""
+"""The answer's line begins with this mark. Libraries and their helpers also print on standard output, even at exit."""
 _BESIDES = 128 * MIB
 """Room on /dev/shm for what a mechanism keeps there besides the region."""
 

@@ -107,7 +107,7 @@ def test_a_probe_that_dies_is_an_error_and_not_a_hang(world: Path) -> None:
 
 
 def test_a_slope_is_one_table_of_2_mib_leaves(world: Path) -> None:
-    """One page per GiB, and one more for each 2 MiB page that a kernel short of memory has split meanwhile."""
+    """The slope is one page per GiB, and one more for each 2 MiB page that a kernel short of memory has split."""
     if backends.ALL[-1].space().free_bytes < 2 * SLOPE_BYTES:
         pytest.skip("needs 4 GiB of free memory")
     slope: Slope = measure_slope(Mshare("thp"), name="slope", processes=2)

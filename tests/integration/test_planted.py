@@ -71,7 +71,7 @@ def test_a_control_character_in_a_planted_record_is_never_shown(world: Path) -> 
 
 
 def test_leaving_processes_do_not_each_search_all_of_proc(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With N clients leaving, that would be N times N; only the last, who removes the region, has to look."""
+    """Only the last process removes the region, so only the last process looks. N searches of N clients cost N * N."""
     from mshare._core.linux import proc
 
     looked: list[set[FileId]] = []

@@ -1,6 +1,6 @@
-"""What a change in one page costs the processes that are attached: counts of faults, never times.
+"""A change in one page costs the attached processes few faults.  The tests count faults and never measure times.
 
-All of this held before the module linked single units on demand, too.  The tests keep what that must not lose.
+All of this also held before the module linked single units on demand.  The tests keep linking on demand as good.
 """
 
 import re
@@ -19,9 +19,9 @@ def figures(text: str) -> list[list[int]]:
 @pytest.mark.parametrize("by", ["itself", "another"])
 @pytest.mark.parametrize("what", ["nothing", "private", "dontneed", "punch", "protect"])
 def test_a_change_of_one_page_costs_one_fault_in_one_unit(region: Regions, attack: Program, what: str, by: str) -> None:
-    """64 units are attached; two pages of each are read after the change, not the page that was changed.
+    """64 units are attached.  After the change two pages of each unit are read, but not the page that was changed.
 
-    The change is made by the process itself, or by a child that is attached, too.
+    The process itself makes the change, or an attached child does.
     """
     region(1, reserve=False)
     ((here, again, elsewhere),) = figures(attack("faults", region.path, what, by))

@@ -317,7 +317,7 @@ def test_fuzz(region: Regions) -> None:
                     case 7 if mapped:
                         addr, length = rng.choice(mapped)
                         mfs.check(mfs.libc.mprotect(addr + (number() & 0x3FFFF000), mfs.PAGE, rng.randrange(8)))
-                    case 8 if mapped:  # only parts: who knows what is beyond
+                    case 8 if mapped:  # parts only: other mappings may lie beyond
                         offset = mfs.PAGE + (number() & 0x1FFFF000)
                         mfs.munmap(rng.choice(mapped)[0] + offset, mfs.PAGE + (number() & 0x1FFFF000))
                 done += 1

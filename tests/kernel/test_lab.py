@@ -1,5 +1,7 @@
-"""`mshare lab` in a control group of version 2, which the guest has: who dies there. What lives on is shown by
-`make prove`."""
+"""`mshare lab` in a control group of version 2, which the guest has: the clients that die there.
+
+`make prove` shows the clients that live on.
+"""
 
 from pathlib import Path
 

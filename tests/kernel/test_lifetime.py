@@ -96,7 +96,7 @@ def test_killed_inside(region: Regions, client: Program, action: str, units: int
 
 
 def test_signals_do_not_disturb_attaching(region: Regions, client: Program) -> None:
-    """Neither mmap nor the child of a fork loses the region to a signal that comes meanwhile."""
+    """A signal in the middle of mmap or fork does not lose the region, neither for the process nor for the child."""
     fd = region(16)
     os.pwrite(fd, b"x", 0)
     assert client("signals", region.path, 53) == "lost=0 refused=0\n"

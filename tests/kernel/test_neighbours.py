@@ -128,9 +128,9 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_each_attached_process_is_told(region: Regions, clients: Clients, spy: Spies, change: str) -> None:
-    """A second MMU must not go on with a page that is gone, or with a right to it.
+    """A second MMU must not go on with a page that is gone, or with a right to that page.
 
-    This passed before, too.
+    Older versions of the module also passed this test.
     """
     fd = region(16)
     spies = [spy(clients(region.path, prot).pid) for prot in (BOTH, BOTH, READ)]

@@ -102,7 +102,7 @@ def settings(values: dict[pathlib.Path, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def scans(pid: int) -> Iterator[Callable[[], list[tuple[int, int]]]]:
-    """What NUMA balancing asks change_prot_numa() to do to a process meanwhile: a function that gives their ranges."""
+    """Record the calls of change_prot_numa() for a process, and give a function that returns their ranges."""
     probe, event = TRACING / "kprobe_events", TRACING / "events" / "mshare" / "scan"
     probe.write_text("p:mshare/scan change_prot_numa start=%si:x64 end=%dx:x64\n")
     (event / "filter").write_text(f"common_pid == {pid}")

@@ -1,4 +1,4 @@
-"""Random operations by many processes, data checked against each one's own record."""
+"""Many processes run random operations, and each checks the data against its own record."""
 
 import os
 

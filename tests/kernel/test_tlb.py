@@ -1,8 +1,8 @@
 """A right that is taken away is gone on every CPU when the call returns.
 
 The other process spins in user space on its own CPU, makes no system call, and has the translation cached.  Without
-mshare_flush_all() in mshare_restrict() it goes on for ever; without mshare_flush_mm() in mshare_cut_links() so does a
-thread after munmap in another (both checked by hand, see docs/kernel.md).
+mshare_flush_all() in mshare_restrict() that process goes on forever.  Without mshare_flush_mm() in mshare_cut_links()
+a thread goes on forever after munmap in another thread.  Both were checked by hand, see docs/kernel.md.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ LIMIT_S = 10  # far more than an interrupt takes under emulation
 
 @pytest.fixture
 def alone_on_last_cpu() -> Iterator[None]:
-    """Move every other process off the CPU of the spinning one: switching to one of them flushes, too."""
+    """Move every other process off the CPU of the spinning one, because a switch to another process also flushes."""
     cpus = os.sched_getaffinity(0)
     assert len(cpus) > 1, "needs two CPUs"
     moved = []

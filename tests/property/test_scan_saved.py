@@ -1,4 +1,4 @@
-"""Snapshots survive being saved; what is no snapshot, or a broken one, is told."""
+"""Snapshots survive being saved. A file that is broken, or not a snapshot, is reported."""
 
 from __future__ import annotations
 

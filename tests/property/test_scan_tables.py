@@ -1,4 +1,4 @@
-"""Who needs which page-table page: against a count of every block, one by one."""
+"""The page-table pages that each process needs are compared with a count of every block, one by one."""
 
 from __future__ import annotations
 

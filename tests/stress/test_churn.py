@@ -50,7 +50,7 @@ def work(slot: int, acknowledged: memoryview, size: int) -> None:
     while True:
         signal.sigtimedwait([signal.SIGUSR2], rng.expovariate(1 / PAUSE_S))
         mine = f"churn-{slot}"
-        if rng.random() < 0.02:  # names come and go, too; a predecessor killed in between may have left it
+        if rng.random() < 0.02:  # names also come and go; a killed predecessor may have left this one
             with mshare.mshare(mine, None, PAGE, os.O_CREAT | os.O_RDWR) as own:
                 own.buf[0] = slot % 251
             mshare.mshare_unlink(mine)

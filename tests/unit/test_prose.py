@@ -1,4 +1,4 @@
-"""Prose rules, each a pattern with its reason: they hold the documents, and all words of the package's source.
+"""Prose rules, each a pattern with its reason. They hold for the documents and for the words of all sources.
 
 Code, tables of measurements (docs/results) and quotations are not prose.
 """
@@ -16,6 +16,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "mshare"
+SOURCES = ("src", "vm", "benchmarks", "tests", "examples", "kernel", "include")
+C_TEXT = re.compile(r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|/\*.*?\*/|//[^\n]*', re.DOTALL)
+"""A string, a character, or a comment of C: whatever begins first hides the others."""
 
 
 class Rule(NamedTuple):
@@ -119,8 +122,23 @@ def test_messages_and_help_texts_keep_the_rules() -> None:
     assert [(name, faults(text)) for name, text in sorted(texts) if faults(text)] == []
 
 
+def sources() -> list[Path]:
+    """Return every Python and C file of the project."""
+    files = (path for name in SOURCES for path in (ROOT / name).rglob("*.[pch]*"))
+    return sorted(path for path in files if path.suffix in (".py", ".c", ".h"))
+
+
+def comments_of_c(text: str) -> list[str]:
+    """Return the comments, each line without the asterisk at its beginning."""
+    found = (hit[0] for hit in C_TEXT.finditer(text))
+    return [re.sub(r"\n[ \t]*\*(?!/)", "\n", each) for each in found if each.startswith("/")]
+
+
 def written(path: Path) -> Iterator[str]:
-    """Yield the docstrings and comments of a module."""
+    """Yield the docstrings and comments of a file."""
+    if path.suffix != ".py":
+        yield from comments_of_c(path.read_text())
+        return
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield node.value.value
@@ -130,7 +148,17 @@ def written(path: Path) -> Iterator[str]:
                 yield token.string
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_comments_of_c_are_found() -> None:
+    text = 'char *s = "/* text */";\n/*\n * One,\n * two.\n */\nchar c = \'"\';\t// three'
+    assert [comment.split() for comment in comments_of_c(text)] == [["/*", "One,", "two.", "*/"], ["//", "three"]]
+
+
+def test_sources_are_found() -> None:
+    assert {path.relative_to(ROOT).parts[0] for path in sources()} == set(SOURCES)
+    assert len(sources()) > 300
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_docstrings_and_comments_keep_the_rules(path: Path) -> None:
     """*Facts* and *Decision* may stand where a lock, a lifetime or the TLB is decided."""
     found = [fault for text in written(path) for fault in faults(prose(text))]

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0 WITH Linux-syscall-note) OR MIT */
 /*
- * msharefs: shared memory whose page tables are shared, too.
+ * msharefs: shared memory whose page tables are also shared.
  *
  * A region is a regular file on a mounted msharefs (by convention on
  * /sys/fs/mshare).  It is made, sized, mapped and removed with the ordinary

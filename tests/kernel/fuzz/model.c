@@ -315,7 +315,7 @@ char *free_window(const struct attachment *a)
 	return a->r && a->addr >= first && a->addr < first + 4 * UNIT ? first + 4 * UNIT : first;
 }
 
-/* A file of one's own, made in one of several ways. */
+/* A private file, made in one of several ways. */
 void make_region(struct region *r)
 {
 	char path[160], link[64];

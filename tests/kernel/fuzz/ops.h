@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
-/* The operations: OP(name, weight, who runs it).  Included several times. */
+/* The operations: OP(name, weight, mode that runs it).  This file is included several times. */
 
 /* exact_file.c: calls on the file, compared with the model */
 OP(load, 60, ALL)
