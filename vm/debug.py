@@ -2,7 +2,7 @@
 
 Nobody ships one, so it is built here, once: under the cache directory, as `store.from_directory` wants it.
 
-May depend on: apt, errors.
+May depend on: apt, errors, kbuild (of mshare).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import shutil
 import subprocess
 from importlib import resources
 from pathlib import Path
+
+from mshare._tools import kbuild
 
 from . import apt
 from .apt import Progress
@@ -103,9 +105,7 @@ def _build(root: Path, wanted: str, progress: Progress) -> None:
 
 def _run(root: Path, command: list[str]) -> None:
     """A step of the build, its output in `root`/log. Raises BuildError with the last lines."""
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
-    }
+    environment = kbuild.environment()
     environment["PATH"] = environment.get("PATH", "") + ":/usr/sbin:/sbin"  # depmod
     with (root / "log").open("ab") as log:
         code = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False).returncode

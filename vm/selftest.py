@@ -1,23 +1,19 @@
 """Proves the verdicts: boots machines that must pass, fail, complain, hang and vanish, and looks at what was said.
 
-May depend on: apt, debug, machine, store, verdict, errors.
+May depend on: apt, debug, machine, store, suite, verdict.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import tempfile
 import time
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from . import machine
+from . import machine, suite
 from .apt import Progress
 from .debug import RELEASE_ENDING
-from .errors import BuildError
 from .store import Kernel
 from .verdict import Outcome
 
@@ -124,13 +120,4 @@ def _build_complain(kernel: Kernel, directory: Path) -> None:
     source = resources.files(__package__) / "guest" / "complain"
     for name in ("complain.c", "Kbuild"):
         (directory / name).write_bytes((source / name).read_bytes())
-    if shutil.which("make") is None:
-        raise BuildError("make is not installed; as root: apt-get install make gcc-12 libc6-dev libelf1 pahole")
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
-    }
-    command = ["make", "-C", str(kernel.build), f"M={directory}", "modules"]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    if done.returncode != 0:
-        tail = "\n".join(done.stdout.decode(errors="replace").splitlines()[-20:])
-        raise BuildError(f"the selftest's module does not build; install make gcc-12 libc6-dev libelf1 pahole:\n{tail}")
+    suite.make(kernel.build, f"M={directory}", "modules")

@@ -1,19 +1,19 @@
 """Builds the module on the host, and the guest script that loads it, runs something, and takes it out again.
 
-May depend on: apt, junit, store, verdict, errors.
+May depend on: apt, junit, store, verdict, errors, kbuild (of mshare).
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
 import shlex
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from mshare._tools import kbuild
 
 from . import junit, verdict
 from .apt import Progress
@@ -24,7 +24,7 @@ MODULE = "mshare"
 SPY = "mshare_spy"  # see tests/kernel/spy
 FILE_SYSTEM = "msharefs"
 MOUNT_POINT = "/sys/fs/mshare"
-BUILT = ("*.o", "*.ko", "*.mod", "*.mod.c", "*.cmd", "*.symvers", "*.order")  # what a build leaves in kernel/
+PACKAGES = "make gcc-12 libc6-dev libelf1 pahole"
 STAGE_FILE = "/run/mshare-vm/stage"  # the agent sends its one word along with the exit status
 
 
@@ -52,13 +52,13 @@ def build_with(repository: Path, kernel: Kernel, name: str, arguments: list[str]
     Paths of our files are relative to `kernel/` in it. Raises BuildError, HostToolMissing.
     """
     with _copy(repository, Path("kernel"), kernel, name) as work:
-        return _make(work, kernel, *arguments).replace(f"{work}/", "")
+        return make(work, f"KDIR={kernel.build}", *arguments).replace(f"{work}/", "")
 
 
 def _build(repository: Path, source: Path, module: str, kernel: Kernel, progress: Progress) -> Path:
     progress(f"building {module}.ko for {kernel.release}")
     with _copy(repository, source, kernel, source.name) as work:
-        _make(work, kernel)
+        make(work, f"KDIR={kernel.build}")
         built = work / f"{module}.ko"
         if not built.is_file():
             raise BuildError(f"make succeeded but left no {built}; check {source}/Kbuild")
@@ -75,31 +75,28 @@ def _copy(repository: Path, source: Path, kernel: Kernel, name: str) -> Iterator
     """
     if not (repository / source / "Makefile").is_file():
         raise BuildError(f"there is no module source in {repository / source}; run from the repository's root")
-    for program in ("make", "gcc"):
-        if shutil.which(program) is None:
-            raise HostToolMissing(program, "make gcc-12 libc6-dev libelf1 pahole")
     target = build_directory(repository, kernel)
     target.mkdir(parents=True, exist_ok=True)
     with (target / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         work = target / name
         shutil.rmtree(work, ignore_errors=True)
-        shutil.copytree(repository / source, work, ignore=shutil.ignore_patterns(*BUILT))
+        kbuild.copy(repository / source, work)
         yield work
 
 
-def _make(source: Path, kernel: Kernel, *arguments: str) -> str:
-    # A `make` above us must not hand its flags and job server to the kernel's build.
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
-    }
-    command = ["make", "-C", str(source), f"KDIR={kernel.build}", f"-j{os.cpu_count() or 1}", *arguments]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    output = done.stdout.decode(errors="replace")
-    if done.returncode != 0:
-        tail = "\n".join(output.splitlines()[-40:])
-        raise BuildError(f"{shlex.join(command)} failed with status {done.returncode}; fix the source:\n{tail}")
-    return output
+def make(directory: Path, *arguments: str) -> str:
+    """What make says in `directory`. Raises BuildError with its last lines, HostToolMissing."""
+    for program in kbuild.missing_tools():
+        raise HostToolMissing(program, PACKAGES)
+    build = kbuild.make(directory, *arguments)
+    if build.status != 0:
+        tail = "\n".join(build.output.splitlines()[-40:])
+        raise BuildError(
+            f"{build.command} failed with status {build.status} ({build.telling or 'no output'}); "
+            f"fix the source, or install {PACKAGES}:\n{tail}"
+        )
+    return build.output
 
 
 def with_module(module: Path, inner: bytes, *, name: str = "command") -> bytes:

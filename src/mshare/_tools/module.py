@@ -1,5 +1,5 @@
 """Our kernel module: built from the source that comes with this package, loaded, mounted, and taken out again.
-May depend on: backends.msharefs, linux, errors, units, procfs.
+May depend on: kbuild, backends.msharefs, linux, errors, units, procfs.
 
 A module that root loads is built by root, in a directory only root can write to (/var/cache/mshare): what another user
 has built is never loaded. Building needs the headers of the kernel it is for, make and a compiler.
@@ -10,10 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shlex
-import shutil
 import stat
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +28,12 @@ from .._core.linux import module
 from .._core.linux.mounts import mount, mounts, unmount
 from .._core.procfs import Mount
 from .._core.units import format_list
+from . import kbuild
 
 SOURCE = Path(__file__).parents[1] / "kernel_source"
 FILE_SYSTEM = "msharefs"
 _INFO_FILE = "mshare_info"
 _ADMITS_ROOT, _ADMITS_GROUP = 0o755, 0o1775
-_PRODUCTS = ("*.o", "*.ko", "*.mod", "*.mod.c", ".*", "modules.order", "Module.symvers")
 _TOOLS = "sudo apt-get install make gcc (Fedora: sudo dnf install make gcc elfutils-libelf-devel)"
 _NO_KEY = (errno.EKEYREJECTED, errno.ENOKEY, errno.EBADMSG)
 
@@ -117,7 +114,7 @@ def _digest() -> str:
     digest = hashlib.sha256()
     for path in sorted(path for path in SOURCE.rglob("*") if path.is_file()):
         inside = path.relative_to(SOURCE)
-        if not any(inside.match(pattern) for pattern in _PRODUCTS):
+        if not any(inside.match(pattern) for pattern in kbuild.PRODUCTS):
             digest.update(f"{inside}\0{path.stat().st_size}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -149,13 +146,13 @@ def build(release: str | None = None, cache: Path | None = None) -> Path:
             f"the headers of kernel {release} are not installed (there is no {headers})",
             f"sudo apt-get install linux-headers-{release} (Fedora: sudo dnf install kernel-devel-{release})",
         )
-    missing = [tool for tool in ("make", "gcc") if shutil.which(tool) is None]
+    missing = kbuild.missing_tools()
     if missing:
         raise BackendUnavailableError(f"building needs {' and '.join(missing)}", _TOOLS)
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
     with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent) as scratch:
         tree = Path(scratch) / "kernel"
-        shutil.copytree(SOURCE, tree, ignore=shutil.ignore_patterns(*_PRODUCTS))
+        kbuild.copy(SOURCE, tree)
         _make(tree, headers, release, target.parent / "build.log")
         made = tree / f"{MODULE}.ko"
         made.chmod(0o644)
@@ -164,17 +161,12 @@ def build(release: str | None = None, cache: Path | None = None) -> Path:
 
 
 def _make(tree: Path, headers: Path, release: str, log: Path) -> None:
-    # A make above us must not hand down its flags and its job server.
-    environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
-    command = ["make", "-C", str(tree), f"KDIR={headers}", f"-j{os.cpu_count() or 1}"]
-    with log.open("wb") as output:
-        done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False)
-    if done.returncode == 0 and (tree / f"{MODULE}.ko").is_file():
+    build = kbuild.make(tree, f"KDIR={headers}")
+    log.write_text(build.output)
+    if build.status == 0 and (tree / f"{MODULE}.ko").is_file():
         return
-    lines = log.read_text(errors="replace").splitlines()
-    telling = [line for line in lines if "rror" in line or "not found" in line] or lines[-1:]
     raise ModuleBuildError(
-        f"{shlex.join(command)} failed for kernel {release} ({telling[0].strip() if telling else 'no output'})",
+        f"{build.command} failed for kernel {release} ({build.telling or 'no output'})",
         f"read {log}; a missing tool: {_TOOLS}",
     )
 
