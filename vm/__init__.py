@@ -14,9 +14,9 @@ General layout, dependencies running downwards:
     errors       what can go wrong on the host   markdown     tables (pure)
     guest/       two shell scripts that run inside
 
-Of mshare, `vm` imports `mshare._tools.kbuild` alone, so that one builder of modules serves both. `python3 -m vm` finds
+`vm` imports only `mshare._tools.kbuild` of mshare, so that one builder of modules serves both. `python3 -m vm` finds
 that module in `src/` of the same tree and works without an installed mshare.
 
-The Python in here runs on the host; inside the guest there is busybox, a job and the host's files. `dmesg` also serves
-the guest's tests, which look at the kernel's log after each test.
+The Python in this package runs on the host. The guest has busybox, a job and the host's files. `dmesg` also serves the
+guest's tests, which look at the kernel's log after each test.
 """

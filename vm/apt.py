@@ -1,7 +1,7 @@
-"""apt, in two ways: as the machine is set up, and with directories of its own for other suites of the same mirror.
+"""Runs apt in two ways: as the machine is set up, and with private directories for other suites of the same mirror.
 
-The second way leaves the machine alone: no file in /etc/apt, no package list and no package of the machine is touched
-or looked at. It also works without root.
+The second way leaves the machine alone: apt neither reads nor changes the machine's /etc/apt, package lists and
+packages. The second way also works without root.
 
 May depend on: sources, errors.
 """
@@ -19,13 +19,13 @@ from . import sources
 from .errors import FetchError, HostToolMissing
 
 Progress = Callable[[str], None]
-# Where newer kernels come from. trixie is there for what backports builds on: sid drops old compilers.
+# Newer kernels come from these suites. Backports needs packages of trixie, because sid drops old compilers.
 SUITES = ("trixie", "trixie-backports", "sid")
 _PACKAGE_OF = {"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg", "depmod": "kmod", "tar": "tar"}
 
 
 def output_of(command: list[str], cwd: Path | None = None) -> bytes:
-    """What a package tool prints. Raises HostToolMissing, FetchError with its last lines."""
+    """Return the output of a package tool. Raises HostToolMissing, or FetchError with the tool's last lines."""
     program = shutil.which(command[0], path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if program is None:
         raise HostToolMissing(command[0], _PACKAGE_OF[command[0]])
@@ -41,38 +41,38 @@ def output_of(command: list[str], cwd: Path | None = None) -> bytes:
 
 
 class Apt(NamedTuple):
-    """apt with these options. `private`: its lists and cache are ours, so that root is not needed to update them."""
+    """apt with these options. `private`: apt's lists and cache are ours, so apt updates them without root."""
 
     options: tuple[str, ...] = ()
     private: bool = False
 
     def update(self, progress: Progress) -> None:
-        """Have the package lists brought up to date: those of a fresh machine are missing or too old."""
+        """Bring the package lists up to date, because the lists of a fresh machine are missing or too old."""
         if self.private or os.geteuid() == 0:
             output_of(["apt-get", *self.options, "update", "-qq"])
         else:
             progress("not root: package lists stay as old as they are")
 
     def kernels(self) -> bytes:
-        """The names of all kernel image packages, one a line, each followed by its description."""
+        """Return the names of all kernel image packages, one a line, each followed by its description."""
         return output_of(["apt-cache", *self.options, "search", "--names-only", "^linux-image-[0-9].*-amd64$"])
 
     def depends(self, package: str) -> bytes:
         return output_of(["apt-cache", *self.options, "depends", package])
 
     def download(self, packages: Iterable[str], directory: Path) -> None:
-        """These packages alone, into `directory`."""
+        """Download these packages into `directory`, without the packages they depend on."""
         output_of(["apt-get", *self.options, "download", "-qq", *packages], cwd=directory)
 
     def download_all(self, package: str, directory: Path) -> None:
-        """A package with all that it needs, down to the C library, into `directory`; nothing is installed."""
+        """Download a package and all its dependencies, down to the C library, into `directory`; install nothing."""
         (directory / "partial").mkdir()
         command = ["apt-get", *self.options, "-o", f"Dir::Cache::archives={directory}", "-qq", "--yes"]
         output_of([*command, "--no-install-recommends", "--download-only", "install", package])
 
 
 def other_suites(directory: Path, etc: Path = Path("/etc/apt")) -> Apt:
-    """apt for SUITES, with its files under `directory`. Raises FetchError where apt's sources name no Debian mirror."""
+    """Return apt for SUITES, with its files under `directory`. Raises FetchError if apt's sources name no mirror."""
     found: list[sources.Source] = []
     for path in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]:
         if path.suffix in (".list", ".sources") and path.is_file():
@@ -81,7 +81,7 @@ def other_suites(directory: Path, etc: Path = Path("/etc/apt")) -> Apt:
         (directory / name).mkdir(parents=True, exist_ok=True)
     text = sources.stanza(sources.mirror(found, _codename()), SUITES)
     (directory / "sources" / "debian.sources").write_text(text)
-    # A machine on which nothing is installed: what a package needs is downloaded whether or not this one has it.
+    # apt sees a machine without packages, and therefore downloads every dependency, also those installed here.
     (directory / "state" / "status").write_text("")
     settings = {
         "Dir::Etc::sourcelist": "/dev/null",

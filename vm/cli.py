@@ -25,11 +25,12 @@ from .errors import HostToolMissing, VmError
 from .store import Kernel
 
 SERIES = ("6.12", "6.1")
-PYTEST_TIMEOUT_SECONDS = 600  # for one test: pyproject.toml's limit is the host's, and a guest is many times slower
+# For one test. The limit in pyproject.toml is for the host, and a guest is many times slower.
+PYTEST_TIMEOUT_SECONDS = 600
 DESCRIPTION = """\
-Boots stock Debian kernels in QEMU (software emulation) and runs commands and tests in them, over this machine's
-files: the current directory is writable in the guest, but for its src, tests, benchmarks and virtual environment, which
-are read-only and fast; all else is seen as it is, and writes to it are thrown away.
+Boots stock Debian kernels in QEMU (software emulation) and runs commands and tests in them. The guest sees this
+machine's files. The current directory is writable in the guest, except its src, tests, benchmarks and virtual
+environment, which are read-only and fast. The guest's writes to all other files are thrown away.
 """
 EPILOG = f"""\
 examples:
@@ -48,19 +49,19 @@ exit status:
   {verdict.EXIT_COMPLAINED}   the kernel complained (WARN, BUG, oops, bad page, ...), whatever the command returned
   {verdict.EXIT_LOST}   lost VM: it ended, or was ended, without a verdict
   {verdict.EXIT_TIMEOUT}   the command did not end within --timeout
-A command can return these numbers too; --json tells them apart.
+A command can also return these numbers; --json distinguishes the two.
 """
 
 
 def progress(text: str) -> None:
-    """One line on standard error."""
+    """Write one line to standard error."""
     print(f"vm: {text}", file=sys.stderr, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit status."""
+    """Run one command and return the exit status."""
     options = _parser().parse_args(argv)
-    # A terminated program must take its machine along; the clean-up is in `finally` clauses.
+    # A terminated program must also end its machine: `sys.exit` runs the `finally` clauses, which clean up.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         return int(options.action(options))
@@ -111,7 +112,7 @@ def _test(options: argparse.Namespace) -> int:
         raise VmError(f"there are no tests in {cwd / 'tests' / 'kernel'}; run from the repository's root")
     exit_code, objects = 0, []
     facts = {**_facts(cwd), "arguments": shlex.join(options.words)} if options.page else {}
-    # Everything is fetched and built before the first boot, so a slow run does not end in a compiler's message.
+    # Everything is fetched and built before the first boot, so that a compiler's error comes early.
     chosen = [_kernel(name) for name in options.kernel or SERIES[:1]]
     modules = [suite.build_module(cwd, kernel, progress) for kernel in chosen]
     spies = [suite.build_spy(cwd, kernel, progress) for kernel in chosen]
@@ -157,7 +158,7 @@ def _test(options: argparse.Namespace) -> int:
 
 
 def _facts(repository: Path) -> dict[str, str]:
-    """What a kept result must say besides the result: which source, when, on which machine."""
+    """Return the facts that a kept result needs: the source's commit, the day, and the machine."""
     told = {
         "commit": ["git", "-C", str(repository), "describe", "--always", "--dirty", "--exclude=*"],
         "qemu": ["qemu-system-x86_64", "--version"],
@@ -200,7 +201,7 @@ def _selftest(options: argparse.Namespace) -> int:
 def _kernel(wanted: str) -> Kernel:
     cache = store.cache_directory()
     if wanted == "debug":
-        store.ensure(cache, SERIES[0], progress)  # for its busybox
+        store.ensure(cache, SERIES[0], progress)  # fetched for the kernel's busybox
         return store.from_directory(debug.ensure(cache, progress), cache)
     if "/" in wanted:
         return store.from_directory(Path(wanted), cache)

@@ -1,6 +1,7 @@
-"""A kernel that looks for its own mistakes: Debian's source, few options, every check `debug.config` names.
+"""Builds a kernel that looks for its own mistakes: Debian's source, few options, every check in `debug.config`.
 
-Nobody ships one, so it is built here, once: under the cache directory, as `store.from_directory` wants it.
+Nobody ships such a kernel. This module builds it once, under the cache directory, in the layout that
+`store.from_directory` reads.
 
 May depend on: apt, errors, kbuild (of mshare).
 """
@@ -26,9 +27,9 @@ SOURCE = "linux-source-6.12"
 RELEASE_ENDING = "-mshare-debug"  # CONFIG_LOCALVERSION
 PACKAGES = "make gcc-12 libc6-dev flex bison bc libelf-dev xz-utils kmod"
 
-# Facts: lockdep makes a spinlock larger than a word, so the lock of a page table is allocated, by two functions that
-# inline functions for modules call and that are not exported. Stock kernels have the lock in the page's descriptor.
-# Decision: export them.
+# Facts: lockdep makes a spinlock larger than a word, so the kernel allocates the lock of a page table. Inline functions
+# for modules call the two allocating functions, which are not exported. Stock kernels have the lock in the page's
+# descriptor. Decision: export the two functions.
 EXPORTS = """
 #if defined(CONFIG_SPLIT_PTE_PTLOCKS) && ALLOC_SPLIT_PTLOCKS
 EXPORT_SYMBOL(ptlock_alloc);
@@ -38,23 +39,23 @@ EXPORT_SYMBOL(ptlock_free);
 
 
 def options(text: str) -> list[str]:
-    """The lines of a configuration that set something, sorted: comments and order mean nothing."""
+    """Return the lines of a configuration that set an option, sorted. Comments and order mean nothing."""
     return sorted(line for line in text.splitlines() if line.startswith("CONFIG_"))
 
 
 def missing(wanted: str, made: str) -> list[str]:
-    """Options of `wanted` that `made`, kconfig's result, does not have: their dependencies are not fulfilled."""
+    """Return the options of `wanted` that kconfig's result `made` lacks because their dependencies are not met."""
     return sorted(set(options(wanted)) - set(options(made)))
 
 
 def directory(cache: Path, wanted: str) -> Path:
-    """Where the kernel with these options is. Its own for each: a guest may be running another at the moment."""
+    """Return the directory of the kernel with these options. Each set has its own: a guest may be using another."""
     digest = hashlib.sha256("\n".join(options(wanted)).encode()).hexdigest()
     return cache / f"debug-{digest[:8]}"
 
 
 def ensure(cache: Path, progress: Progress) -> Path:
-    """The debug kernel's root, built first if none has the options of `debug.config`.
+    """Return the debug kernel's root. The kernel is built first if none has the options of `debug.config`.
 
     Building takes 16 minutes of processor time and 2.1 GB. Raises FetchError, HostToolMissing, BuildError.
     """
@@ -104,9 +105,9 @@ def _build(root: Path, wanted: str, progress: Progress) -> None:
 
 
 def _run(root: Path, command: list[str]) -> None:
-    """A step of the build, its output in `root`/log. Raises BuildError with the last lines."""
+    """Run a step of the build, with its output in `root`/log. Raises BuildError with the last lines."""
     environment = kbuild.environment()
-    environment["PATH"] = environment.get("PATH", "") + ":/usr/sbin:/sbin"  # depmod
+    environment["PATH"] = environment.get("PATH", "") + ":/usr/sbin:/sbin"  # for depmod
     with (root / "log").open("ab") as log:
         code = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False).returncode
     if code != 0:

@@ -1,4 +1,4 @@
-"""Finds what a kernel complains about in its log. Pure: text in, lines out."""
+"""Finds a kernel's complaints in its log. Pure: text in, lines out."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ COMPLAINTS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("leak", r"^BUG .*: Objects remaining|^slab error|kmem_cache_destroy .*: Slab cache still has"),
         ("list", r"^list_(add|del) corruption|^refcount_t: |^percpu ref .*<= 0"),
         ("sanitizer", r"^ODEBUG: |^UBSAN: |^KASAN: |^KCSAN: |^KFENCE: "),
-        ("trace", r"^Call Trace:|^RIP: 0010:"),  # safety net: a stack nobody above explained
+        ("trace", r"^Call Trace:|^RIP: 0010:"),  # safety net: a stack that no pattern above explains
     )
 )
 
-# mm/oom_kill.c prints a stack of its own. A process killed for lack of memory is not a kernel's complaint, and
-# tests provoke it. The stack ends at its own mark; the limit is for a log where that line was lost.
+# mm/oom_kill.c prints its own stack. A process killed for lack of memory is not a kernel's complaint, and tests
+# provoke such kills. The stack ends at its own mark. The limit is for a log that has lost the line with the mark.
 _OOM, _OOM_END, _OOM_LINES = "invoked oom-killer: ", "</TASK>", 60
 _FRAME = re.compile(r"^(\? )?[\w.]+\+0x[0-9a-f]+/0x[0-9a-f]+")
 
 # mm/page_isolation.c and mm/memory_hotplug.c describe a page that keeps a block of memory from being taken offline.
-# Whoever asks for the block hears it. The reason is the last line of the description.
+# The caller that asks for the block gets the answer. The reason is the last line of the description.
 _DUMP, _DUMP_END = "page:", re.compile(r"^page dumped because: (.*)$")
 _DUMP_REASONS = ("unmovable page", "migration failure", "isolation failed")
 
@@ -50,7 +50,7 @@ _PREFIX = re.compile(r"^(?:<[0-9]+>)?(?:\[\s*[0-9]+\.[0-9]+\](?:\[\s*[TC]\s*[0-9
 
 
 class Complaint(NamedTuple):
-    """One line a kernel should not have printed; `number` counts from 1 in the log that was scanned."""
+    """One line that a kernel should not have printed; `number` counts from 1 in the log that was scanned."""
 
     kind: str
     number: int
@@ -58,14 +58,14 @@ class Complaint(NamedTuple):
 
 
 def message(line: str) -> str:
-    """A log line without its level (`<4>`), time stamp and caller."""
+    """Return a log line without its level (`<4>`), time stamp and caller."""
     return _PREFIX.sub("", line, count=1).strip()
 
 
 def scan(log: str) -> list[Complaint]:
-    """Every complaint in a kernel log (`dmesg -r`, `dmesg` or a serial console), in order.
+    """Return every complaint in a kernel log (`dmesg -r`, `dmesg` or a serial console), in order.
 
-    Reading stops at the guest's own mark for an expired time limit: the stacks after it were asked for.
+    Reading stops at the guest's own mark for an expired time limit: the guest asked for the stacks after the mark.
     """
     found: list[Complaint] = []
     oom_until = 0
@@ -94,7 +94,7 @@ def scan(log: str) -> list[Complaint]:
 
 
 def excerpt(log: str, complaints: list[Complaint], before: int = 2, after: int = 25, limit: int = 120) -> list[str]:
-    """The complaining lines with the lines around each (a WARN's text stands before it), in order, each once.
+    """Return the complaining lines and the lines around each, in order, each once. A WARN's text stands before it.
 
     `limit` bounds the lines in all.
     """
@@ -107,7 +107,7 @@ def excerpt(log: str, complaints: list[Complaint], before: int = 2, after: int =
     return [lines[index].rstrip() for index in wanted[:limit]]
 
 
-# Documentation/admin-guide/tainted-kernels.rst. Out-of-tree (12), unsigned (13) and staging say nothing bad here.
+# Documentation/admin-guide/tainted-kernels.rst. The bits out-of-tree (12), unsigned (13) and staging are no fault here.
 TAINT_BAD = {
     1: "forced module",
     3: "forced rmmod",
@@ -120,5 +120,5 @@ TAINT_BAD = {
 
 
 def taints(value: int) -> list[str]:
-    """Names of the bad bits in `/proc/sys/kernel/tainted`."""
+    """Return the names of the bad bits in `/proc/sys/kernel/tainted`."""
     return [name for bit, name in TAINT_BAD.items() if value >> bit & 1]

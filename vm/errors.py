@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 class VmError(Exception):
-    """The host could not do its part (no kernel, no QEMU, module does not build); no verdict about the guest."""
+    """The host could not do its part (no kernel, no QEMU, no built module), so there is no verdict about the guest."""
 
 
 class HostToolMissing(VmError):
-    """A program this package calls is not installed."""
+    """A program that this package calls is not installed."""
 
     def __init__(self, program: str, package: str) -> None:
         self.program = program
@@ -17,7 +17,7 @@ class HostToolMissing(VmError):
 
 
 class KernelNotFound(VmError):
-    """apt offers no stock kernel of the series asked for."""
+    """apt offers no stock kernel of the requested series."""
 
 
 class FetchError(VmError):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from .errors import FetchError, HostToolMissing
 from .store import Kernel
 
-# What the guest needs before it can see the host's files. Names the running kernel has built in are skipped.
+# The guest needs these modules before it can see the host's files. Modules that are built into the kernel are skipped.
 BOOT_MODULES = ("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "overlay", "virtio_rng")
 _DIRECTORY, _FILE, _CHARACTER = 0o040000, 0o100000, 0o020000
 
@@ -37,7 +37,7 @@ def file(name: str, body: bytes, mode: int = 0o755) -> Member:
 
 
 def cpio(members: list[Member]) -> bytes:
-    """A `newc` archive (Linux Documentation/driver-api/early-userspace/buffer-format.rst), owned by root."""
+    """Return a `newc` archive (Linux Documentation/driver-api/early-userspace/buffer-format.rst), owned by root."""
     out = bytearray()
     for number, member in enumerate([*members, Member("TRAILER!!!", 0)], start=1):
         name = member.name.encode() + b"\0"
@@ -49,7 +49,9 @@ def cpio(members: list[Member]) -> bytes:
 
 
 def load_order(modules_dep: str, wanted: tuple[str, ...]) -> list[str]:
-    """Paths (relative to the modules directory) to insert, dependencies first, each once; built-in names are skipped.
+    """Return the modules to insert, dependencies first, each once. Their paths are relative to the modules directory.
+
+    Built-in modules are skipped.
 
     `modules_dep` is the text of `modules.dep`, where dependencies follow a module in reverse order of insertion.
     """
@@ -71,7 +73,7 @@ def load_order(modules_dep: str, wanted: tuple[str, ...]) -> list[str]:
 
 
 def build(kernel: Kernel, job: dict[str, bytes]) -> bytes:
-    """The archive for one boot of `kernel`; `job` holds the files of /job.
+    """Return the archive for one boot of `kernel`; `job` holds the files of /job.
 
     Raises FetchError when the kernel's cache entry is damaged, HostToolMissing without `xz` or `zstd` support.
     """

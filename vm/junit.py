@@ -26,7 +26,7 @@ class Report(NamedTuple):
 
 
 def parse(report: bytes) -> Report:
-    """The report's test cases, each counted once. Raises ValueError on a torn or foreign file."""
+    """Return the report's test cases, each counted once. Raises ValueError on a torn or foreign file."""
     try:
         root = ET.fromstring(report)
     except ET.ParseError as error:

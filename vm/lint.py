@@ -1,6 +1,6 @@
-"""The kernel's own checkers on `kernel/`: checkpatch for style, sparse for types, address spaces and locks.
+"""Runs the kernel's own checkers on `kernel/`: checkpatch for style, sparse for types, address spaces and locks.
 
-checkpatch comes out of Debian's `linux-source` package, once, into the cache: no smaller package has it.
+checkpatch is taken once from Debian's `linux-source` package into the cache, because no smaller package has it.
 
 May depend on: apt, store, suite, errors.
 """
@@ -27,7 +27,7 @@ _SPARSE = re.compile(r"^[^/\s][^\s:]*\.[ch]:\d+:\d+: (?:warning|error): ")
 
 
 def checkpatch_script(cache: Path, progress: Progress) -> Path:
-    """checkpatch.pl in the cache, fetched first if it is not there: 150 MB through apt, of which 300 KB are kept.
+    """Return checkpatch.pl in the cache, fetched first if it is not there: 150 MB through apt, 300 KB are kept.
 
     Raises FetchError, HostToolMissing.
     """
@@ -62,12 +62,12 @@ def checkpatch_script(cache: Path, progress: Progress) -> Path:
 
 
 def sources(repository: Path) -> list[Path]:
-    """The C files of the module."""
+    """Return the C files of the module."""
     return sorted(path for path in (repository / "kernel").rglob("*.[ch]") if not path.name.endswith(".mod.c"))
 
 
 def checkpatch(script: Path, repository: Path) -> list[str]:
-    """What checkpatch --strict says, one message a line. Raises HostToolMissing."""
+    """Return the messages of checkpatch --strict, one a line. Raises HostToolMissing."""
     if shutil.which("perl") is None:
         raise HostToolMissing("perl", PACKAGES)
     said: list[str] = []
@@ -85,16 +85,16 @@ def checkpatch(script: Path, repository: Path) -> list[str]:
 
 
 def sparse(repository: Path, kernel: Kernel) -> list[str]:
-    """What sparse and the compiler say about our files for this kernel. Raises BuildError, HostToolMissing."""
+    """Return the messages of sparse and the compiler about our files. Raises BuildError, HostToolMissing."""
     if shutil.which("sparse") is None:
         raise HostToolMissing("sparse", PACKAGES)
     output = suite.build_with(repository, kernel, "sparse", ["C=2", "CHECK=sparse"])
     if re.search(r"^  CHECK   \S", output, re.MULTILINE) is None:
-        # Debian's headers of 7.2 and 7.3 lack scripts/checker-valid.sh. Kbuild then leaves sparse out and goes on.
+        # Debian's headers of 7.2 and 7.3 lack scripts/checker-valid.sh. Kbuild then skips sparse and goes on.
         raise BuildError(f"sparse does not run with the headers of {kernel.release}; choose --kernel 6.12")
     return ours(output)
 
 
 def ours(output: str) -> list[str]:
-    """The lines of a build's output in which a checker speaks of our files, each once."""
+    """Return the lines of a build's output in which a checker names our files, each once."""
     return list(dict.fromkeys(f"kernel/{line}" for line in output.splitlines() if _SPARSE.match(line)))

@@ -30,17 +30,17 @@ from .store import Kernel
 # log_buf_len keeps the whole log for the scan; loglevel=5 lets warnings reach the console, the witness of a panic.
 BOOT_ARGUMENTS = (
     "console=ttyS0 earlyprintk=serial,ttyS0,115200 panic=-1 oops=panic panic_on_warn=1 "
-    # A guest stands still when its host is busy: a soft lockup is then 120 s, and so is a stall of RCU (otherwise 21 s;
-    # reported once, while the kernel cleared a page for Python).
+    # A guest stands still when its host is busy. A soft lockup and a stall of RCU are therefore reported after 120 s.
+    # RCU's default is 21 s, which one report reached while the kernel cleared a page for Python.
     "watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 "
     "log_buf_len=4M loglevel=5 printk.time=1 rdinit=/init"
 )
-BOOT_LIMIT_SECONDS = 180.0  # from QEMU's start to the command's; 15 to 25 s is usual, a busy host needs more
+BOOT_LIMIT_SECONDS = 180.0  # from QEMU's start to the command's start: usually 15 to 25 s, longer on a busy host
 END_LIMIT_SECONDS = 60.0  # from the command's time limit to power-off
 
 
-# Four page-table levels, as most machines people run have; la57 makes the emulated kernel use five. With erms, on a
-# busy host, kernels were seen to clear 40 bytes per second in clear_page_erms(), and to report soft lockups there.
+# Most machines have four page-table levels; la57 makes the emulated kernel use five. With erms on a busy host, some
+# kernels cleared 40 bytes per second in clear_page_erms(), and reported soft lockups there.
 CPU = "max,la57=off,erms=off"
 ACCEL = "tcg,thread=multi"
 # The guest's clocks count instructions, one per nanosecond, so that a figure does not depend on how busy the host is.
@@ -52,7 +52,7 @@ Output = Callable[[int, bytes], None]
 
 
 class VirtualMachine(NamedTuple):
-    """What to boot and how. `command_limit_seconds` counts in the guest, from the command's start.
+    """A machine to boot. `command_limit_seconds` counts in the guest, from the command's start.
 
     `nodes`: NUMA nodes that share memory and CPUs evenly; 1 is a machine without NUMA.
     """
@@ -70,7 +70,7 @@ class VirtualMachine(NamedTuple):
 
 
 class Boot(NamedTuple):
-    """One boot's verdict, with how long its parts took on the host, in seconds."""
+    """One boot's verdict, and the durations of its parts on the host, in seconds."""
 
     verdict: verdict.Verdict
     boot_seconds: float | None
@@ -80,9 +80,9 @@ class Boot(NamedTuple):
 
 
 def command_script(command: Sequence[str], cwd: Path, environment: dict[str, str]) -> bytes:
-    """The shell script the guest runs: environment, working directory, then the command.
+    """Return the shell script that the guest runs: environment, working directory, then the command.
 
-    One word is taken as a shell command line, several as a program and its arguments, exactly as given.
+    A single word is a shell command line. Several words are a program and its arguments, exactly as given.
     """
     lines = ["unset OLDPWD"]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in sorted(environment.items())]
@@ -92,7 +92,7 @@ def command_script(command: Sequence[str], cwd: Path, environment: dict[str, str
 
 
 def guest_environment(extra: dict[str, str]) -> dict[str, str]:
-    """The command's environment: the host's locale, and a PATH that finds the Python running this program first."""
+    """Return the command's environment: the host's locale, and a PATH that finds this program's Python first."""
     search = [str(Path(sys.executable).parent), *os.environ.get("PATH", "").split(":")]
     search += ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
     kept = {name: os.environ[name] for name in ("LANG", "LC_ALL", "TERM", "VIRTUAL_ENV") if name in os.environ}
@@ -101,11 +101,11 @@ def guest_environment(extra: dict[str, str]) -> dict[str, str]:
 
 
 def qemu_command(machine: VirtualMachine, initrd: Path, channels: dict[str, str], *, interactive: bool) -> list[str]:
-    """QEMU's arguments; `channels` maps a virtio port's name (and `console`) to the host file behind it."""
+    """Return QEMU's arguments; `channels` maps a virtio port's name (and `console`) to the host file behind it."""
     program = shutil.which("qemu-system-x86_64")
     if program is None:
         raise HostToolMissing("qemu-system-x86_64", "qemu-system-x86")
-    # Even a SIGKILL of this program must not leave a machine behind.
+    # Not even a SIGKILL of this program may leave a machine behind.
     setpriv = shutil.which("setpriv")
     accel = ICOUNT_ACCEL if machine.icount else machine.accel
     command = [
@@ -134,7 +134,7 @@ def qemu_command(machine: VirtualMachine, initrd: Path, channels: dict[str, str]
 
 
 def mebibytes(memory: str) -> int:
-    """QEMU's `-m` in MiB: a number, its unit MiB or given by K, M, G or T. Raises ValueError."""
+    """Return QEMU's `-m` in MiB: a number in MiB, or in the unit K, M, G or T. Raises ValueError."""
     match = re.fullmatch(r"([0-9]+)([KMGT]?)B?", memory.upper())
     if match is None:
         raise ValueError(f"invalid size '{memory}': use a number with an optional unit, such as 512M or 2G")
@@ -143,11 +143,10 @@ def mebibytes(memory: str) -> int:
 
 
 def processor_arguments(nodes: int, memory: str, cpus: int) -> list[str]:
-    """QEMU's arguments for CPUs and memory, on so many NUMA nodes. The last node has what memory is left.
+    """Return QEMU's arguments for CPUs and memory, on so many NUMA nodes. The last node has the remaining memory.
 
-    Each node is a socket of its own: kernels warn of a socket on two nodes. Sockets have equally many places for a CPU,
-    and those that are left over stay empty, so with fewer CPUs than nodes some nodes have memory alone.
-    Raises ValueError.
+    Each node is its own socket, because kernels warn of a socket on two nodes. All sockets have equally many places for
+    CPUs, and surplus places stay empty. With fewer CPUs than nodes, some nodes have only memory. Raises ValueError.
     """
     if nodes == 1:
         return ["-smp", str(cpus), "-m", memory]
@@ -181,7 +180,7 @@ def _job(machine: VirtualMachine, script: bytes, mode: str) -> dict[str, bytes]:
     cached = cached_directories(machine.writable, prefix)
     for directory in cached:
         if directory != prefix:
-            compileall.compile_dir(directory, quiet=2)  # the guest could not keep what it compiles
+            compileall.compile_dir(directory, quiet=2)  # the guest could not keep its compiled files
     settings = {
         "command_limit": str(machine.command_limit_seconds),
         "mode": mode,
@@ -198,11 +197,11 @@ def _job(machine: VirtualMachine, script: bytes, mode: str) -> dict[str, bytes]:
 
 
 def boot(machine: VirtualMachine, script: bytes, on_output: Output, results: Path, progress: Progress) -> Boot:
-    """Boot, run the script, wait for the end; a death before the first user process is tried once more, and said.
+    """Boot, run the script and wait for the end. After a death before the first user process, say so and retry once.
 
-    Never longer than twice BOOT_LIMIT_SECONDS plus the command's limit plus END_LIMIT_SECONDS. `on_output(1 or 2,
-    bytes)` is called from a thread for what the command prints. Console, kernel log and verdict port stay in
-    `results`; those of an early death move to its `lost` directory. Raises HostToolMissing, FetchError.
+    A boot never takes longer than twice BOOT_LIMIT_SECONDS plus the command's limit plus END_LIMIT_SECONDS. A thread
+    calls `on_output(1 or 2, bytes)` with the command's output. Console, kernel log and verdict port stay in `results`.
+    After an early death these files move to the directory `lost` in `results`. Raises HostToolMissing, FetchError.
     """
     progress(f"booting {machine.kernel.release}")
     first = _boot(machine, script, on_output, results)
@@ -260,7 +259,7 @@ def _boot(machine: VirtualMachine, script: bytes, on_output: Output, directory: 
 
 
 def shell(machine: VirtualMachine, script: bytes) -> int:
-    """Boot with this terminal as the guest's console until the shell ends; QEMU's own exit status. C-a x ends QEMU."""
+    """Boot with this terminal as the guest's console until the shell ends. C-a x ends QEMU. Return QEMU's status."""
     with tempfile.TemporaryDirectory(prefix="mshare-vm-") as name:
         initrd = Path(name) / "initramfs"
         initrd.write_bytes(initramfs.build(machine.kernel, _job(machine, script, "shell")))
@@ -270,7 +269,7 @@ def shell(machine: VirtualMachine, script: bytes) -> int:
 def _supervise(
     process: subprocess.Popen[bytes], port: Path, limit: int, began: float
 ) -> tuple[float | None, str | None]:
-    """Wait for the end: seconds until the command started, and why the host must end the machine, if it must."""
+    """Wait for the end. Return the seconds until the command started, and why the host must end the machine, if so."""
     started: float | None = None
     deadline = began + BOOT_LIMIT_SECONDS
     while True:

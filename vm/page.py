@@ -27,14 +27,14 @@ no complaint (`vm/dmesg.py`: WARN, BUG, oops, lockdep, bad page, ...), and the m
 
 
 def series(release: str) -> str:
-    """The key of a kernel's row: `6.12`; a kernel that was built here has its own, `6.12 debug`."""
+    """Return the key of a kernel's row, such as `6.12`, or `6.12 debug` for a kernel that was built here."""
     match = re.match(r"[0-9]+\.[0-9]+", release)
     number = match[0] if match else release
     return f"{number} debug" if release.endswith("-debug") else number
 
 
 def merged(document: Document, item: dict[str, Any], facts: dict[str, Any]) -> Document:
-    """The document with this run (`report.as_object`) in its row's place, and the facts of the machine it ran on."""
+    """Return the document with this run (`report.as_object`) and the facts of its machine in the run's row."""
     row = {name: item[name] for name in _KEPT if name in item} | facts
     rows = document | {series(item["kernel"]): row}
     return dict(sorted(rows.items(), key=lambda pair: [int(part) for part in re.findall("[0-9]+", pair[0])]))
@@ -47,7 +47,7 @@ def _log(row: dict[str, Any]) -> str:
 
 
 def as_markdown(document: Document) -> str:
-    """The page."""
+    """Return the page."""
     rows: list[tuple[str, ...]] = []
     notes: list[str] = []
     for row in document.values():
@@ -80,7 +80,7 @@ def as_markdown(document: Document) -> str:
 
 
 def save(prefix: Path, item: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Put one run into PREFIX.json and write PREFIX.md from all that is there."""
+    """Put one run into PREFIX.json, and write PREFIX.md from all runs in that file."""
     data, text = prefix.with_name(prefix.name + ".json"), prefix.with_name(prefix.name + ".md")
     document = merged(json.loads(data.read_text()) if data.exists() else {}, item, facts)
     data.write_text(json.dumps(document, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Says what a boot proved: a line and the kernel's complaints for people, an object for programs. Pure.
+"""Reports what a boot proved: a line and the kernel's complaints for people, an object for programs. Pure.
 
 May depend on: junit, machine.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def as_object(release: str, boot: Boot, suite: junit.Report | None = None) -> dict[str, Any]:
-    """What `--json` prints; durations in seconds, null where the machine did not get that far."""
+    """Return the object that `--json` prints. Durations are in seconds, or null if the machine did not get so far."""
     found = boot.verdict
     item: dict[str, Any] = {
         "kernel": release,
@@ -36,7 +36,7 @@ def as_object(release: str, boot: Boot, suite: junit.Report | None = None) -> di
 
 
 def as_lines(release: str, boot: Boot, suite: junit.Report | None = None) -> list[str]:
-    """What people read on standard error: complaints first, the verdict last."""
+    """Return the lines for people on standard error: complaints first, the verdict last."""
     found = boot.verdict
     lines = [f"    {line}" for line in found.excerpt]
     if suite is not None:

@@ -1,4 +1,4 @@
-"""Proves the verdicts: boots machines that must pass, fail, complain, hang and vanish, and looks at what was said.
+"""Proves the verdicts: boots machines that must pass, fail, complain, hang and vanish, and checks each verdict.
 
 May depend on: apt, debug, machine, store, suite, verdict.
 """
@@ -19,7 +19,7 @@ from .verdict import Outcome
 
 
 class Case(NamedTuple):
-    """One boot: what runs, what must come of it. `says` must occur in the reason; `complaint` asks for our module."""
+    """One boot: its command, and the verdict it must get. The reason contains `says`. `complaint` loads our module."""
 
     command: str
     outcome: Outcome
@@ -35,7 +35,7 @@ class Case(NamedTuple):
 CASES = {
     "pass": Case("echo from the guest", Outcome.PASSED, 0, prints="from the guest\n"),
     "fail": Case("exit 7", Outcome.FAILED, 7, says="status 7"),
-    # A host root that could be written to, or a directory that could not, would end this with 1 or 2.
+    # A writable host root, or a directory that is not writable, would end this command with 1 or 2.
     "files": Case("touch /root/.mshare-vm-selftest && test -e here && echo written > there", Outcome.PASSED, 0),
     "message": Case(
         "echo '<3>BUG: Bad page state in process selftest' > /dev/kmsg", Outcome.COMPLAINED, 0, says="Bad page"
@@ -47,7 +47,7 @@ CASES = {
     "warn": Case("insmod complain.ko how=warn", Outcome.COMPLAINED, None, says="WARNING", complaint="warn"),
     "oops": Case("insmod complain.ko how=oops", Outcome.COMPLAINED, None, says="NULL pointer", complaint="oops"),
     "atomic": Case("insmod complain.ko how=atomic", Outcome.COMPLAINED, None, says="atomic", complaint="atomic"),
-    # The same warning where the machine survives it: the log alone must give it away.
+    # The machine survives the same warning here: the log alone must reveal it.
     "survived": Case(
         "/sbin/insmod complain.ko how=warn; true",
         Outcome.COMPLAINED,
@@ -58,7 +58,7 @@ CASES = {
     ),
 }
 
-# What only the debug kernel notices, and must: a clean log is worth what the checks behind it are.
+# Only the debug kernel notices these faults, and it must: a clean log proves only as much as its checks find.
 DEBUG_CASES = {
     "freed": Case("insmod complain.ko how=freed", Outcome.COMPLAINED, None, says="KASAN", complaint="freed"),
     "order": Case("insmod complain.ko how=order; true", Outcome.COMPLAINED, 0, says="circular", complaint="order"),
@@ -66,7 +66,7 @@ DEBUG_CASES = {
 
 
 def check(kernel: Kernel, only: list[str], progress: Progress) -> int:
-    """Boot every case (all but `only`, if any); 0 if each gave its verdict, else 1. About 6 s a case.
+    """Boot every case, or those in `only`. Return 0 if each case got its verdict, else 1. A case takes about 6 s.
 
     Raises BuildError when the complaining module does not compile.
     """

@@ -1,4 +1,4 @@
-"""The machine's Debian mirror, read from apt's own source files. Pure: text in, records out. May depend on: errors."""
+"""Finds the machine's Debian mirror in apt's source files. Pure: text in, records out. May depend on: errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Source(NamedTuple):
 
 
 def parse(name: str, text: str) -> list[Source]:
-    """The archives in one file of apt's: deb822 if `name` ends in `.sources`, else one archive a line."""
+    """Return the archives in one of apt's files: deb822 if `name` ends in `.sources`, else one archive a line."""
     return list(_deb822(text) if name.endswith(".sources") else _lines(text))
 
 
@@ -59,10 +59,10 @@ def _lines(text: str) -> Iterable[Source]:
 
 
 def mirror(sources: list[Source], codename: str) -> Source:
-    """The archive this machine gets Debian itself from.
+    """Return the archive from which this machine gets Debian itself.
 
-    Other archives can have a suite of the release's name and a component `main`, so an archive that has
-    `CODENAME-updates` also is preferred. Raises FetchError.
+    Other archives can also have a suite of the release's name and a component `main`. An archive with
+    `CODENAME-updates` is therefore preferred. Raises FetchError.
     """
     names = {codename, "stable", "oldstable", "testing", "unstable", "sid"}
     fitting = [source for source in sources if names & set(source.suites) and "main" in source.components]
@@ -78,7 +78,7 @@ def mirror(sources: list[Source], codename: str) -> Source:
 
 
 def stanza(source: Source, suites: Iterable[str]) -> str:
-    """A deb822 file that offers other suites of the same mirror."""
+    """Return a deb822 file that offers other suites of the same mirror."""
     lines = [
         "Types: deb",
         f"URIs: {source.uri}",

@@ -1,10 +1,10 @@
 """Stock kernels under the cache directory: fetched through apt, unpacked with dpkg-deb, never installed.
 
-Unpacking rather than installing: the host's /boot, initramfs hooks and boot loader stay as they are, 200 MB of
-packages need no initramfs build, two kernels of one ABI cannot clash, and a cached kernel needs neither apt nor
-the network. The price: two absolute paths inside the headers must be rewritten (`_relocate`).
-A kernel that this machine's suites do not have comes from other suites of the same mirror, with the compiler and the
-tools of those suites (`apt`, `toolchain`).
+Kernels are unpacked and not installed. The host's /boot, initramfs hooks and boot loader stay as they are, and 200 MB
+of packages need no initramfs build. Two kernels of one ABI cannot clash. A cached kernel needs neither apt nor the
+network. The price is that two absolute paths inside the headers must be rewritten (`_relocate`).
+If this machine's suites lack a kernel, the kernel comes from other suites of the same mirror, with the compiler and
+the tools of those suites (`apt`, `toolchain`).
 
 May depend on: apt, toolchain, versions, errors.
 """
@@ -29,7 +29,7 @@ BUSYBOX_PACKAGE = "busybox-static"
 class Kernel(NamedTuple):
     """One unpacked kernel; every path is absolute.
 
-    `stock`: for a kernel somebody built, the cached one whose busybox it borrows.
+    `stock`: for a kernel that was built by hand, the cached kernel whose busybox is used.
     """
 
     release: str
@@ -46,7 +46,7 @@ class Kernel(NamedTuple):
 
     @property
     def build(self) -> Path:
-        """What an external module's `make` wants as KDIR."""
+        """The KDIR for an external module's `make`."""
         if self.stock is not None:
             return self.modules / "build"
         return self.root / "usr" / "src" / f"linux-headers-{self.release}"
@@ -57,7 +57,7 @@ class Kernel(NamedTuple):
 
 
 def cache_directory() -> Path:
-    """`$MSHARE_VM_CACHE`, else `$XDG_CACHE_HOME/mshare-vm`, else `~/.cache/mshare-vm`."""
+    """Return `$MSHARE_VM_CACHE`, else `$XDG_CACHE_HOME/mshare-vm`, else `~/.cache/mshare-vm`."""
     if own := os.environ.get("MSHARE_VM_CACHE"):
         return Path(own).absolute()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -65,7 +65,7 @@ def cache_directory() -> Path:
 
 
 def cached(cache: Path) -> list[Kernel]:
-    """Complete kernels in the cache, oldest first. Reads the directory only."""
+    """Return the complete kernels in the cache, oldest first. Reads the directory only."""
     releases = b"".join(
         b"linux-image-" + path.name.encode() + b"\n" for path in cache.glob("*-amd64") if (path / "complete").exists()
     )
@@ -73,7 +73,7 @@ def cached(cache: Path) -> list[Kernel]:
 
 
 def find_cached(cache: Path, wanted: str) -> Kernel | None:
-    """The newest cached kernel of a series (`6.12`) or of that full release, or None. No network, no apt."""
+    """Return the newest cached kernel of a series (`6.12`) or of that full release, or None. Uses no network."""
     names = b"".join(b"linux-image-" + kernel.release.encode() + b"\n" for kernel in cached(cache))
     try:
         return Kernel(release := versions.newest(names, wanted).release, cache / release)
@@ -82,9 +82,9 @@ def find_cached(cache: Path, wanted: str) -> Kernel | None:
 
 
 def ensure(cache: Path, wanted: str, progress: Progress, *, refresh: bool = False) -> Kernel:
-    """The cached kernel of that series, fetched first if there is none; `refresh` asks apt for a newer one.
+    """Return the cached kernel of that series, fetched first if there is none; `refresh` asks apt for a newer one.
 
-    The first call downloads about 125 MB per kernel, 200 MB where the compiler comes along.
+    The first call downloads about 125 MB per kernel, or 200 MB if the kernel needs its suite's compiler.
     Raises KernelNotFound, FetchError, HostToolMissing.
     """
     if not refresh and (have := find_cached(cache, wanted)) is not None:
@@ -97,9 +97,9 @@ def ensure(cache: Path, wanted: str, progress: Progress, *, refresh: bool = Fals
 
 
 def from_directory(root: Path, cache: Path) -> Kernel:
-    """A kernel somebody built: `root` holds boot/vmlinuz-RELEASE and lib/modules/RELEASE (`build` may point anywhere).
+    """Return a kernel that was built by hand. `root` holds boot/vmlinuz-RELEASE and lib/modules/RELEASE.
 
-    busybox comes from the newest cached kernel. Raises KernelNotFound.
+    The link `build` may point anywhere. busybox comes from the newest cached kernel. Raises KernelNotFound.
     """
     root = root.absolute()
     images = sorted(root.glob("boot/vmlinuz-*"))
@@ -160,7 +160,7 @@ def _fetch(cache: Path, wanted: str, progress: Progress) -> Kernel:
 
 
 def _settle(unpacked: Path, kernel: Kernel) -> None:
-    """Where newer packages keep everything below /usr, make the older places lead there."""
+    """Make the older places lead to /usr, below which newer packages keep everything."""
     for name in ("lib", "bin"):
         if not (unpacked / name).exists():
             (unpacked / name).symlink_to(f"usr/{name}")

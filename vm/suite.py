@@ -1,4 +1,4 @@
-"""Builds the module on the host, and the guest script that loads it, runs something, and takes it out again.
+"""Builds the module on the host, and the guest script that loads the module, runs a command, and unloads the module.
 
 May depend on: apt, junit, store, verdict, errors, kbuild (of mshare).
 """
@@ -25,16 +25,16 @@ SPY = "mshare_spy"  # see tests/kernel/spy
 FILE_SYSTEM = "msharefs"
 MOUNT_POINT = "/sys/fs/mshare"
 PACKAGES = "make gcc-12 libc6-dev libelf1 pahole"
-STAGE_FILE = "/run/mshare-vm/stage"  # the agent sends its one word along with the exit status
+STAGE_FILE = "/run/mshare-vm/stage"  # the agent sends the file's one word together with the exit status
 
 
 def build_directory(repository: Path, kernel: Kernel) -> Path:
-    """Where the built module, the report and the channels of the last test run stay: `build/vm/RELEASE`."""
+    """Return `build/vm/RELEASE`, where the built module, the report and the channels of the last test run stay."""
     return repository / "build" / "vm" / kernel.release
 
 
 def build_module(repository: Path, kernel: Kernel, progress: Progress) -> Path:
-    """Compile a copy of `kernel/` against that kernel's headers; the path of the module under `build/vm/RELEASE`.
+    """Compile a copy of `kernel/` against that kernel's headers. Return the module's path under `build/vm/RELEASE`.
 
     Raises BuildError with the compiler's last lines, HostToolMissing.
     """
@@ -42,14 +42,14 @@ def build_module(repository: Path, kernel: Kernel, progress: Progress) -> Path:
 
 
 def build_spy(repository: Path, kernel: Kernel, progress: Progress) -> Path:
-    """The same for `tests/kernel/spy`, the module that tests/kernel/test_neighbours.py loads."""
+    """Compile `tests/kernel/spy`, the module that tests/kernel/test_neighbours.py loads, in the same way."""
     return _build(repository, Path("tests", "kernel", "spy"), SPY, kernel, progress)
 
 
 def build_with(repository: Path, kernel: Kernel, name: str, arguments: list[str]) -> str:
     """Compile another copy of `kernel/`, under `name`, with further arguments for make. Return the output of make.
 
-    Paths of our files are relative to `kernel/` in it. Raises BuildError, HostToolMissing.
+    The output names our files relative to `kernel/`. Raises BuildError, HostToolMissing.
     """
     with _copy(repository, Path("kernel"), kernel, name) as work:
         return make(work, f"KDIR={kernel.build}", *arguments).replace(f"{work}/", "")
@@ -69,9 +69,9 @@ def _build(repository: Path, source: Path, module: str, kernel: Kernel, progress
 
 @contextmanager
 def _copy(repository: Path, source: Path, kernel: Kernel, name: str) -> Iterator[Path]:
-    """A copy of a module's source, for one kernel at a time.
+    """Return a copy of a module's source, for one kernel at a time.
 
-    Guests that run at the moment see the source itself, and each kernel needs objects of its own.
+    Running guests see the source itself, and each kernel needs its own objects.
     """
     if not (repository / source / "Makefile").is_file():
         raise BuildError(f"there is no module source in {repository / source}; run from the repository's root")
@@ -86,7 +86,7 @@ def _copy(repository: Path, source: Path, kernel: Kernel, name: str) -> Iterator
 
 
 def make(directory: Path, *arguments: str) -> str:
-    """What make says in `directory`. Raises BuildError with its last lines, HostToolMissing."""
+    """Run make in `directory` and return its output. Raises BuildError with its last lines, HostToolMissing."""
     for program in kbuild.missing_tools():
         raise HostToolMissing(program, PACKAGES)
     build = kbuild.make(directory, *arguments)
@@ -100,10 +100,10 @@ def make(directory: Path, *arguments: str) -> str:
 
 
 def with_module(module: Path, inner: bytes, *, name: str = "command") -> bytes:
-    """A guest script: insert and mount, run `inner` (a shell script), unmount and remove.
+    """Return a guest script that inserts and mounts, runs the shell script `inner`, unmounts and removes.
 
-    The first step that fails gives the status and, as one word in STAGE_FILE, its name. What was set up is taken
-    down again whatever `inner` did, so a module that cannot be removed shows even behind a failed test.
+    The first step that fails gives the status, and writes its name as one word into STAGE_FILE. The script unmounts and
+    removes also after a failed `inner`. A module that cannot be removed therefore shows even after a failed test.
     """
     return f"""\
 PATH=$PATH:/usr/sbin:/sbin
@@ -132,13 +132,13 @@ exit $first
 
 
 def shell_script(module: Path | None, cwd: Path, environment: dict[str, str]) -> bytes:
-    """The guest script of an interactive shell, the module inserted and mounted if there is one."""
+    """Return the guest script of an interactive shell, with the module inserted and mounted if there is one."""
     lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(environment.items())]
     lines.append(f"cd {shlex.quote(str(cwd))}")
     if module is not None:
         insert = f"/sbin/insmod {shlex.quote(str(module))}"
         lines.append(f"{insert} && mount -t {FILE_SYSTEM} -o mode=1777 {FILE_SYSTEM} {MOUNT_POINT}")
-    # No start-up files: programs they run take seconds each here.
+    # The shell reads no start-up files, because each program that they run takes seconds here.
     lines += ['echo "$(uname -r): exit or C-d ends the machine, C-a x kills it"', "exec /bin/bash --norc -i"]
     return ("\n".join(lines) + "\n").encode()
 
@@ -151,7 +151,7 @@ class SuiteResult(NamedTuple):
 
 
 def judge(boot: verdict.Verdict, report: bytes | None) -> SuiteResult:
-    """Hold a boot's verdict against pytest's report: a pass needs a report with tests, no failure and no skip."""
+    """Check a boot's verdict against pytest's report: a pass needs a report with tests, no failure and no skip."""
     try:
         parsed = None if report is None else junit.parse(report)
         missing = "pytest left no report"

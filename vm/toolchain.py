@@ -1,9 +1,9 @@
 """Makes the unpacked compiler and host tools of another Debian suite run here, without a chroot and without root.
 
-Kbuild's host tools (modpost, objtool, ...), the compiler a kernel was built with, binutils and pahole of a newer suite
-need a newer C library than this machine has. All of them are unpacked below the kernel's root, with all they need. Each
-program is moved to NAME.elf, and a small script in its place calls it through that suite's own loader, with that
-suite's libraries.
+Kbuild's host tools (modpost, objtool, ...), the kernel's compiler, binutils and pahole of a newer suite need a newer C
+library than this machine has. All of these programs are unpacked below the kernel's root, with their dependencies. Each
+program is moved to NAME.elf. A small script in the program's place calls NAME.elf through that suite's loader, with
+that suite's libraries.
 
 May depend on: errors.
 """
@@ -31,7 +31,7 @@ _NEEDLESS = (
 
 
 def install(unpacked: Path, root: Path) -> None:
-    """Replace every program below `unpacked` by a script for the time when the directory is called `root`."""
+    """Replace every program below `unpacked` by a script that works when the directory is renamed to `root`."""
     if not (unpacked / LOADER).exists():
         raise FetchError(f"the C library's package holds no {LOADER}; the package's layout has changed")
     for pattern in _NEEDLESS:
@@ -54,17 +54,17 @@ def _is_program(path: Path) -> bool:
 
 
 def script(program: Path, root: Path) -> str:
-    """What stands in a program's place; programs find their parts, and modpost its variant, by their own name."""
+    """Return the script for a program's place. Programs find their parts, and modpost its variant, by their name."""
     words = [str(root / LOADER), "--library-path", str(root / LIBRARIES), "--argv0"]
     command = f'exec {shlex.join(words)} "$0" {shlex.quote(str(program))}'
     if re.search(r"-gcc-[0-9]+\.elf$", program.name):
-        # Debian's compiler calls /usr/bin/x86_64-linux-gnu-as, this machine's own, which is too old for it.
+        # Debian's compiler calls this machine's /usr/bin/x86_64-linux-gnu-as, which is too old for the compiler.
         command += f" -B{shlex.quote(str(root / PREFIX))}"
     return f'#!/bin/sh\n{command} "$@"\n'
 
 
 def kernel_variables(text: str, root: Path) -> str:
-    """`.kernelvariables` of the headers, with compiler, binutils and pahole from below `root`."""
+    """Return the headers' `.kernelvariables`, with compiler, binutils and pahole from below `root`."""
     text, count = re.subn(
         r"^(override CROSS_COMPILE *= *)x86_64-linux-gnu-$", rf"\g<1>{root / PREFIX}", text, flags=re.MULTILINE
     )

@@ -1,4 +1,4 @@
-"""Decides what a boot proved, from what came over the guest's channels. Pure: text in, record out.
+"""Decides what a boot proved, from the text of the guest's channels. Pure: text in, record out.
 
 May depend on: dmesg.
 """
@@ -22,12 +22,12 @@ class Outcome(Enum):
     LOST = "lost VM"
 
 
-# Statuses of `python3 -m vm`. A failed command gives its own; these are kept for the rest.
+# Statuses of `python3 -m vm`. A failed command returns its own status; these numbers are for the other outcomes.
 EXIT_HOST, EXIT_COMPLAINED, EXIT_LOST, EXIT_TIMEOUT = 120, 121, 122, 124
 
 
 class Records(NamedTuple):
-    """What the guest said on its verdict port; None for what it did not get to say."""
+    """The guest's messages on its verdict port. A field whose message did not arrive is None."""
 
     init: bool = False
     start: bool = False
@@ -38,7 +38,7 @@ class Records(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether the last record arrived, which the guest writes after everything else."""
+        """Whether the last record arrived. The guest writes that record after everything else."""
         return self.status is not None and self.tainted is not None
 
 
@@ -58,7 +58,7 @@ class Verdict(NamedTuple):
 
     @property
     def exit_code(self) -> int:
-        """What `python3 -m vm` returns for it."""
+        """The exit status of `python3 -m vm` for this verdict."""
         match self.outcome:
             case Outcome.PASSED:
                 return 0
@@ -73,12 +73,12 @@ class Verdict(NamedTuple):
 
     @property
     def early_death(self) -> bool:
-        """Whether the guest died before its first user process: the emulator's fault, worth one more try."""
+        """Whether the guest died before its first user process. Such a death is the emulator's fault: try again."""
         return not self.started
 
 
 def parse(port: bytes) -> Records:
-    """The records on the verdict port: JSON objects, one a line. A torn or foreign line is ignored: no proof."""
+    """Return the records on the verdict port, one JSON object a line. Torn and foreign lines prove nothing."""
     records = Records()
     for line in port.split(b"\n"):
         try:
@@ -102,13 +102,14 @@ def parse(port: bytes) -> Records:
 
 
 def judge(port: bytes, log: str, console: str, *, killed: str | None = None) -> Verdict:
-    """The verdict on one boot.
+    """Return the verdict on one boot.
 
     `port`: bytes of the verdict port; `log`: the guest's kernel log, sent at its end; `console`: the serial console,
     the only witness of a panic; `killed`: why the host ended the machine, None if it ended by itself.
 
-    No final record means no pass, whatever the command printed. A complaint outweighs all that happened after the
-    first user process; a death before it is the emulator's (README, "Known emulator races") and a lost VM.
+    No final record means no pass, whatever the command printed. A complaint outweighs everything else after the first
+    user process. A death before the first user process is the emulator's fault (README, "Known emulator races") and
+    counts as a lost VM.
     """
     records = parse(port)
     started = records != Records() or dmesg.FIRST_PROCESS in console

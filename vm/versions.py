@@ -1,4 +1,4 @@
-"""Picks a stock kernel out of what apt prints. Pure: bytes in, records out. May depend on: errors."""
+"""Picks a stock kernel from apt's output. Pure: bytes in, records out. May depend on: errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _IMAGE = re.compile(
 
 
 class Candidate(NamedTuple):
-    """One kernel image package: its release as `uname -r` prints it, and the numbers it is ordered by."""
+    """One kernel image package: its release as `uname -r` prints it, and the numbers by which releases are ordered."""
 
     release: str
     order: tuple[int, ...]
@@ -25,10 +25,10 @@ class Candidate(NamedTuple):
 
 
 def candidates(search_output: bytes) -> list[Candidate]:
-    """All plain-flavour kernels named in the output of `apt-cache search --names-only`, oldest first.
+    """Return all plain-flavour kernels in the output of `apt-cache search --names-only`, oldest first.
 
-    Left out: the `cloud` and `rt` flavours, unsigned and debug images, and meta-packages such as
-    `linux-image-6.12-amd64`, which name a series and not a release.
+    The list leaves out the `cloud` and `rt` flavours and unsigned and debug images. It also leaves out meta-packages
+    such as `linux-image-6.12-amd64`, which name a series and not a release.
     """
     found: set[Candidate] = set()
     for line in search_output.splitlines():
@@ -54,7 +54,7 @@ def in_series(candidate: Candidate, wanted: str) -> bool:
 
 
 def newest(search_output: bytes, wanted: str) -> Candidate:
-    """The newest kernel of a series (`6.12`), or the one release named in full.
+    """Return the newest kernel of a series (`6.12`), or the one release named in full.
 
     Raises KernelNotFound.
     """
@@ -67,13 +67,13 @@ def newest(search_output: bytes, wanted: str) -> Candidate:
 
 
 def image_parts(depends_output: bytes, release: str) -> list[str]:
-    """Further packages the image is split into, from the output of `apt-cache depends`: none before 7.0."""
+    """Return the further packages of a split image, from the output of `apt-cache depends`: none before 7.0."""
     pattern = rb"^\s*Depends: (linux-[a-z]+-" + re.escape(release.encode()) + rb")$"
     return [name.decode("ascii") for name in re.findall(pattern, depends_output, re.MULTILINE)]
 
 
 def kbuild_package(depends_output: bytes) -> str:
-    """The `linux-kbuild-*` package a headers package needs, from the output of `apt-cache depends`.
+    """Return the `linux-kbuild-*` package that a headers package needs, from the output of `apt-cache depends`.
 
     Raises KernelNotFound.
     """
