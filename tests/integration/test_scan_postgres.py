@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cluster import Cluster
+from mshare._core.backends import ALL
 from mshare._core.linux.proc import memory_fields, process_ids, refresh_counters, status_fields
 from mshare._tools.collect import collect
 from mshare._tools.scan.advice import Advice, judge
@@ -62,7 +63,7 @@ def shared_memory(postmaster: int) -> tuple[ObjectUsage, Advice | None]:
     usage = next(
         each for each in found.usages if each.shared and each.size > SHARED_BUFFERS and postmaster in each.by_process
     )
-    verdict = judge(snapshot, found)
+    verdict = judge(snapshot, found, ALL)
     advice = next((each for each in verdict.advice if label(usage.object) in each.objects), None)
     return usage, advice
 

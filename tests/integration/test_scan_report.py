@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mshare._core.backends import ALL
 from mshare._core.geometry import PAGE
 from mshare._core.linux.proc import status_fields
 from mshare._core.units import GIB, MIB
@@ -109,7 +110,7 @@ def test_a_real_page_in_a_real_browser(people: list[int], tmp_path: Path) -> Non
 def test_advice_on_a_telephone() -> None:
     snapshots = [server(postgresql(8 * GIB, n), Crowd("/dev/shm/x", GIB, 40), taken=1.7e9 + n) for n in (100, 412)]
     points = [point(each, survey(each)) for each in snapshots]
-    verdict = judge(snapshots[1], survey(snapshots[1]))
+    verdict = judge(snapshots[1], survey(snapshots[1]), ALL)
     page = render(Report(snapshots[1], survey(snapshots[1]), verdict, points, growth(points, verdict.titles)))
     seen = layout(page, 400)
     assert (seen.width, seen.overflow) == (400, 0)
@@ -262,7 +263,7 @@ def test_the_remedy_for_tmpfs_does_what_it_predicts(tmp_path: Path) -> None:
         with mapped(mapping) as living:
             usage, case = _case(file, living.pids)
             before = usage.now.likely
-            remedy = remedies(case)[0]
+            remedy = remedies(case, ALL)[0]
         assert before >= count * size // 512
         assert remedy.now == before
         assert remedy.predicted <= count * 4 * PAGE, (

@@ -7,6 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mshare._core.backends import ALL
 from mshare._core.geometry import PAGE, PMD
 from mshare._core.units import GIB, MIB, TIB
 from mshare._tools.scan.advice import LEAST_BYTES, LEAST_PART, Verdict, judge, matters
@@ -39,7 +40,7 @@ POOLS = st.tuples(*[st.integers(0, 30_000)] * 3).map(sorted)
 
 
 def judged(snapshot: Snapshot) -> Verdict:
-    return judge(snapshot, survey(snapshot))
+    return judge(snapshot, survey(snapshot), ALL)
 
 
 def blocks(size: int) -> int:
@@ -56,7 +57,7 @@ def pool_number(commands: tuple[str, ...]) -> int | None:
 def test_numbers_add_up(crowds: list[Crowd], memory: int) -> None:
     snapshot = server(*crowds, memory=memory)
     found = survey(snapshot)
-    verdict = judge(snapshot, found)
+    verdict = judge(snapshot, found, ALL)
     assert verdict.act == bool(verdict.advice)
     assert verdict.page_tables == snapshot.system.memory["PageTables"]
     assert 0 <= verdict.saving <= verdict.page_tables
@@ -109,7 +110,7 @@ def test_the_pool_has_room_for_all_that_was_advised(crowds: list[Crowd], pool: l
 def test_pages_are_the_objects_blocks_and_a_margin(size: int, people: int) -> None:
     snapshot = server(postgresql(size, people))
     (usage,) = (usage for usage in survey(snapshot).usages if usage.shared)
-    (remedy,) = remedies(Case((usage,), snapshot.processes, snapshot))
+    (remedy,) = remedies(Case((usage,), snapshot.processes, snapshot), ALL)
     assert pool_number(remedy.commands) == remedy.huge_pages
     assert 2 <= remedy.huge_pages - blocks(size) <= max(2, blocks(size) / 100 + 1)
 

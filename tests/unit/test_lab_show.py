@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mshare._tools.lab.run import Run, Sample, Spread
+from mshare._tools.lab.run import MACHINE, V2, Run, Sample, Spread
 from mshare._tools.lab.show import client_table, memory_table, notes
 
 MIB = 1 << 20
@@ -40,6 +40,14 @@ def test_a_way_that_cannot_be_used_has_a_row_and_its_reason() -> None:
     assert cells(gone)["MECHANISM"] == "other\\x1b[2J"
     assert notes([gone]) == ["other\\x1b[2J cannot be had: no \\x1b module"]
     assert any(line.endswith("no \\x1b module") for line in notes([DEAD, gone]))
+
+
+def test_a_region_that_the_group_is_not_charged_for_is_named() -> None:
+    grouped = replace(DEAD, limit_kind=V2)
+    pool = replace(grouped, label="from the pool", charged=False)
+    assert not any("not charged" in line for line in notes([grouped]))
+    assert any("FREE LEFT of from the pool is without" in line for line in notes([grouped, pool]))
+    assert not any("not charged" in line for line in notes([replace(pool, limit_kind=MACHINE)]))
 
 
 def test_a_sparse_region_says_so() -> None:

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from mshare._core.backends import ALL
 from mshare._core.geometry import PAGE
 from mshare._core.units import GIB, format_size
 from mshare._tools.page.html import Report, render
@@ -66,7 +67,7 @@ def hostile(clients: int = 200, taken: float = 1.7e9) -> Snapshot:
 def page(*snapshots: Snapshot) -> bytes:
     last = snapshots[-1]
     points = [point(each, survey(each)) for each in snapshots]
-    verdict = judge(last, survey(last))
+    verdict = judge(last, survey(last), ALL)
     return render(Report(last, survey(last), verdict, points, growth(points, verdict.titles)))
 
 
@@ -146,7 +147,7 @@ def test_a_machine_without_anything_has_a_page_too() -> None:
 def test_pictures_say_the_surveys_numbers() -> None:
     snapshot = server(postgresql(8 * GIB, 412))
     found = survey(snapshot)
-    verdict = judge(snapshot, found)
+    verdict = judge(snapshot, found, ALL)
     heaps, topmost = 412 * 4 * PAGE, 412 * PAGE
     shared = (8 * 512 + 8 + 412) * PAGE + heaps + topmost
     leaves_2m, leaves_1g = 412 * 9 * PAGE + heaps + topmost, 412 * PAGE + heaps + topmost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mshare._core.backends import ALL
 from mshare._core.geometry import PMD, PUD
 from mshare._core.units import GIB, MIB
 from mshare._tools.scan.advice import Advice, judge
@@ -12,7 +13,7 @@ from tests.helpers.servers import NEVER, Crowd, postgresql, server
 
 
 def advice(snapshot: Snapshot) -> tuple[Advice, ...]:
-    return judge(snapshot, survey(snapshot)).advice
+    return judge(snapshot, survey(snapshot), ALL).advice
 
 
 def first(snapshot: Snapshot) -> Remedy:
@@ -26,7 +27,7 @@ def names(snapshot: Snapshot) -> list[str]:
 
 def test_postgresql_is_named_and_told_what_to_do() -> None:
     snapshot = server(postgresql(8 * GIB, 412), memory=64 * GIB, total=100, free=20)
-    verdict = judge(snapshot, survey(snapshot))
+    verdict = judge(snapshot, survey(snapshot), ALL)
     assert verdict.sentences == (
         "Page tables take 6.45 GiB, 10 % of memory; 6.45 GiB of it for one object, PostgreSQL's shared memory in 412 "
         "processes. With huge pages it would be 14.4 MiB.",
@@ -92,7 +93,7 @@ def test_oracles_segments_are_one_sga() -> None:
 
 
 def judge_sentence(snapshot: Snapshot) -> str:
-    return judge(snapshot, survey(snapshot)).sentences[0]
+    return judge(snapshot, survey(snapshot), ALL).sentences[0]
 
 
 def test_java_in_a_memfd() -> None:
@@ -134,7 +135,7 @@ def test_what_is_huge_or_shared_already_gets_none() -> None:
 
 def test_private_memory_is_said_to_be_private() -> None:
     snapshot = server(Crowd("/srv/small", MIB, 100, kind="file", heap=GIB))
-    verdict = judge(snapshot, survey(snapshot))
+    verdict = judge(snapshot, survey(snapshot), ALL)
     assert not verdict.act
     assert "no remedy that fits this machine" in verdict.sentences[0]
     assert "private memory, which cannot be shared" in verdict.sentences[1]
@@ -142,7 +143,7 @@ def test_private_memory_is_said_to_be_private() -> None:
 
 def test_what_could_not_be_read_is_said() -> None:
     snapshot = server(postgresql(), unreadable=GIB)
-    assert "1 GiB are of 1 process that could not be read" in judge(snapshot, survey(snapshot)).sentences[-1]
+    assert "1 GiB are of 1 process that could not be read" in judge(snapshot, survey(snapshot), ALL).sentences[-1]
 
 
 def test_settings_have_their_value_in_brackets() -> None:
@@ -165,8 +166,8 @@ def test_what_is_mapped_and_perhaps_not_touched_is_said_to_be_uncertain() -> Non
     one, other = Crowd("/dev/shm/one", 64 * GIB, 8), Crowd("/dev/shm/other", 64 * GIB, 0, join=0)
     full = server(one, other)
     half = full._replace(processes=tuple(each._replace(vmpte=each.vmpte // 2) for each in full.processes))
-    first, *rest = judge(half, survey(half)).sentences
+    first, *rest = judge(half, survey(half), ALL).sentences
     assert "; between " in first
     assert " and 1 GiB of it for one object" in first
     assert any("--exact" in sentence for sentence in rest)
-    assert not any("--exact" in sentence for sentence in judge(full, survey(full)).sentences)
+    assert not any("--exact" in sentence for sentence in judge(full, survey(full), ALL).sentences)

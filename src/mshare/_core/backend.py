@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from .errors import BackendUnavailableError, InvalidArgumentError
-from .geometry import PMD
+from .geometry import PMD, is_linked
 from .linux.descriptors import Descriptor
 from .record import Record, file_size
 from .typed import NamedTuple, Protocol
@@ -19,6 +19,19 @@ from .units import format_apart, format_size
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all) while a region's memory is being reserved."""
+
+
+class Offer(NamedTuple):
+    """What `mshare report` says of a backend to the owners of programs that could move memory into a region on it."""
+
+    title: str
+    """What is used, to be read after "with": a region of mshare."""
+    condition: str
+    """When it can be had, and what it costs."""
+    setup: tuple[str, ...]
+    """Lines for a shell that come before the region is made."""
+    evidence: str
+    """What we have seen of it ourselves."""
 
 
 class Capabilities(NamedTuple):
@@ -39,6 +52,13 @@ class Capabilities(NamedTuple):
     """Which page tables processes have in common, in words."""
     needs: str
     """What the machine must offer, in words."""
+    offer: Offer | None = None
+    """What reports say of it; None if they do not advise it."""
+
+    @property
+    def is_linked(self) -> bool:
+        """True if processes map regions by linking (see `geometry.is_linked`)."""
+        return is_linked(self.map_unit)
 
 
 class Costs(NamedTuple):

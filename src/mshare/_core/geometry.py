@@ -47,6 +47,13 @@ def round_up(value: int, unit: int) -> int:
     return -(-value // unit) * unit
 
 
+def is_linked(map_unit: int) -> bool:
+    """Tell whether processes map a region by linking, `map_unit` being the unit of its mappings: each has entries for
+    whole GiB of its own, which point at tables that belong to the region. Only where that is so do mappings come in
+    whole GiB."""
+    return map_unit == PUD
+
+
 class PageTables(NamedTuple):
     """Page-table pages, by level. Multiply by 4,096, or take `bytes`, for memory."""
 

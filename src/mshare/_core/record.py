@@ -15,7 +15,7 @@ from __future__ import annotations
 import struct
 import zlib
 
-from .geometry import PAGE, PMD, PUD, USER_END, page_tables, round_up
+from .geometry import PAGE, PMD, PUD, USER_END, is_linked, page_tables, round_up
 from .typed import NamedTuple
 
 MAGIC = b"mshare\r\n"
@@ -68,9 +68,8 @@ class Record(NamedTuple):
 
     @property
     def is_linked(self) -> bool:
-        """True if processes map the region by linking: each has entries for whole GiB of its own, which point at
-        tables that belong to the region. Only where that is so do mappings come in whole GiB."""
-        return self.map_unit == PUD
+        """True if processes map the region by linking (see `geometry.is_linked`)."""
+        return is_linked(self.map_unit)
 
     @property
     def align(self) -> int:
@@ -198,7 +197,8 @@ class RegionInfo(NamedTuple):
     @property
     def page_table_bytes(self) -> int:
         """Bytes of page tables one attached process pays that has touched all of it, by arithmetic (see
-        `geometry.page_tables`); `VmPTE` in /proc/PID/status is the measured figure. Where mappings come in whole GiB
-        (msharefs) the tables below that belong to the region, and a process pays what leads to them."""
+        `geometry.page_tables`); `VmPTE` in /proc/PID/status is the measured figure. Where processes link the region's
+        tables (msharefs), a process pays what leads to them. The figures are the record's, and no backend is asked: the
+        file may name a backend that this version does not have."""
         tables = page_tables(round_up(self.size, self.map_unit), leaf_size=self.leaf_size, addr=self.addr)
-        return tables.pud_pages * PAGE if self.map_unit == PUD else tables.bytes
+        return tables.pud_pages * PAGE if is_linked(self.map_unit) else tables.bytes

@@ -2,7 +2,7 @@
 
 Rich's markup, emoji codes and highlighting are off everywhere: names are data. Lines are folded on a terminal only, so
 that `mshare ls | grep` sees one region per line.
-May depend on: _complete, table, errors, rich, typer.
+May depend on: _complete, table, backends, errors, rich, typer.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ..._core import backends
 from ..._core.errors import InvalidAddressError, InvalidArgumentError
 from ..table import Table
 from ._complete import region_names
@@ -34,7 +35,9 @@ NewName = Annotated[str, typer.Argument(metavar="NAME", help="The region's name.
 BackendName = Annotated[
     str | None,
     typer.Option(
-        "--backend", metavar="NAME", help="msharefs, hugetlb, thp, shm. Default: $MSHARE_BACKEND, or the best."
+        "--backend",
+        metavar="NAME",
+        help=f"{', '.join(backend.name for backend in backends.ALL)}. Default: $MSHARE_BACKEND, or the best.",
     ),
 ]
 

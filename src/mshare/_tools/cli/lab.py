@@ -1,5 +1,5 @@
 """`mshare lab`: the proposal's server, made smaller, on this machine. May depend on: _console, _exits, _extras,
-_files, _progress, _tools.lab, table, units, geometry, matplotlib, typer."""
+_files, _progress, _tools.lab, table, backends, units, geometry, matplotlib, typer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from ..._core import backends
 from ..._core.geometry import PAGE, PMD
 from ..._core.units import format_size, parse_size
 from ..lab import limit, picture, scale, sga, show
@@ -29,8 +30,8 @@ mshare lab sga --factor 512 --mechanisms plain,thp
 mshare lab sga --picture sga.svg --json
 """
 
-DEFAULT_MECHANISMS = "plain,shared_memory,thp,hugetlb,msharefs"
-
+DEFAULT_MECHANISMS = ",".join(each.name for each in MECHANISMS.values() if each.usual)
+_SPARSE = " and ".join(each.name for each in reversed(backends.ALL) if each.capabilities.sparse)
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -50,7 +51,7 @@ def sga_server(
     clients: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Instead of 1,500 (132,000 / N above a factor of 128).")
     ] = None,
-    sparse: Annotated[bool, typer.Option("--sparse", help="One page of every 2 MiB only; shm and msharefs.")] = False,
+    sparse: Annotated[bool, typer.Option("--sparse", help=f"One page of every 2 MiB only; {_SPARSE}.")] = False,
     whole_machine: Annotated[
         bool, typer.Option("--whole-machine", help="Let this machine run out of memory: for virtual machines.")
     ] = False,

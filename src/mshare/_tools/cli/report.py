@@ -1,5 +1,5 @@
 """`mshare report`: who pays for page tables, as a page with advice. May depend on: _console, _exits, _extras, _files,
-_snapshots, _tools.scan, page, table, units, jinja2, matplotlib, rich, typer."""
+_snapshots, _tools.scan, page, table, backends, units, jinja2, matplotlib, rich, typer."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
+from ..._core import backends
 from ..._core.units import format_age, format_size, parse_age
 from ..scan.advice import Verdict, judge, verdict_json
 from ..scan.series import Point, growth, point, series_json
@@ -82,7 +83,7 @@ def command(
             raise UsageError("--every takes a time above 0 and no longer than --for")
         last, points = _recorded(lambda: take(None, exact=exact, pids=pids, user=user), seconds, step)
     found = survey(last)
-    verdict = judge(last, found)
+    verdict = judge(last, found, backends.ALL)
     if target is not None:
         _write(target, last, found, verdict, points)
     if as_json:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..._core import attachment, backends, creation, removal
-from ..._core.geometry import PAGE, WINDOW, round_up
+from ..._core.geometry import PAGE, PMD, WINDOW, round_up
 from ..._core.linux import proc
 
 _kept: list[object] = []
@@ -48,6 +48,10 @@ class LabMechanism(NamedTuple):
     """Make a region of that name and size, with its memory unless sparse, mapped into this process."""
     newcomer: Callable[[str, int], memoryview]
     """Attach it, in a process that has just started, by name."""
+    charged: bool = True
+    """A memory control group counts the region's memory: it is not from the pool of huge pages."""
+    usual: bool = True
+    """Part of a run that names no mechanism."""
 
 
 def _plain_path(name: str) -> Path:
@@ -107,7 +111,14 @@ MECHANISMS = {
         LabMechanism("plain", "tmpfs + mmap", _create_plain, _newcomer_plain),
         LabMechanism("shared_memory", "multiprocessing.shared_memory", _create_standard, _newcomer_standard),
         *(
-            LabMechanism(backend.name, f"mshare {backend.name}", _create_on(backend.name), _newcomer)
+            LabMechanism(
+                backend.name,
+                f"mshare {backend.name}",
+                _create_on(backend.name),
+                _newcomer,
+                charged=not backend.costs(PMD, 1).huge_pages,
+                usual=backend is not backends.BASELINE,  # has the page tables of `plain`
+            )
             for backend in reversed(backends.ALL)
         ),
     )

@@ -78,6 +78,8 @@ class Run:
     """Clients that were to be reached."""
     limit_kind: str = ""
     limit_bytes: int = 0
+    charged: bool = True
+    """The region's memory counts against the limit of a control group."""
     unavailable: str | None = None
     """Why this mechanism cannot be had here. Nothing else counts then."""
     failure: str | None = None

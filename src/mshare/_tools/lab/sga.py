@@ -76,7 +76,7 @@ def conduct(mechanism: str, load: Load, limit: Limit, tell: Tell = lambda _: Non
     began = time.monotonic()
     result = Run(
         mechanism, MECHANISMS[mechanism].label, load.size_bytes, load.step_bytes, load.clients, limit.kind,
-        limit.limit_bytes, workers=load.workers, facts=_facts(),
+        limit.limit_bytes, MECHANISMS[mechanism].charged, workers=load.workers, facts=_facts(),
     )  # fmt: skip
     name = f"mshare-lab-{os.getpid()}"
     arguments = (mechanism, name, str(load.size_bytes), str(load.step_bytes))

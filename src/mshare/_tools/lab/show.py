@@ -88,9 +88,10 @@ def notes(runs: Sequence[Run]) -> list[str]:
         lines.append("†: the kernel killed a client for lack of memory; no more were started.")
     if any(run.killed_later for run in usable):
         lines.append("‡: the kernel killed more for lack of memory when they read again.")
-    if first.limit_kind != MACHINE and any(run.mechanism == "hugetlb" for run in usable):
+    if first.limit_kind != MACHINE and not all(run.charged for run in usable):
+        uncharged = ", ".join(printable(run.label) for run in usable if not run.charged)
         lines.append(
-            "Huge pages of hugetlbfs are not charged to the group: FREE LEFT of hugetlb is without the region."
+            f"Huge pages of the pool are not charged to the group: FREE LEFT of {uncharged} is without the region."
         )
     if first.step_bytes > 4096:
         lines.append(

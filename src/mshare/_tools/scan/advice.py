@@ -1,10 +1,11 @@
 """What a survey means, in plain sentences, and what to do about it. Pure.
-May depend on: snapshot, survey, show, series, case, remedies, table, units."""
+May depend on: snapshot, survey, show, series, case, remedies, table, units, backend (the
+type)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..._core.units import MIB, format_size
 from ..table import printable
@@ -14,6 +15,9 @@ from .series import page_tables
 from .show import bounds, label
 from .snapshot import Process, Snapshot
 from .survey import Bytes, ObjectUsage, Survey
+
+if TYPE_CHECKING:
+    from ..._core.backend import Backend
 
 LEAST_BYTES = 64 * MIB
 LEAST_PART = 0.01
@@ -71,23 +75,24 @@ def matters(size_bytes: float, memory_bytes: int) -> bool:
     return size_bytes >= LEAST_BYTES or (memory_bytes > 0 and size_bytes >= LEAST_PART * memory_bytes)
 
 
-def judge(snapshot: Snapshot, survey: Survey) -> Verdict:
-    """Return the verdict on a snapshot, `survey` being its survey."""
+def judge(snapshot: Snapshot, survey: Survey, backends: Sequence[Backend]) -> Verdict:
+    """Return the verdict on a snapshot, `survey` being its survey. `backends`: what regions may be advised on."""
     total = page_tables(snapshot, survey)
     memory = snapshot.system.memory.get("MemTotal", 0)
-    found = tuple(_advice(snapshot, survey, memory)) if matters(total, memory) else ()
+    found = tuple(_advice(snapshot, survey, backends, memory)) if matters(total, memory) else ()
     sentences = tuple(_sentences(snapshot, survey, total, memory, found))
     return Verdict(bool(found), sentences, total, memory, found)
 
 
-def _advice(snapshot: Snapshot, survey: Survey, memory: int) -> Iterator[Advice]:
+def _advice(snapshot: Snapshot, survey: Survey, backends: Sequence[Backend], memory: int) -> Iterator[Advice]:
     """Yield advice on every object where a remedy saves enough. Those above have the first of the huge pages."""
     promised = 0
     cases = _cases(snapshot, survey)
     cases.sort(key=lambda case: -case.now)
     found = []
     for case in cases:
-        worth = tuple(each for each in remedies(case._replace(promised=promised)) if matters(4 * each.saving, memory))
+        possible = remedies(case._replace(promised=promised), backends)
+        worth = tuple(each for each in possible if matters(4 * each.saving, memory))
         if not worth:
             continue
         promised += worth[0].huge_pages

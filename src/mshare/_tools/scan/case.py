@@ -1,4 +1,5 @@
-"""A case for a remedy: an object, its processes, and their program. Pure. May depend on: snapshot, survey."""
+"""A case for a remedy: an object, its processes, and their program. Pure. May depend on: snapshot, survey,
+backend (the type)."""
 
 from __future__ import annotations
 
@@ -6,10 +7,13 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .snapshot import Process, Snapshot
 from .survey import ObjectUsage, WhatIf
+
+if TYPE_CHECKING:
+    from ..._core.backend import Capabilities
 
 ENABLED = "/sys/kernel/mm/transparent_hugepage/enabled"
 SHMEM_ENABLED = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
@@ -69,6 +73,10 @@ class Case(NamedTuple):
     def costs(self, which: Callable[[WhatIf], int]) -> int:
         """Return the sum of one of the costs that `ObjectUsage.what_if` computes."""
         return sum(which(each) for usage in self.usages if (each := usage.what_if()) is not None)
+
+    def costs_on(self, able: Capabilities) -> int:
+        """Return the costs in regions on a backend that is so `able`."""
+        return self.costs(lambda costs: costs.on(able))
 
 
 _SHARED_MEMORY = {"PostgreSQL": ("anonymous", "SysV"), "Oracle": ("SysV",), "Java": ("memfd", "tmpfs")}

@@ -1,5 +1,5 @@
 """What can be done about one object's page tables: the condition, the commands, the page-table bytes afterwards. Pure.
-May depend on: case, programs.
+May depend on: case, programs, backend (the type).
 
 What is said of transparent huge pages is from Documentation/admin-guide/mm/transhuge.rst. Predictions are the
 arithmetic of `ObjectUsage.what_if`.
@@ -8,14 +8,19 @@ arithmetic of `ObjectUsage.what_if`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from .case import SHMEM_ENABLED, Case, Remedy, chosen, shell_word
 from .programs import java, oracle, postgresql
 
+if TYPE_CHECKING:
+    from ..._core.backend import Backend
 
-def remedies(case: Case) -> tuple[Remedy, ...]:
-    """Return what can be done, what suits the program first; nothing for what is shared or huge already."""
+
+def remedies(case: Case, backends: Sequence[Backend]) -> tuple[Remedy, ...]:
+    """Return what can be done, what suits the program first; nothing for what is shared or huge already. `backends`:
+    those on which regions may be advised, best first; the simplest is advised first."""
     match case.program, case.kind:
         case "PostgreSQL", _:
             found = postgresql(case)
@@ -24,17 +29,17 @@ def remedies(case: Case) -> tuple[Remedy, ...]:
         case "Java", "memfd":
             found = java(case)
         case _, "memfd" | "SysV" | "anonymous":
-            found = _internal(case)
+            found = _internal(case, backends)
         case _, "tmpfs":
-            found = _tmpfs(case)
+            found = _tmpfs(case, backends)
         case _, "file":
-            found = _copies(case)
+            found = _copies(case, backends)
         case _:
             found = iter(())
     return tuple(found)
 
 
-def _internal(case: Case) -> Iterator[Remedy]:
+def _internal(case: Case, backends: Sequence[Backend]) -> Iterator[Remedy]:
     """Memory on the kernel's own tmpfs: one setting for all of it."""
     value = chosen(case.snapshot.system.settings.get(SHMEM_ENABLED, ""))
     if value:
@@ -57,10 +62,10 @@ def _internal(case: Case) -> Iterator[Remedy]:
             case.costs(lambda costs: costs.leaves_2m),
             "documented by Linux; not tried",
         )
-    yield from _regions(case)
+    yield from _regions(case, backends)
 
 
-def _tmpfs(case: Case) -> Iterator[Remedy]:
+def _tmpfs(case: Case, backends: Sequence[Backend]) -> Iterator[Remedy]:
     thing = case.usages[0].object
     settings = case.snapshot.system.settings
     if thing is not None and not thing.region and chosen(settings.get(SHMEM_ENABLED, "")):
@@ -80,20 +85,22 @@ def _tmpfs(case: Case) -> Iterator[Remedy]:
             case.costs(lambda costs: costs.leaves_2m),
             "tried by a test of ours, on Linux 6.18",
         )
-    yield from _copies(case)
+    yield from _copies(case, backends)
 
 
-def _copies(case: Case) -> Iterator[Remedy]:
+def _copies(case: Case, backends: Sequence[Backend]) -> Iterator[Remedy]:
     """A file's content as a region of mshare."""
     thing = case.usages[0].object
     if thing is None:
         return
     source = f"region:{thing.region}" if thing.region else thing.path
     name = (f"{thing.region}-2" if thing.region else _region_name(thing.path))[:200]
-    yield from _regions(case, source=None if thing.deleted and not thing.region else source, name=name)
+    yield from _regions(case, backends, source=None if thing.deleted and not thing.region else source, name=name)
 
 
-def _regions(case: Case, *, source: str | None = None, name: str = "NAME") -> Iterator[Remedy]:
+def _regions(
+    case: Case, backends: Sequence[Backend], *, source: str | None = None, name: str = "NAME"
+) -> Iterator[Remedy]:
     size = sum(usage.size for usage in case.usages)
     region = shell_word(f"region:{name}")
     what = (
@@ -111,22 +118,17 @@ def _regions(case: Case, *, source: str | None = None, name: str = "NAME") -> It
         )
         return make, f"# in the program, in place of its own mapping: mshare.attach({name!a})"
 
-    yield Remedy(
-        "a region of mshare",
-        f"{what} Linux 6.1 or newer; no privilege, no setting.",
-        commands("thp"),
-        case.now,
-        case.costs(lambda costs: costs.leaves_2m),
-        "measured by our benchmarks",
-    )
-    yield Remedy(
-        "page tables shared by mshare's kernel module",
-        f"{what} Stays on 4 KiB pages. The module has run under QEMU only: not where you cannot afford a crash.",
-        ('sudo mshare module load --group "$(id -gn)"', *commands("msharefs")),
-        case.now,
-        case.costs(lambda costs: costs.shared),
-        "measured by our tests, in virtual machines",
-    )
+    for backend in reversed(backends):
+        able = backend.capabilities
+        if able.offer is not None:
+            yield Remedy(
+                able.offer.title,
+                f"{what} {able.offer.condition}",
+                (*able.offer.setup, *commands(backend.name)),
+                case.now,
+                case.costs_on(able),
+                able.offer.evidence,
+            )
 
 
 def _region_name(path: str) -> str:

@@ -1,5 +1,5 @@
 """What page tables cost on the machine of a snapshot, object by object, and what they would cost otherwise. Pure.
-May depend on: snapshot, tables, geometry.
+May depend on: snapshot, tables, geometry, backend (the type).
 
 *Facts.* `VmPTE` is exact, and counts all page tables of one process but the topmost. What each mapping has of it is not
 told by the kernel; it lies within bounds (`tables`), or is known from walking the page tables (`Snapshot.exact`).
@@ -11,11 +11,14 @@ nobody's `VmPTE`, and belong to the region.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..._core.geometry import PAGE, PMD, PUD
 from .snapshot import PRIVATE, Area, Filled, Object, Process, Snapshot
 from .tables import Charge, Need, Piece, blocks, charge, needs
+
+if TYPE_CHECKING:
+    from ..._core.backend import Capabilities
 
 
 class Bytes(NamedTuple):
@@ -43,6 +46,10 @@ class WhatIf(NamedTuple):
     """Private tables with 2 MiB leaves: PMD pages and PUD pages."""
     leaves_1g: int
     """Private tables with 1 GiB leaves: PUD pages."""
+
+    def on(self, able: Capabilities) -> int:
+        """Return the costs in a region on a backend that is so `able`."""
+        return self.shared if able.is_linked else self.leaves_2m if able.leaf_size == PMD else self.now
 
 
 class ObjectUsage(NamedTuple):
