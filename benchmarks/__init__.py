@@ -1,6 +1,6 @@
-"""What each further process pays, against every mechanism, in one run: `python -m benchmarks` (or `make bench`).
+"""The cost of each further process with every mechanism, in one run: `python -m benchmarks` (or `make bench`).
 
-What the numbers mean: docs/measuring.md. The measuring itself is `mshare.measure`, the same code for all.
+docs/measuring.md says what the numbers mean. `mshare.measure` measures every mechanism with the same code.
 """
 
 # General layout: mechanisms (others' libraries behind the protocol), pool (huge pages, lent), machine (facts about it)

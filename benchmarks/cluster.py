@@ -26,10 +26,10 @@ from tempfile import mkdtemp
 from typing import Any, Self
 
 LIMIT_S = 120.0
-"""How long the server may take to start or to stop."""
+"""The longest time in which the server may start or stop."""
 
 _FIXED = {"listen_addresses": "", "fsync": "off", "logging_collector": "off"}
-"""No port, only a Unix socket; and data that nobody needs after a crash of the machine."""
+"""The server has no port, only a Unix socket. Nobody needs its data after a crash of the machine."""
 
 _GUARD = """
 read -r _
@@ -39,12 +39,12 @@ if pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null); then
 fi
 rm -rf "$1"
 """
-"""What ends the server and removes its files when its owner has ended. A dead server that its owner has not waited for
-has no `exe`, but still takes signals."""
+"""The guard's script: it ends the server and removes the server's files when the server's owner has ended. A dead
+server that its owner has not waited for has no `exe`, but still takes signals."""
 
 
 def binaries() -> Path:
-    """Return the directory of PostgreSQL's programs: that of `postgres` on $PATH, else the newest of Debian's.
+    """Return the directory of PostgreSQL's programs: the one of `postgres` on $PATH, else Debian's newest.
 
     Raises `FileNotFoundError` if there is none.
     """
@@ -64,7 +64,8 @@ class Cluster:
 
     - `settings`: as in postgresql.conf, name to value, e.g. `{"shared_buffers": "1GB", "huge_pages": "on"}`.
 
-    Making the files (`initdb`) takes seconds and 40 MB under `$TMPDIR`. They go with the block, or with the process.
+    Making the files (`initdb`) takes seconds and 40 MB under `$TMPDIR`. The files are removed at the end of the block,
+    or of the process.
     """
 
     def __init__(self, settings: Mapping[str, str] | None = None) -> None:
@@ -80,9 +81,9 @@ class Cluster:
         return self._server.pid
 
     def start(self, settings: Mapping[str, str] | None = None) -> None:
-        """Start a stopped server, with `settings` on top of the cluster's, and wait until it takes connections.
+        """Start a stopped server, with `settings` in addition to the cluster's, and wait until it takes connections.
 
-        Raises `ChildProcessError`, with the end of the server's log, if it does not.
+        Raises `ChildProcessError`, with the end of the server's log, if the server does not start.
         """
         log = self.directory / "log"
         options = {**self.settings, **(settings or {}), **_FIXED, "unix_socket_directories": str(self.directory)}
@@ -107,7 +108,7 @@ class Cluster:
             time.sleep(0.05)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Stop the server (SIGINT: a fast shutdown; SIGQUIT: at once, as in a crash). Nothing if it is stopped."""
+        """Stop the server (SIGINT: a fast shutdown; SIGQUIT: at once, as in a crash). A stopped server stays so."""
         if self._server is not None:
             self._server.send_signal(how)
             try:
@@ -118,9 +119,9 @@ class Cluster:
             self._server = None
 
     def run_program(self, program: str, *arguments: str) -> str:
-        """Run a client program of PostgreSQL (`pgbench`, ...) on this server and return what it prints.
+        """Run a client program of PostgreSQL (`pgbench`, ...) on this server and return its output.
 
-        Raises `ChildProcessError` with its message if it fails.
+        Raises `ChildProcessError` with the program's message if the program fails.
         """
         done: subprocess.CompletedProcess[str] = subprocess.run(
             self._command(program, *arguments), check=False, capture_output=True, text=True, **self._as_client
@@ -134,8 +135,8 @@ class Cluster:
         return self.run_program("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", sql).removesuffix("\n")
 
     def client(self) -> subprocess.Popen[str]:
-        """Return a new connection: a psql that executes what is written to its standard input and answers as `psql`
-        does. It ends when that is closed."""
+        """Return a new connection: a psql that executes the SQL on its standard input and answers as `psql` does. The
+        connection ends when its standard input is closed."""
         command = self._command("psql", "-XAtq", "-v", "ON_ERROR_STOP=1")
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **self._as_client)
 
@@ -176,7 +177,7 @@ class Cluster:
 
 
 def _somebody() -> pwd.struct_passwd:
-    """Return the user whose server it is when we are root."""
+    """Return the user that runs the server when we are root."""
     try:
         return pwd.getpwnam("postgres")
     except KeyError:

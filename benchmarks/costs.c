@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * What the kernel module costs, in instructions: run by costs.py in a guest whose clocks count them.
+ * The costs of the kernel module, in instructions.  costs.py runs this program in a guest whose clocks
+ * count instructions.
  *
  *	costs counts		everything but interrupts; one virtual CPU, QEMU with -icount shift=0
  *	costs interrupts	interrupts that CPU 1 takes from CPU 0; two virtual CPUs
@@ -106,7 +107,7 @@ static char *make(enum kind kind, size_t bytes, size_t reserved, size_t step, in
 	return at;
 }
 
-/* Run in a process of its own, so that what it maps is gone afterwards. */
+/* Run in a new process, so that its mappings are gone afterwards. */
 #define IN_CHILD(...)                                                          \
 	do {                                                                   \
 		int status;                                                    \
@@ -122,7 +123,7 @@ static char *make(enum kind kind, size_t bytes, size_t reserved, size_t step, in
 		}                                                              \
 	} while (0)
 
-/* ---- what a child costs ---- */
+/* ---- the cost of a child ---- */
 
 enum child { EXITS, TOUCHES, EXECUTES, CHILDREN };
 static const char *const children[] = { "exit", "touch and exit", "exec" };
@@ -237,7 +238,7 @@ static long faults(void)
 	return usage.ru_minflt;
 }
 
-/* All pages that exist are touched before; one page is let go; all are touched again. */
+/* All existing pages are touched first.  One page is then dropped, and all are touched again. */
 static void measure_faults(enum kind kind)
 {
 	const size_t units = 64, mine = 5, further = GIB / 2;
@@ -411,7 +412,7 @@ static void ioctls(void)
 	}
 }
 
-/* A loop of two million instructions, whose count shows that instructions are what is counted. */
+/* A loop of two million instructions, whose figure shows that the clock counts instructions. */
 static void calibrate(void)
 {
 	unsigned long left = 1000000;

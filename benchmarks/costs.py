@@ -1,8 +1,8 @@
-"""`make bench-kernel`: what the kernel module costs, in instructions and interrupts, and the page about it.
+"""`make bench-kernel`: the costs of the kernel module, in instructions and interrupts, and the page about them.
 
-`costs.c` measures in two guests: one counts instructions, which needs one virtual CPU; one counts interrupts, which
-needs two. `costs_python.py` adds the children of a Python process. With `--before COMMIT` the module of that commit
-runs the same programs. `costs_page` makes the page.
+`costs.c` measures in two guests. One guest counts instructions, which needs one virtual CPU. The other counts
+interrupts, which needs two. `costs_python.py` adds the children of a Python process. With `--before COMMIT` the module
+of that commit runs the same programs. `costs_page` makes the page.
 
 May depend on: costs_page, machine, output.
 """
@@ -32,7 +32,7 @@ GUESTS = {
 
 
 def compiled(directory: Path) -> Path:
-    """Compile `costs.c` without shared libraries, so that a process of it is small; the path of the program."""
+    """Compile `costs.c` without shared libraries, so that its processes are small. Return the path of the program."""
     program = directory / "costs"
     include = REPOSITORY / "kernel" / "uapi"
     subprocess.run(
@@ -43,7 +43,7 @@ def compiled(directory: Path) -> Path:
 
 
 def checked_out(commit: str, directory: Path) -> Path:
-    """Put `kernel/` of a commit below `directory`, and return that."""
+    """Put `kernel/` of a commit below `directory`, and return its path."""
     archive = subprocess.run(["git", "archive", commit, "kernel"], cwd=REPOSITORY, stdout=subprocess.PIPE, check=True)
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
         files.extractall(directory, filter="data")
@@ -60,8 +60,8 @@ def script(program: Path, guest: str, target: Path) -> str:
 
 
 def boot(program: Path, guest: str, source: Path, kernel: str, limit_seconds: int) -> str:
-    """Run a guest with the module whose `kernel/` is in `source`, and return what the program printed. Raises
-    RuntimeError if the guest's verdict is anything but a pass, a complaint in the kernel's log included.
+    """Run a guest with the module whose `kernel/` is in `source`, and return the program's output. Raises RuntimeError
+    unless the guest passes. A complaint in the kernel's log is not a pass.
 
     A guest that dies before the command starts is booted again, once: see vm/README.md on the emulator's race.
     """
@@ -89,7 +89,7 @@ def last_change() -> str | None:
 
 
 def facts() -> dict[str, Any]:
-    """Return what the numbers mean nothing without."""
+    """Return the facts without which the numbers mean nothing."""
     return {**machine.facts(packages=()), "guest": "QEMU, processor emulated (TCG), panic_on_warn=1"}
 
 

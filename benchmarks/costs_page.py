@@ -1,4 +1,4 @@
-"""What `benchmarks.costs` measured, as Markdown: tables and targets. Pure: lines in, text out. May depend on: vm."""
+"""The figures of `benchmarks.costs` as Markdown: tables and targets. Pure: lines in, text out. May depend on: vm."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ INTERRUPTS_TEXT = (
     "Work also depends on how the host shares its processors, and is a rough figure."
 )
 LIMIT = 1.2
-"""A child that inherits a region costs at most so many times what one with a memfd costs."""
+"""A child that inherits a region costs at most so many times as much as a child with a memfd."""
 
 Key = tuple[str, str, str]
 
 
 class Target(NamedTuple):
-    """A promise, and what this run says about it."""
+    """A promise, and this run's result for it."""
 
     text: str
     value: str
@@ -87,7 +87,7 @@ def nested(figures: Mapping[Key, Sequence[float]]) -> dict[str, dict[str, dict[s
 
 
 def rounds(figures: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> int:
-    """Return how often each figure was measured, at least."""
+    """Return the least number of times that any figure was measured."""
     return min(
         (len(found) for cases in figures.values() for mechanisms in cases.values() for found in mechanisms.values()),
         default=0,
@@ -115,13 +115,13 @@ class Module(NamedTuple):
         return self.groups.get(group, {}).get(case, {}).get(mechanism)
 
     def ratio(self, group: str, case: str, mechanism: str = "region") -> float | None:
-        """Return how many times the cost of the same with a memfd."""
+        """Return the cost as a multiple of the same cost with a memfd."""
         ours, rival = self.value(group, case, mechanism), self.value(group, case, mechanism.replace("region", "memfd"))
         return ours / rival if ours is not None and rival else None
 
 
 def number(value: float | None) -> str:
-    """Return a count with three digits that mean something, or whole if it is small."""
+    """Return a count with three significant digits, or all digits if the count is small."""
     if value is None:
         return "-"
     if value >= 1e6:

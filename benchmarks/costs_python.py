@@ -1,6 +1,6 @@
-"""What a child costs a Python process with numpy: further figures of group `fork`, printed as `costs.c` prints them.
+"""The cost of a child of a Python process with numpy: further figures of group `fork`, in the format of `costs.c`.
 
-Runs in the guest that counts instructions, whose clock goes up by one nanosecond with each instruction.
+This program runs in the guest that counts instructions, where each instruction takes one nanosecond of the clock.
 
 May depend on: mshare, numpy.
 """
@@ -36,7 +36,7 @@ def shared(mechanism: str) -> memoryview:
 
 
 def child(view: memoryview | None) -> int:
-    """Fork a child that touches one byte of the view, if there is one; return the instructions until it is gone."""
+    """Fork a child that touches one byte of the view, if there is one. Return the instructions until the child ends."""
     start = time.perf_counter_ns()
     pid = os.fork()
     if pid == 0:

@@ -1,7 +1,7 @@
-"""Many living processes with many mappings each, for what looks at them. May depend on: nothing.
+"""Many living processes with many mappings each, for programs that look at processes. May depend on: nothing.
 
-Run as a program it is the parent of such processes: forked from a few fresh interpreters, so that not all have the same
-addresses, and each with mappings of its own.
+As a program, this module is the parent of such processes. The processes are forks of a few fresh interpreters, so that
+not all have the same addresses. Each process has its own mappings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PARENTS = 10
 
 @contextmanager
 def crowd(processes: int, mappings: int) -> Iterator[None]:
-    """Have so many processes with at least so many mappings each, for the time of a `with` block."""
+    """Keep so many processes alive, with at least so many mappings each, for the time of a `with` block."""
     with ExitStack() as stack:
         parents = []
         for number in range(PARENTS):
@@ -32,7 +32,7 @@ def crowd(processes: int, mappings: int) -> Iterator[None]:
             assert parent.stdout is not None
             if parent.stdout.readline() != b"ready\n":
                 raise RuntimeError("the processes could not be started: see above")
-        yield  # closing standard input, at the end of the block, ends them
+        yield  # the end of the block closes standard input, which ends the processes
 
 
 def _main(processes: int, mappings: int) -> None:
@@ -47,7 +47,7 @@ def _main(processes: int, mappings: int) -> None:
             fd = os.memfd_create("crowd")
             os.ftruncate(fd, mmap.PAGESIZE)
             kept = []
-            for number in range(max(0, mappings - there)):  # shared and private in turn, so that none are merged
+            for number in range(max(0, mappings - there)):  # shared and private in turn, so that the kernel merges none
                 kept.append(mmap.mmap(fd, mmap.PAGESIZE) if number % 2 else mmap.mmap(-1, 4 * mmap.PAGESIZE))
             os.write(say_ready, b"x")
             os.read(reader, 1)

@@ -47,7 +47,7 @@ def _wait_for(path: Path, daemon: subprocess.Popen[bytes]) -> None:
 
 
 class Ray:
-    """Ray's object store: `ray.put` in one driver, `ray.get` in others; the cluster is a service of its own."""
+    """Ray's object store: `ray.put` in one driver, `ray.get` in others. The cluster is a separate service."""
 
     label = "Ray"
     shares_tables = False
@@ -94,7 +94,7 @@ class Ray:
 class Torch:
     """torch.multiprocessing: a tensor in shared memory, sent over a `multiprocessing.connection`.
 
-    `strategy`: `file_descriptor` or `file_system`. The creator serves whoever connects, in a thread.
+    `strategy`: `file_descriptor` or `file_system`. A thread of the creator serves all connections.
     """
 
     shares_tables = False
@@ -104,7 +104,7 @@ class Torch:
         import_module("torch.multiprocessing").set_sharing_strategy(strategy)
         self.label = f"torch {strategy}"
         self.spec = f"{__name__}:Torch:{strategy}"
-        multiprocessing.current_process().authkey = b"benchmark"  # the creator's must be the readers'
+        multiprocessing.current_process().authkey = b"benchmark"  # the creator and the readers need the same
 
     def create(self, name: str, size_bytes: int) -> str:
         from multiprocessing.connection import Listener
@@ -131,7 +131,7 @@ class Torch:
         pass
 
     def destroy(self, token: str) -> None:
-        pass  # it goes with the creator's last tensor, or with the creator
+        pass  # the memory ends with the creator's last tensor, or with the creator
 
 
 class Iceoryx2:
@@ -149,7 +149,7 @@ class Iceoryx2:
     def __init__(self) -> None:
         self._package = import_module("iceoryx2")
         self._package.set_log_level(self._package.LogLevel.Error)
-        self._here = threading.local()  # its objects belong to the thread that made them
+        self._here = threading.local()  # iceoryx2's objects belong to the thread that made them
 
     def _service(self, name: str) -> Any:
         import ctypes
@@ -210,7 +210,7 @@ class Iceoryx2:
         pass
 
     def destroy(self, token: str) -> None:
-        pass  # it goes with its publisher
+        pass  # the service ends with its publisher
 
 
 class _Sample:

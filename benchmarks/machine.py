@@ -1,4 +1,4 @@
-"""Facts about the machine that a number means nothing without."""
+"""Facts about the machine, without which a number means nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _version(package: str) -> str:
 
 
 def remarks(found: Mapping[str, Any]) -> list[str]:
-    """Return what a reader must know of the machine whose `facts` those are, before any of its times."""
+    """Return the sentences about a machine with these `facts` that a reader must know before its times."""
     if "TCG" in found["cpu"]:
         return [
             "**the processor is emulated** (QEMU without KVM): page tables, faults and what happens on kills are the "

@@ -1,6 +1,6 @@
 """Other ways to share memory, behind `mshare.measure`'s protocol. Each does what its documentation shows.
 
-A mechanism imports its library when it is made, so that no timing contains that.
+A mechanism imports its library when it is made, so that no timing contains the import.
 
 May depend on: measure.
 """
@@ -120,7 +120,7 @@ class SysV:
         self.spec = f"{__name__}:SysV:{pages}"
 
     def create(self, name: str, size_bytes: int) -> str:
-        del name  # it has numbers
+        del name  # segments have numbers, not names
         segment = self._package.SharedMemory(None, self._flags, size=size_bytes)
         segment.detach()
         return str(segment.key)
@@ -138,7 +138,7 @@ class SysV:
 
 
 class Memfd:
-    """A bare memfd: the least there can be. Others reach it through /proc, as nothing else has its name."""
+    """A bare memfd: the simplest mechanism. Others reach the memfd through /proc, because a memfd has no name."""
 
     label = "memfd (bare)"
     shares_tables = False
@@ -169,7 +169,7 @@ class Memfd:
 
 
 def all_mechanisms(backends: list[str]) -> tuple[list[Mechanism], list[str]]:
-    """Return the baseline, mshare on each of `backends`, every mechanism that is installed, and what is not."""
+    """Return the baseline, mshare on each of `backends`, every installed mechanism, and notes on missing ones."""
     mechanisms: list[Mechanism] = [Nothing(), *(Mshare(backend) for backend in backends), SharedMemory(), Memfd()]
     missing = []
     for module, mechanism in (("posix_ipc", PosixIpc), ("SharedArray", SharedArray)):

@@ -1,4 +1,4 @@
-"""Where the benchmarks' figures go: a report on stdout, and files if they are asked for. May depend on: nothing."""
+"""Writes the benchmarks' figures: a report on stdout, and files on request. May depend on: nothing."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def save(options: argparse.Namespace, document: dict[str, Any], text: str) -> No
 
 
 def write(options: argparse.Namespace, document: dict[str, Any], text: str) -> None:
-    """Do what `save` does, and print the report."""
+    """Save as `save` does, and print the report."""
     save(options, document, text)
     sys.stdout.write(text)

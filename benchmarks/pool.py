@@ -1,8 +1,8 @@
 """Huge pages for the time of a run: lent by the kernel, in a private place, and given back.
 
-Fact: every process sees every mount of its mount namespace, and mshare uses the first hugetlbfs it can reach.
-Consequence: a mount of ours would be taken for a root by all other programs. Decision: a mount namespace of our own,
-which the kernel takes away with us, however we end.
+Facts: every process sees every mount of its mount namespace, and mshare uses the first hugetlbfs that it can reach.
+Consequence: all other programs would use a mount of ours as a root. Decision: we use a private mount namespace, which
+the kernel removes when we end, in whatever way.
 
 May depend on: linux, units, geometry.
 """
@@ -27,20 +27,20 @@ _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 _SURPLUS = _POOL.with_name("surplus_hugepages")
 _SETTLE_S = 5.0
 _MEMORY_SHARE = 0.5
-"""At most this part of the free memory goes into the pool."""
+"""The pool takes at most this part of the free memory."""
 
 
 def _stop(number: int, frame: object) -> None:
     del frame
-    for other in (signal.SIGTERM, signal.SIGHUP):  # no second one disturbs the giving back
+    for other in (signal.SIGTERM, signal.SIGHUP):  # a second signal does not disturb the return of the pages
         signal.signal(other, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
 def give_back_on_signals() -> None:
-    """Turn SIGTERM and SIGHUP into an orderly end of this program, so that `pages` gives back what it took."""
+    """Turn SIGTERM and SIGHUP into an orderly end of this program, so that `pages` gives back its pages."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP, and so do we
             signal.signal(number, _stop)
 
 
@@ -50,11 +50,12 @@ def _free_bytes() -> int:
 
 
 def _persistent() -> int:
-    """Return the size of the pool: what writing to `vm.nr_hugepages` sets.
+    """Return the size of the pool, as a write to `vm.nr_hugepages` sets it.
 
-    Fact: pages in use when the pool is made smaller stay until they are freed, as surplus, and reading counts them. The
-    kernel frees those of a dead IPC namespace some time after its end. Consequence: a next borrower that took them for
-    a part of the pool would leave as many behind. Decision: wait until there are none, and never count them.
+    Facts: pages in use when the pool shrinks stay as surplus until they are freed, and reading the file counts the
+    surplus. The kernel frees the surplus of a dead IPC namespace some time after its end. Consequence: a borrower that
+    counted the surplus as a part of the pool would leave as many pages behind. Decision: wait until there is no
+    surplus, and never count it.
     """
     deadline = time.monotonic() + _SETTLE_S
     while (surplus := int(_SURPLUS.read_text())) and time.monotonic() < deadline:
@@ -64,9 +65,9 @@ def _persistent() -> int:
 
 @contextmanager
 def pages(size_bytes: int) -> Iterator[tuple[int, str]]:
-    """Add huge pages for so many bytes to `vm.nr_hugepages`, give (their bytes, why if none), and take them away again.
+    """Add huge pages for so many bytes to `vm.nr_hugepages`, give (their bytes, reason if none), and remove the pages.
 
-    As another user than root, or where memory is short or in pieces, there are none: (0, reason).
+    Users other than root get (0, reason), and so does root when memory is short or fragmented.
     """
     if os.geteuid() != 0:
         yield 0, "hugetlb is missing: as root, the benchmark would lend itself huge pages"
@@ -75,8 +76,8 @@ def pages(size_bytes: int) -> Iterator[tuple[int, str]]:
     if wanted * PMD > _free_bytes() * _MEMORY_SHARE:
         yield 0, f"hugetlb is missing: {format_size(wanted * PMD)} is more than half of the free memory"
         return
-    # Fact: the kernel gives page after page, for seconds, and stops at a signal with some of them given; what the
-    # handler raises comes out of the write. Decision: until we know what we got, it is what there is above `before`.
+    # Facts: the kernel adds page after page, for seconds. A signal stops the kernel after some of the pages, and the
+    # write raises the handler's exception. Decision: until we know our share, all pages above `before` are ours.
     before = _persistent()
     got: int | None = None
     try:
@@ -95,8 +96,8 @@ def pages(size_bytes: int) -> Iterator[tuple[int, str]]:
 
 @contextmanager
 def lent(size_bytes: int) -> Iterator[tuple[int, str]]:
-    """Give what `pages` gives, of which two pages are not for regions, with $MSHARE_ROOT at a place that has them: a
-    hugetlbfs that nobody else sees."""
+    """Give the same as `pages`, with two more pages that are not for regions. $MSHARE_ROOT then has a private hugetlbfs
+    with the pages."""
     with pages(size_bytes + 2 * PMD) as (got_bytes, problem):
         if not got_bytes:
             yield 0, problem

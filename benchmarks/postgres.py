@@ -1,11 +1,12 @@
-"""PostgreSQL as it is, 4 KiB pages against huge pages: `python -m benchmarks.postgres` (or `make bench-postgres`).
+"""Unchanged PostgreSQL, 4 KiB pages against huge pages: `python -m benchmarks.postgres` (or `make bench-postgres`).
 
-`pgbench -S` with ever more clients on prewarmed shared buffers: what page tables and faults cost a real server, and
-what huge pages already give it. Needs PostgreSQL's programs with pg_prewarm; huge pages need root. Report on stdout.
+`pgbench -S` runs with ever more clients on prewarmed shared buffers. The runs show the cost of page tables and faults
+for a real server, and the gain from huge pages. The benchmark needs PostgreSQL's programs with pg_prewarm. Huge pages
+need root. The report is on stdout.
 
-Fact: pgbench makes new connections for every run, and their processes have none of the shared buffers mapped.
-Consequence: the first seconds of a run are page faults. Decision: transactions are counted in the second half only;
-faults and page tables, which are the price, over all of it.
+pgbench makes new connections for every run, and their processes have none of the shared buffers mapped. The first
+seconds of a run are therefore page faults. Transactions are counted in the second half only. Faults and page tables are
+the price, and are counted over the whole run.
 
 May depend on: cluster, machine, output, pool, linux, measure, vm, units, geometry.
 """
@@ -37,7 +38,7 @@ from . import machine, output, pool
 from .cluster import Cluster, binaries
 
 _SCALE_BYTES = 15 * MIB
-"""What one unit of pgbench's scale takes: 100,000 rows and their index."""
+"""The memory of one unit of pgbench's scale: 100,000 rows and their index."""
 _FILLED = 0.85
 """This part of the shared buffers is filled with data."""
 _SAMPLE_S = 0.5
@@ -54,17 +55,17 @@ class PgbenchRun:
     tps: float
     """Transactions per second in the second half of the run: median of pgbench's progress reports."""
     latency_ms: float
-    """As `tps`."""
+    """Measured as `tps` is."""
     whole_tps: float
     """Transactions per second of the whole run, without connecting (pgbench)."""
     connect_ms: float
-    """Until all clients were connected (pgbench)."""
+    """The time until all clients were connected (pgbench)."""
     page_tables_bytes: int
-    """Largest growth of `PageTables` in /proc/meminfo during the run: the whole machine's."""
+    """Largest growth of the whole machine's `PageTables` (/proc/meminfo) during the run."""
     vmpte_bytes: int
-    """Largest sum of `VmPTE` of all server processes during the run. Counts shared tables in each."""
+    """Largest sum of `VmPTE` of all server processes during the run. The sum counts shared tables in each process."""
     minor_faults: int
-    """Growth of the server's `cminflt` (/proc/PID/stat): all faults of its clients' processes."""
+    """Growth of the server's `cminflt` (/proc/PID/stat): all faults of the processes that serve clients."""
 
 
 _PROGRESS = re.compile(r"^progress: ([\d.]+) s, ([\d.]+) tps, lat ([\d.]+) ms", re.MULTILINE)
@@ -77,7 +78,7 @@ def _interval_s(seconds: int) -> int:
 def parse_pgbench(text: str, seconds: int) -> dict[str, float]:
     """Return the figures of `PgbenchRun` that are in the output of pgbench 14 or later after a run of so many seconds.
 
-    Without a progress report that is all of the second half, as in a run of one second, those of the whole run count.
+    If no progress report lies in the second half, as in a run of one second, the figures of the whole run count.
     """
     if re.search(r"actually processed: 0$", text, re.MULTILINE):
         raise ValueError(f"no transaction within {seconds} s, the clients were still connecting: give --seconds more")
@@ -117,7 +118,7 @@ def _server_vmpte_bytes(server: int) -> int:
 
 @contextmanager
 def _pgbench(server: Cluster, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
-    """Give a running pgbench and the file with all it prints: progress is on its standard error. It ends with us."""
+    """Give a running pgbench and the file with its output: progress is on standard error. pgbench ends with us."""
     environment = {**os.environ, "PGHOST": str(server.directory), "PGUSER": "postgres", "PGDATABASE": "postgres"}
     with TemporaryFile("w+") as said:
         command = [str(binaries() / "pgbench"), *arguments]
@@ -156,7 +157,7 @@ def _bench(server: Cluster, setting: str, clients: int, seconds: int) -> Pgbench
 
 
 def _wait_until_alone(server: Cluster) -> None:
-    """Wait until the server has reaped its clients' processes, whose faults are then in its own count."""
+    """Wait until the server has reaped the processes of its clients. Their faults are then in the server's count."""
     deadline = time.monotonic() + 60
     others = "select count(*) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"
     while server.psql(others) != "0" and time.monotonic() < deadline:
@@ -166,8 +167,8 @@ def _wait_until_alone(server: Cluster) -> None:
 def measure(
     size_bytes: int, counts: Sequence[int], seconds: int, rounds: int
 ) -> tuple[list[PgbenchRun], list[str], str]:
-    """Run pgbench with every number of clients, `rounds` times with either setting, in turns. Return the runs, what is
-    missing from them, and the server's version."""
+    """Run pgbench with every number of clients, `rounds` times with either setting, in turns. Return the runs, notes
+    about missing runs, and the server's version."""
     runs: list[PgbenchRun] = []
     missing: list[str] = []
     settings = {"shared_buffers": f"{size_bytes // MIB}MB", "max_connections": str(max(counts) + 20)}
@@ -177,7 +178,7 @@ def measure(
         version = server.psql("show server_version")
         needed = int(server.psql("show shared_memory_size_in_huge_pages")) * PMD
         for number in range(rounds):
-            for setting in (STOCK, HUGE) if number % 2 == 0 else (HUGE, STOCK):  # what drifts does so for both
+            for setting in (STOCK, HUGE) if number % 2 == 0 else (HUGE, STOCK):  # a drift affects both settings alike
                 with pool.pages(needed) if setting == HUGE else nullcontext((1, "")) as (_, problem):
                     if problem:
                         missing.append(problem)
@@ -194,7 +195,7 @@ def measure(
 
 
 def page(document: dict[str, Any], runs: Sequence[PgbenchRun]) -> str:
-    """Return the report: medians by number of clients, and huge pages by 4 KiB pages. Pure."""
+    """Return the report: medians by number of clients, and the ratio of huge pages to 4 KiB pages. Pure."""
     before, after = document["load_1min"]
     rounds = "one round, whose tps is one sample"
     if document["rounds"] > 1:

@@ -1,9 +1,9 @@
 """`make prove`: the proposal's server in guests with a stock kernel, and the page about it.
 
-Each mechanism has a guest of its own because one of them ends with the machine out of memory. A small run is one
-guest, in which the one that ends so comes last: half the time of five guests is their start. In every guest `mshare
-lab sga` runs as a user would run it, with `--whole-machine`; what it prints as JSON is collected here. `prove_page`
-makes the page and `mshare._tools.lab.picture` the picture.
+Each mechanism has its own guest, because one mechanism ends with the machine out of memory. Half the time of five
+guests is their start, so a small run has one guest, in which that mechanism comes last. In every guest `mshare lab sga`
+runs as a user would run it, with `--whole-machine`. This program collects the JSON. `prove_page` makes the page and
+`mshare._tools.lab.picture` the picture.
 
 May depend on: prove_page, lab, units, geometry, record.
 """
@@ -36,25 +36,25 @@ MECHANISMS = ("plain", "shared_memory", "thp", "hugetlb", "msharefs")
 SWEEP = ("64M", "256M", "1G", "2G", "4G")
 SWEEP_CLIENTS = 32
 SWEEP_ROUNDS = 3
-"""Times are medians of so many; every other round goes from large to small, so that no drift looks like an effect."""
+"""Times are medians of so many rounds. Every other round goes from large to small: a drift is then not an effect."""
 LARGE = 128
 """The factor of the run that is kept in docs/results."""
 
 
 class Guest(NamedTuple):
-    """One boot, and the loads in it: `mshare lab sga` with so many different arguments, each into its own file."""
+    """One boot, and its loads: runs of `mshare lab sga` with different arguments, each written into its own file."""
 
     name: str
     memory_bytes: int
     loads: tuple[tuple[str, ...], ...]
     huge_pages: int = 0
-    """Reserved at the boot, and given back after the first load."""
+    """Pages that are reserved at the boot and given back after the first load."""
     needs_module: bool = False
 
 
 def guests(factor: int) -> list[Guest]:
-    """Return what to boot. Left out of small runs: the sweep over sizes, the full size, and `shared_memory`, which ends
-    as `plain` does."""
+    """Return the guests to boot. Small runs leave out the sweep over sizes, the full size, and `shared_memory`, which
+    ends as `plain` does."""
     small, scaled = server(factor), ("--factor", str(factor))
     pages = file_size(small.region_bytes, PMD) // PMD
     if factor > MOST_FULL:
@@ -96,8 +96,8 @@ def script(guest: Guest, directory: Path) -> str:
 
 
 def boot(guest: Guest, directory: Path, limit_seconds: int) -> list[Run]:
-    """Run a guest and return its runs. Raises RuntimeError if the guest's verdict is anything but a pass, a complaint
-    in the kernel's log included; kills for lack of memory are none."""
+    """Run a guest and return its runs. Raises RuntimeError unless the guest passes. A complaint in the kernel's log is
+    not a pass. A kill for lack of memory is not a complaint."""
     command = [sys.executable, "-m", "vm", "run", "--memory", f"{guest.memory_bytes // MIB}M"]
     command += ["--timeout", str(limit_seconds), *(("--module",) if guest.needs_module else ())]
     if guest.huge_pages:
@@ -110,7 +110,7 @@ def boot(guest: Guest, directory: Path, limit_seconds: int) -> list[Run]:
 
 
 def facts() -> dict[str, Any]:
-    """Return what the numbers mean nothing without."""
+    """Return the facts without which the numbers mean nothing."""
     lines = Path("/proc/cpuinfo").read_text().split("\n")
     kernel = platform.release().partition("-")[0]
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
@@ -122,7 +122,7 @@ def facts() -> dict[str, Any]:
 
 
 def run_guest(guest: Guest, directory: Path, limit_seconds: int) -> None:
-    """Boot a guest, and keep what it gives."""
+    """Boot a guest, and keep its results."""
     start = time.monotonic()
     print(f"prove: guest {guest.name}, {format_size(guest.memory_bytes)}", file=sys.stderr, flush=True)
     runs = boot(guest, directory, limit_seconds)

@@ -17,16 +17,16 @@ from vm import markdown
 DYING = ("plain", "shared_memory")
 """Mechanisms that the proposal's server does not survive."""
 TABLES_RATIO, SLOPE_LIMIT, TIME_RATIO = 400, 1.0, 1.3
-"""Targets: (a)'s need by what (e) causes; bytes per further client and MiB of region; 4 GiB by 64 MiB."""
+"""Targets: the need of (a) divided by the cost of (e); bytes per further client and MiB of region; 4 GiB by 64 MiB."""
 
 
 class Results(NamedTuple):
-    """All runs, by what they are for."""
+    """All runs, by their purpose."""
 
     factor: int
     mechanisms: list[Run]
     sweep: list[Run]
-    """msharefs, one run per size and round, small to large."""
+    """Runs of msharefs, one per size and round, small to large."""
     full: list[Run]
     """The sparse region of 300 GiB."""
     seconds: dict[str, float]
@@ -53,17 +53,17 @@ class Results(NamedTuple):
 
 
 class Target(NamedTuple):
-    """One thing that is to be shown, and what this run gave."""
+    """One thing that must be shown, and this run's value for it."""
 
     text: str
     value: str
     met: bool
     is_time: bool = False
-    """Whether noise can miss it."""
+    """Whether noise alone can miss the target."""
 
 
 def targets(found: Results) -> list[Target]:
-    """Return the targets that these results can be held against."""
+    """Return the targets that these results can be compared with."""
     return [*_clients(found), *_costs(found), *_sizes(found)]
 
 
@@ -94,7 +94,7 @@ def _clients(found: Results) -> Iterator[Target]:
 
 
 def _costs(found: Results) -> Iterator[Target]:
-    """What the region costs beside private page tables."""
+    """Yield the targets about the region's costs, compared with private page tables."""
     plain, ours = found.mechanism("plain"), found.mechanism("msharefs")
     if ours is not None and plain is not None and ours.wanted == PROPOSAL.clients:
         need, caused = plain.needed_bytes(ours.wanted), ours.caused_bytes()
@@ -110,7 +110,7 @@ def _costs(found: Results) -> Iterator[Target]:
 
 
 def _sizes(found: Results) -> Iterator[Target]:
-    """What does not depend on the size."""
+    """Yield the targets about values that do not depend on the size."""
     if not found.sweep:
         return
     sizes = found.sizes()
@@ -150,7 +150,7 @@ def _reached(run: Run) -> bool:
 
 
 def _scatter(runs: list[Run], name: str) -> float:
-    """Return the largest by the smallest of the rounds."""
+    """Return the largest of the rounds divided by the smallest."""
     times = [int(getattr(run, name)) for run in runs]
     return max(times) / min(times)
 

@@ -37,7 +37,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Cost], str]], ...] = (
 
 
 class Target(NamedTuple):
-    """A promise and what this run says about it."""
+    """A promise, and this run's result for it."""
 
     what: str
     seen: str
@@ -53,7 +53,7 @@ def by_size(results: Results) -> dict[int, dict[str, Cost]]:
 
 
 def targets(results: Results) -> Iterator[Target]:
-    """Yield every target that this run can say something about."""
+    """Yield every target for which this run has figures."""
     for size, costs in by_size(results).items():
         ours, rival = costs.get(_THP), costs.get(RIVAL)
         if ours is None or rival is None:
@@ -99,7 +99,7 @@ def _table(costs: dict[str, Cost]) -> Iterator[str]:
 
 
 def _ratios(costs: dict[str, Cost]) -> Iterator[str]:
-    """Yield the rival's cost by ours: above 1, ours is the cheaper."""
+    """Yield the rival's cost divided by ours: above 1, ours is cheaper."""
     rival = costs.get(RIVAL)
     if rival is None:
         return

@@ -1,4 +1,4 @@
-"""What is measured, in which order, and with what patience.
+"""Measures every mechanism at every size, in a fixed order and with time limits.
 
 May depend on: machine, mechanisms, pool, backends, linux, measure, errors, units, geometry.
 """
@@ -22,7 +22,7 @@ from . import machine, mechanisms, pool
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much to measure. Sizes in bytes."""
+    """The extent of a run. Sizes are in bytes."""
 
     sizes: tuple[int, ...]
     runs: int
@@ -37,7 +37,7 @@ QUICK = Plan((64 * MIB, 256 * MIB), runs=1, processes=2, creates=1, rounds=1)
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """All costs of one run, and what is missing from it."""
+    """All costs of one run, and notes about missing ones."""
 
     machine: dict[str, str | int | float]
     plan: Plan

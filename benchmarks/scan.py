@@ -1,8 +1,9 @@
-"""`python -m benchmarks.scan`: what `mshare scan` costs with many processes, against a plain reading of what it reads.
+"""`python -m benchmarks.scan`: the cost of `mshare scan` with many processes, against a plain read of the same files.
 May depend on: crowd.
 
-Each time is the median of several runs of a whole new process, each peak its `ru_maxrss`. The rivals read and throw
-away: `maps` and `status` (what a scan reads, in C by cat), `smaps` (what tools that show memory per process read).
+Each time is the median of several runs of a whole new process, and each peak is that process's `ru_maxrss`. The rivals
+read files and throw the text away. One rival is cat with `maps` and `status`, the files that a scan reads. The other
+reads `smaps`, the file of tools that show memory per process.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ COMMANDS = {
 
 
 class Taken(NamedTuple):
-    """What one command took."""
+    """The time and the memory of one command."""
 
     seconds: float
     peak_bytes: int
 
 
 def timed(command: list[str]) -> Taken:
-    """Run `command` once, its output thrown away."""
+    """Run `command` once and throw its output away."""
     start = perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

@@ -1,8 +1,8 @@
-"""What it takes to start: `python -m benchmarks.start [--runs 21]`, or `make bench-start`.
+"""The time of a start: `python -m benchmarks.start [--runs 21]`, or `make bench-start`.
 
-Each command is a new process. The commands take turns, so that whatever else runs meets all of them alike. Times are
-medians: real time, which a person waits for, and processor time (user and system, of wait4(2)), which a busy machine
-changes less. Bytecode is there before the first run, as after an installation. May depend on: machine, output.
+Each command is a new process. The commands take turns, so that the machine's other work affects all of them alike.
+Times are medians. A person waits for the real time. The processor time (user and system, of wait4(2)) changes less on a
+busy machine. Bytecode is there before the first run, as after an installation. May depend on: machine, output.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class Start:
-    """What a command takes from its start to its end: medians."""
+    """The times of a command from its start to its end: medians."""
 
     command: str
     real_ms: float
@@ -54,13 +54,13 @@ def _timed(command: Sequence[str], environment: Mapping[str, str]) -> tuple[floa
 
 
 def measure(runs: int) -> list[Start]:
-    """Start every command `runs` times, in turns, with no region there."""
+    """Start every command `runs` times, in turns, while no region exists."""
     left_out = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "MSHARE_BACKEND")
     environment = {name: value for name, value in os.environ.items() if name not in left_out}
     with TemporaryDirectory(prefix="mshare-bench-") as root:
         environment["MSHARE_ROOT"] = root
         for command in COMMANDS.values():
-            _timed(command, environment)  # writes the bytecode, reads the files
+            _timed(command, environment)  # the first run writes the bytecode and brings the files into memory
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
         for _ in range(runs):
             for name, command in COMMANDS.items():

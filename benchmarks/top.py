@@ -1,8 +1,9 @@
-"""What `mshare top` costs while it runs: `python -m benchmarks.top [--processes 300] [--intervals 4]`.
+"""The cost of a running `mshare top`: `python -m benchmarks.top [--processes 300] [--intervals 4]`.
 
-Starts processes that are no forks of each other, so that each has addresses of its own, all mapping one file; then
-`mshare top` on a real pseudo-terminal of 50 lines and 160 columns. Prints its processor time (utime + stime of
-/proc/PID/stat) per interval, and as a part of one core, after the first reading. May depend on: nothing.
+The benchmark starts processes that all map one file. The processes are not forks of each other, so each has its own
+addresses. `mshare top` then runs on a real pseudo-terminal of 50 lines and 160 columns. The benchmark prints the
+processor time of `mshare top` (utime + stime of /proc/PID/stat) after the first reading, per interval and as a part of
+one core. May depend on: nothing.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def read_for(terminal: int, seconds: float, until: bytes | None = None) -> None:
-    """Take what arrives on the terminal for so long, or until it has `until`."""
+    """Read the terminal for so long, or until its text contains `until`."""
     deadline, seen = time.monotonic() + seconds, b""
     while (left := deadline - time.monotonic()) > 0:
         if select.select([terminal], [], [], left)[0]:

@@ -1,6 +1,6 @@
 """`python -m benchmarks.compare [--quick] [--mechanisms ...] [--columns ...] [--json FILE] [--markdown FILE]`.
 
-Report on stdout, steps on stderr. As root, all of it; else without huge pages.
+The report is on stdout, the steps are on stderr. Only root measures huge pages.
 
 May depend on: inside, report, specs, trial, machine, output, pool, units.
 """
@@ -52,7 +52,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run, print, write, and return 0 whatever the mechanisms did: that is the result."""
+    """Run, print, write, and return 0: a mechanism's failure is a result and not an error."""
     options = _parse(argv)
     plan = QUICK if options.quick else FULL
     given = {
@@ -93,14 +93,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         document |= {"load_1min": [load, os.getloadavg()[0]], "seconds": time.monotonic() - start}
         document["outcomes"] = [asdict(outcome) for outcome in outcomes]
         text = report.page(document, plan, outcomes)
-        output.save(options, document, text)  # whatever ends the run later
+        output.save(options, document, text)  # kept even if the run ends early
     sys.stdout.write(text)
     return 0
 
 
 def _measure(column: str, who: Sequence[specs.MechanismSpec], plan: trial.Plan) -> list[trial.Outcome]:
-    """Measure the mechanisms one after the other, so that what is compared is near in time; random reads, which depend
-    most on how the kernel happens to place memory, in rounds of alternating order."""
+    """Measure the mechanisms one after the other, so that compared figures are near in time. Random reads depend most
+    on the kernel's placement of memory, so the mechanisms take turns at them in rounds of alternating order."""
     rounds = plan.random_rounds if column == "random" else 1
     found: dict[str, list[trial.Outcome]] = {mechanism.label: [] for mechanism in who}
     for number in range(rounds):

@@ -1,4 +1,4 @@
-"""A process, started afresh as a service is, that creates, attaches and uses what it is told, and says how it went.
+"""A new process, started as a service is, that creates, attaches and uses regions on request, and reports the outcome.
 
 May depend on: measure, numpy.
 """
@@ -20,21 +20,21 @@ from mshare.measure.probe import scan
 
 _PROGRAM = "from benchmarks.compare.actor import main; main()"
 _BLOCK = 1 << 16
-"""Random reads between two looks at the clock; their indices, 512 KiB, and what was read, as much, stay in cache."""
+"""Random reads between two looks at the clock. Their indices (512 KiB) and values (as much) stay in the cache."""
 
 
 class Refused(Exception):
-    """The mechanism's library raised an error, whose text this is."""
+    """The mechanism's library raised an error with this text."""
 
 
 class Actor:
-    """The process, from outside."""
+    """The process, as seen from outside."""
 
     def __init__(self, child: Child) -> None:
         self.child = child
 
     def do(self, what: str, **arguments: Any) -> Any:
-        """Have it done and return the result. Raises `Refused`, or `ChildProcessError` if the process died of it."""
+        """Have the process do `what` and return the result. Raises `Refused`, or `ChildProcessError` if it died."""
         self.child.ask(do=what, **arguments)
         try:
             answer = self.child.answer()
@@ -45,7 +45,7 @@ class Actor:
         return answer["value"]
 
     def make(self, name: str, size_bytes: int) -> str:
-        """Have it create a region, attach it and touch all of it, and return the token."""
+        """Have the process create a region, attach the region and touch all of it. Return the token."""
         token: str = self.do("create", name=name, size=size_bytes)
         self.do("attach", token=token)
         self.do("touch")
@@ -53,7 +53,7 @@ class Actor:
         return token
 
     def outcome(self, what: str, **arguments: Any) -> str:
-        """Have it done and say how that went: `ok`, or what happened instead."""
+        """Have the process do `what`, and return `ok` or the text of the failure."""
         try:
             self.do(what, **arguments)
         except (Refused, ChildProcessError) as error:
@@ -62,7 +62,7 @@ class Actor:
 
 
 def death(status: int) -> str:
-    """Return how a process with this exit status ended, in words."""
+    """Return in words how a process with this exit status ended."""
     if status < 0:
         return f"killed by {signal.Signals(-status).name}"
     return f"ended with status {status}"
@@ -70,14 +70,14 @@ def death(status: int) -> str:
 
 @contextmanager
 def actor(mechanism: Mechanism) -> Iterator[Actor]:
-    """Give a new process that has imported the mechanism's library and attached nothing. Ends it normally."""
+    """Give a new process that has imported the mechanism's library and attached nothing. The process ends normally."""
     with Child(_PROGRAM, mechanism.spec) as child:
         child.answer()
         yield Actor(child)
 
 
 def random_reads(buf: memoryview, rounds: int) -> list[float]:
-    """Return, for each round, the nanoseconds that reading 8 bytes at a random place took, the mean of 65,536 reads.
+    """Return the nanoseconds of a read of 8 bytes at a random place, for each round: the mean of 65,536 reads.
 
     `numpy.take` reads the places. The processor then has as many reads under way as it can, like a hash join or an
     index lookup. Each round draws new places, uniformly, before its clock starts.
@@ -97,7 +97,7 @@ def random_reads(buf: memoryview, rounds: int) -> list[float]:
 
 
 class _Doer:
-    """What an actor can do."""
+    """The requests that an actor serves."""
 
     def __init__(self, mechanism: Mechanism) -> None:
         self._mechanism = mechanism
@@ -111,7 +111,7 @@ class _Doer:
         self._attachment = self._mechanism.attach(token)
 
     def fill(self, name: str, size: int) -> int:
-        """Create, attach, write to each page; return the nanoseconds that took; remove it."""
+        """Create and attach a region, and write to each page. Remove the region and return the nanoseconds before."""
         start = perf_counter_ns()
         token = self._mechanism.create(name, size)
         self.attach(token)
@@ -128,7 +128,7 @@ class _Doer:
         self._sum = scan(self._buf)
 
     def use(self) -> None:
-        """Read all of it again and, where that is allowed, write. Raises `ValueError` if it is not what it was."""
+        """Read all memory again, and write if the memory is writable. Raises `ValueError` if the memory has changed."""
         if scan(self._buf) != self._sum:
             raise ValueError("the memory is not what it was")
         if not self._buf.readonly:
@@ -155,7 +155,7 @@ class _Doer:
 
 
 def main() -> None:
-    """Serve requests until the creator closes or dies; then close the attachment, as documentation shows, and end."""
+    """Serve requests until the creator closes or dies. Then close the attachment as documented, and end."""
     gc.disable()
     doer = _Doer(load(sys.argv[1]))
     say("ready")
@@ -163,6 +163,6 @@ def main() -> None:
         method = getattr(doer, request.pop("do"))
         try:
             say({"value": method(**request)})
-        except Exception as error:  # whatever the library raises is a result; its first paragraph
+        except Exception as error:  # every error of the library is a result: its first paragraph
             say({"error": f"{type(error).__name__}: {error}".split("\n\n")[0]})
     doer.close()

@@ -1,7 +1,7 @@
-"""The column with a thousand processes: how many can attach, and what stops them.
+"""The column with a thousand processes: how many can attach, and what stops the next one.
 
-Interpreters started one by one would be a benchmark of starting interpreters, and of memory. So one process imports the
-library, attaches nothing, and forks; each child attaches by itself, touches everything, and stays.
+A benchmark that started every interpreter would measure the start of interpreters, and their memory. One process
+therefore imports the library, attaches nothing, and forks. Each child attaches by itself, touches all, and stays.
 
 May depend on: actor, linux, measure.
 """
@@ -30,12 +30,12 @@ _NAME = "mshare-compare"
 _PROGRAM = "from benchmarks.compare.crowd import main; main()"
 _CHILD_LIMIT_S = 20.0
 _MEMORY_BYTES = 6 << 30
-"""When so much less memory is free on the machine, whoever took it, no more are started."""
+"""No more children are started when the machine has so much less free memory, whichever program took the memory."""
 
 
 def crowd(mechanism: Mechanism, size_bytes: int, count: int, limit_s: float) -> dict[str, Any]:
-    """Return how many of `count` processes attached and touched everything within `limit_s`, what stopped the next one,
-    and what those cost the machine."""
+    """Return how many of `count` processes attached and touched everything within `limit_s`, and what stopped the next
+    one. The answer also has the machine's cost of the attached processes."""
     with actor(mechanism) as creator, Child(_PROGRAM, mechanism.spec, creator.make(_NAME, size_bytes)) as zygote:
         zygote.answer()
         tables, free = page_tables_bytes(), proc.memory_fields()["MemAvailable"]
@@ -54,7 +54,7 @@ def crowd(mechanism: Mechanism, size_bytes: int, count: int, limit_s: float) -> 
 
 
 def _one(mechanism: Mechanism, token: str, told: int, hold: int) -> None:
-    """In the child: attach, touch everything, say so, and stay until the parent ends."""
+    """Attach in the child, touch everything, report success, and stay until the parent ends."""
     try:
         attachment = mechanism.attach(token)
         assert attachment.buf is not None
@@ -67,12 +67,12 @@ def _one(mechanism: Mechanism, token: str, told: int, hold: int) -> None:
 
 
 def _cut(attached: int, why: str) -> dict[str, Any]:
-    """Return the answer where it was not the mechanism that failed."""
+    """Return the answer for a run that this benchmark stopped, and not a failure of the mechanism."""
     return {"attached": attached, "stopped": f"stopped by this benchmark, {why}", "cut": True}
 
 
 def _gather(mechanism: Mechanism, token: str, count: int, limit_s: float) -> dict[str, Any]:
-    """Fork children one after the other; the first that does not attach ends it. Nobody closes `hold` but our end."""
+    """Fork children one after the other until one does not attach. The children stay until our end closes `hold`."""
     hold, _held = os.pipe()
     deadline = time.monotonic() + limit_s
     floor = proc.memory_fields()["MemAvailable"] - _MEMORY_BYTES
@@ -102,17 +102,18 @@ def _gather(mechanism: Mechanism, token: str, count: int, limit_s: float) -> dic
 
 
 def _prepare(mechanism: Mechanism) -> None:
-    """Before the forks, set up what children of one program have in common.
+    """Start, before the forks, the helpers that children of one program share.
 
-    Fact: a process that attaches a `shared_memory` without a resource tracker starts one, another interpreter; children
-    of `multiprocessing` share their parent's. What Ray's daemon starts for a reader no reader could start for others.
+    A process that attaches a `shared_memory` without a resource tracker starts one, which is another interpreter.
+    Children of `multiprocessing` share their parent's tracker. Ray's daemon starts a helper for each reader, and no
+    reader could start that helper for others.
     """
     if isinstance(mechanism, SharedMemory):
         resource_tracker.ensure_running()
 
 
 def main() -> None:
-    """Serve one request: gather that many, answer, and stay until the creator closes; the children end with us."""
+    """Serve one request: gather the children, answer, and stay until the creator closes. The children end with us."""
     gc.disable()
     mechanism = load(sys.argv[1])
     _prepare(mechanism)

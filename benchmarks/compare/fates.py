@@ -18,12 +18,12 @@ from .world import HUGE, MSHAREFS, SHM
 
 _NAME = "mshare-compare"
 _SETTLE_S = 2.0
-"""How long helpers of the dead (resource trackers, daemons) get to do what they do."""
+"""The time that helpers of the dead (resource trackers, daemons) get for their work."""
 
 
 def creator(mechanism: Mechanism, size_bytes: int, runs: int) -> dict[str, Any]:
-    """Kill the creator with SIGKILL while a reader is attached: does the reader go on, does a newcomer get in while it
-    does, does one when everybody has gone, and what memory stays?"""
+    """Kill the creator with SIGKILL while a reader is attached. Does the reader go on? Can a newcomer attach while the
+    reader lives? Can a newcomer attach when everybody has gone? How much memory stays?"""
     del runs
     before = _kept_bytes()
     with actor(mechanism) as reader:
@@ -43,7 +43,7 @@ def creator(mechanism: Mechanism, size_bytes: int, runs: int) -> dict[str, Any]:
 
 
 def reader(mechanism: Mechanism, size_bytes: int, runs: int) -> dict[str, Any]:
-    """Let a reader attach, read, close and end: can the creator go on, can another reader attach?"""
+    """Let a reader attach, read, close and end. Can the creator go on? Can another reader attach?"""
     del runs
     with actor(mechanism) as first:
         token = first.make(_NAME, size_bytes)
@@ -54,8 +54,8 @@ def reader(mechanism: Mechanism, size_bytes: int, runs: int) -> dict[str, Any]:
 
 
 def full(mechanism: Mechanism, size_bytes: int, runs: int) -> dict[str, Any]:
-    """Create twice as much as there is room for, attach it, write to all of it: which step says so, and how? If none
-    does, where is the memory?"""
+    """Create a region of twice the free room, attach the region, and write to all of it. Which step fails, and how? If
+    no step fails, where is the memory?"""
     del runs
     with actor(mechanism) as first:
         step = "create"
@@ -77,7 +77,7 @@ def _largest_shared_file(pid: int) -> str:
 
 
 def _newcomer(mechanism: Mechanism, token: str) -> str:
-    """Return how attaching and reading goes in a new process, once helpers of the dead have done their work."""
+    """Return the outcome of attaching and reading in a new process, after helpers of the dead have done their work."""
     time.sleep(_SETTLE_S)
     with actor(mechanism) as newcomer:
         outcome = newcomer.outcome("attach", token=token)

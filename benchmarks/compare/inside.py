@@ -1,6 +1,6 @@
 """One trial, inside: builds its world, starts the daemon, measures one column, prints one marked line of JSON.
 
-Runs as the first process of a PID namespace (see `trial`): whatever it leaves behind ends with it.
+This program runs as the first process of a PID namespace (see `trial`). All processes that it leaves end with it.
 
 May depend on: crowd, fates, figures, specs, world, frameworks, measure, units.
 """
@@ -29,23 +29,23 @@ COLUMNS = {
 }
 CROWD = "crowd"
 OF_THE_BASELINE = ("process", "tables", CROWD)
-"""What can be asked of a process that shares nothing."""
+"""The columns that have a meaning for a process that shares nothing."""
 NAMES = (*COLUMNS, CROWD)
 ANSWER = "benchmarks.compare answers: "
 """The answer's line begins with this mark. Libraries and their helpers also print on standard output, even at exit."""
 _BESIDES = 128 * MIB
-"""Room on /dev/shm for what a mechanism keeps there besides the region."""
+"""Room on /dev/shm for a mechanism's files besides the region."""
 
 
 def trial(
     spec: MechanismSpec, column: str, *, size_bytes: int, runs: int, count: int, limit_s: float
 ) -> dict[str, Any]:
-    """Measure and return what `column` says of `spec`."""
+    """Measure `column` of `spec`, and return its values."""
     room = size_bytes * 11 // 10 * (runs if column == "touch" else 1) + _BESIDES  # torch frees some time after its end
     huge_bytes = world.free_huge_bytes() if spec.huge_pages else 0
     if column == "full":
         room = size_bytes // 2
-        if spec.huge_pages:  # what is full is the pool
+        if spec.huge_pages:  # the pool fills up, and not the file system
             size_bytes = huge_bytes + 64 * MIB
     world.build(room, huge_bytes)
     world.choose_root(spec.label)
@@ -65,6 +65,6 @@ if __name__ == "__main__":
     request["spec"] = MechanismSpec(*request["spec"])
     try:
         answer: dict[str, Any] = {"values": trial(**request)}
-    except Exception as error:  # whatever a mechanism raises is a result
+    except Exception as error:  # every error of a mechanism is a result
         answer = {"failure": f"{type(error).__name__}: {error}"}
     print(f"\n{ANSWER}{json.dumps(answer)}", flush=True)

@@ -1,4 +1,4 @@
-"""Outcomes as Markdown: what a process pays, what happens when, and how it failed.
+"""Outcomes as Markdown: costs per process, what happens in each event, and failures.
 
 May depend on: specs, trial, machine, table, vm, units.
 """
@@ -38,11 +38,11 @@ _FIGURES: tuple[tuple[str, str, Callable[[Values], str]], ...] = (
     ("first touch", "touch", lambda values: f"{values['bytes'] / values['ns']:.2f} GB/s"),
     ("random read", "random", _random_read),
 )
-"""Header, column, and how it is shown."""
+"""Header, column, and the function that shows the column's value."""
 
 
 class _Notes:
-    """Footnotes: messages in full, each once."""
+    """Footnotes: full messages, each once."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
@@ -56,13 +56,13 @@ class _Notes:
         return f"[{self._texts.index(short) + 1}]"
 
     def lines(self) -> Iterator[str]:
-        """Yield them as a list."""
+        """Yield the footnotes as a list."""
         for number, text in enumerate(self._texts, 1):
             yield f"- [{number}] `{text.replace('`', chr(39))}`"
 
 
 def page(document: dict[str, Any], plan: Plan, outcomes: Sequence[Outcome]) -> str:
-    """Return the whole report. `document`: machine, command, loads, and what was left out and why."""
+    """Return the whole report. `document`: machine, command, loads, and the missing parts with their reasons."""
     found = {(outcome.mechanism, outcome.column): outcome for outcome in outcomes}
     mechanisms = list(dict.fromkeys(outcome.mechanism for outcome in outcomes))
     notes = _Notes()
@@ -104,7 +104,7 @@ def page(document: dict[str, Any], plan: Plan, outcomes: Sequence[Outcome]) -> s
 
 
 def _remarks(mechanisms: Sequence[str], found: Found, plan: Plan) -> Iterator[str]:
-    """Yield what is not as the general rule says, or would be misread."""
+    """Yield notes about figures that break the general rule or could be misread."""
     once = [
         mechanism
         for mechanism in mechanisms
@@ -152,17 +152,17 @@ def _values(found: Found, mechanism: str, column: str) -> Values | None:
 
 
 def is_small_paged(values: Values, size_bytes: int) -> bool:
-    """Tell from a process's page tables whether its region is mapped by 4 KiB entries of its own: 8 bytes per page."""
+    """Tell from a process's page tables whether it maps the region by private 4 KiB entries: 8 bytes per page."""
     return bool(values["vmpte_bytes"] >= size_bytes // 4096 * 8 * 0.9)
 
 
 def _has_small_pages(found: Found, mechanism: str, size_bytes: int) -> bool:
     values = _values(found, mechanism, "process")
-    return is_small_paged(values, size_bytes) if values else "HUGETLB" not in mechanism  # else by its label
+    return is_small_paged(values, size_bytes) if values else "HUGETLB" not in mechanism  # otherwise the label decides
 
 
 def _ratios(mechanisms: Sequence[str], found: Found, size_bytes: int) -> Iterator[str]:
-    """Yield random reads by the plain mechanism, and the target: huge pages 1.2 times as fast as small ones."""
+    """Yield random reads relative to the plain mechanism, and the target: huge pages are 1.2 times as fast."""
     plain = _values(found, PLAIN, "random")
     if plain is None:
         return

@@ -1,4 +1,4 @@
-"""Who is measured, in the order of the tables. May depend on: backends, frameworks, measure, mechanisms."""
+"""The measured mechanisms, in the order of the tables. May depend on: backends, frameworks, measure, mechanisms."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from .. import frameworks, mechanisms
 
 
 class MechanismSpec(NamedTuple):
-    """A mechanism, not yet made: its library is imported by the trials alone."""
+    """The description of a mechanism: only a trial makes the mechanism and imports its library."""
 
     label: str
     spec: str
-    """For `mshare.measure.mechanisms.load`."""
+    """The argument of `mshare.measure.mechanisms.load`."""
     package: str | None = None
-    """What must be importable."""
+    """The package that must be importable."""
     huge_pages: bool = False
-    """It takes pages of the machine's pool."""
+    """The mechanism takes pages of the machine's pool."""
     heavy: bool = False
     """A framework of hundreds of megabytes, or one with a daemon."""
     hidden: bool = False
-    """Its memory is a daemon's memfd, which no file system shows: what stays is not seen."""
+    """The memory is a daemon's memfd, which no file system shows, so memory that stays is not seen."""
 
     def problem(self) -> str | None:
-        """Return why it cannot be measured here, or None."""
+        """Return why the mechanism cannot be measured here, or None."""
         if self.package and not find_spec(self.package):
             return f"{self.package} is not installed"
         if self.label == "mshare msharefs":
@@ -38,7 +38,7 @@ class MechanismSpec(NamedTuple):
 
 BASELINE = Nothing.label
 PLAIN = mechanisms.Memfd.label
-"""What ratios are taken against: 4 KiB pages and nothing around them."""
+"""Ratios compare with this mechanism: 4 KiB pages and nothing around them."""
 
 ALL = (
     MechanismSpec(BASELINE, Nothing.spec),

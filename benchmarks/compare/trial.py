@@ -1,8 +1,9 @@
 """Starts one trial: one column of one mechanism, in namespaces of its own, with a time limit.
 
-Fact: daemons, resource trackers and segments outlive the processes that made them; that is among what we measure.
-Consequence: a trial would find what others left, and so would the machine. Decision: PID, mount and IPC namespaces per
-trial; with its first process the kernel takes away all others, /dev/shm and the segments, however it ends.
+Facts: daemons, resource trackers and segments outlive the processes that made them, and we measure such remains.
+Consequence: the remains of one trial would disturb the next, and stay on the machine. Decision: each trial has its own
+PID, mount and IPC namespaces. When the first process of a trial ends, in whatever way, the kernel removes all other
+processes, /dev/shm and the segments.
 
 May depend on: inside, specs, pool, geometry.
 """
@@ -30,14 +31,14 @@ from .specs import MechanismSpec
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much to measure. Sizes in bytes."""
+    """The extent of a run. Sizes are in bytes."""
 
     size_bytes: int
-    """What page tables, faults, times and first touch are measured with."""
+    """The region for page tables, faults, times and first touch."""
     random_bytes: int
-    """What random reads are measured with."""
+    """The region for random reads."""
     small_bytes: int
-    """What is killed, filled and attached by a crowd."""
+    """The region whose creator is killed, the one that fills a file system, and the one that a crowd attaches."""
     count: int
     """Processes in the crowd."""
     runs: int
@@ -56,7 +57,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one trial came to: values, or why there are none."""
+    """The result of one trial: values, or the reason why there are none."""
 
     mechanism: str
     column: str
@@ -69,7 +70,7 @@ _TAIL_CHARS = 600
 
 
 def run_trial(spec: MechanismSpec, column: str, plan: Plan) -> Outcome:
-    """Run it to its end, or to the time limit."""
+    """Run the trial to its end, or to the time limit."""
     start = time.monotonic()
     size = plan.size(column)
     with pool.pages(size + 8 * PMD) if spec.huge_pages else nullcontext((1, "")) as (_, problem):
@@ -86,8 +87,8 @@ def _run(spec: MechanismSpec, column: str, plan: Plan, size: int) -> tuple[dict[
     inside = [sys.executable, "-m", "benchmarks.compare.inside", json.dumps(request)]
     with TemporaryFile("w+", errors="replace") as said:
         process = subprocess.Popen(
-            # Nor does it outlive us. Fact: what a process maps straddles 2 MiB or not, by chance, and a thousand forks
-            # inherit that, a page table or two each. Decision: no address is drawn by lot.
+            # The trial does not outlive us. Facts: with random addresses, chance decides whether a mapping straddles a
+            # 2 MiB boundary. A thousand forks inherit the result, a page table or two each. Decision: fixed addresses.
             ["setpriv", "--pdeathsig", "KILL", "setarch", "--addr-no-randomize", *unshare, *inside],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -101,7 +102,7 @@ def _run(spec: MechanismSpec, column: str, plan: Plan, size: int) -> tuple[dict[
         except subprocess.TimeoutExpired:
             return None, f"no end within {plan.limit_s:.0f} s"
         finally:
-            process.kill()  # its child, the first process of the namespace, dies with it, and with that all others
+            process.kill()  # the kernel then kills the first process of the namespace, and all others
             process.communicate()
         said.seek(0)
         words = said.read()[-_TAIL_CHARS:].strip()
@@ -113,7 +114,7 @@ def _run(spec: MechanismSpec, column: str, plan: Plan, size: int) -> tuple[dict[
 
 
 def parse_answer(output: str) -> tuple[dict[str, Any] | None, str]:
-    """Return the values, or the failure, in what a trial printed; neither if it was cut short or printed only junk."""
+    """Return the values, or the failure, in a trial's output, or neither if the output is cut short or only junk."""
     for line in reversed(output.splitlines()):
         if line.startswith(ANSWER):
             try:
@@ -125,8 +126,8 @@ def parse_answer(output: str) -> tuple[dict[str, Any] | None, str]:
 
 
 def middle(outcomes: Sequence[Outcome]) -> Outcome:
-    """Return one outcome of several rounds of random reads: the median of those that succeeded, the least and the most;
-    a failure if none did."""
+    """Return one outcome of several rounds of random reads: the median, the least and the most of the rounds that
+    succeeded, or a failure if none did."""
     good = [outcome.values for outcome in outcomes if outcome.values is not None]
     seconds = round(sum(outcome.seconds for outcome in outcomes), 2)
     if not good:

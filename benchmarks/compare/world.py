@@ -1,4 +1,4 @@
-"""What a trial finds around it: an empty tmpfs and a hugetlbfs of stated sizes, in a mount namespace of its own.
+"""The file systems of a trial: an empty tmpfs and a hugetlbfs of stated sizes, in a private mount namespace.
 
 May depend on: linux.
 """
@@ -14,10 +14,10 @@ from mshare._core.linux.mounts import mount
 
 SHM = Path("/dev/shm")
 ROOT = SHM / "root-of-mshare"
-"""$MSHARE_ROOT, as a hugetlbfs has no usual place on many machines."""
+"""$MSHARE_ROOT, which is needed because many machines have no usual place for a hugetlbfs."""
 HUGE = ROOT / "hugetlb"
 MSHAREFS = Path("/sys/fs/mshare")
-"""Where the module's file system is, if the module is loaded."""
+"""The place of the module's file system, if the module is loaded."""
 _TMP = Path("/tmp")
 _FREE = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
 
@@ -31,12 +31,12 @@ def free_huge_bytes() -> int:
 
 
 def build(shm_bytes: int, huge_bytes: int) -> None:
-    """Mount them, and where it is loaded the module's file system, and an empty /tmp, where Ray, iceoryx2 and vineyard
-    keep files."""
+    """Mount the tmpfs and the hugetlbfs, and an empty /tmp, where Ray, iceoryx2 and vineyard keep files. If the module
+    is loaded, also mount the module's file system."""
     mount("tmpfs", SHM, f"size={shm_bytes},mode=1777")
     for place in (ROOT / "shm", HUGE):
         place.mkdir(parents=True)
-    with suppress(OSError):  # in a user namespace hugetlbfs cannot be mounted: the trial says what then fails
+    with suppress(OSError):  # a user namespace cannot mount hugetlbfs: the trial reports the failure that follows
         mount("hugetlbfs", HUGE, f"pagesize=2M,size={huge_bytes}")
     if Path("/sys/module/mshare").exists():
         mount("msharefs", MSHAREFS, f"size={shm_bytes},mode=1777")
@@ -46,6 +46,6 @@ def build(shm_bytes: int, huge_bytes: int) -> None:
 
 
 def choose_root(backend: str) -> None:
-    """Tell mshare where its regions go. The module's file system stays where it is mounted."""
+    """Tell mshare where to keep its regions. The module's file system stays at its mount point."""
     if backend != "mshare msharefs":
         os.environ["MSHARE_ROOT"] = str(ROOT)
