@@ -1,4 +1,4 @@
-"""Fixtures every test shares: a world of its own per test, real huge pages, and skips that CI turns into failures."""
+"""Fixtures that all tests share: a private world for each test, real huge pages, and skips that CI makes failures."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 
 
 def pytest_configure() -> None:
-    """Make a test's world the same, whoever starts the tests.
+    """Make a test's world independent of the program that starts the tests.
 
-    Mounts of tests are hidden from other processes. In a guest, which is ours alone, they are not: the module's tests
-    unmount for all. A shell starts a background job with SIGINT ignored, and the job's processes inherit that. Python's
-    readline sets COLUMNS and LINES, so that a worker of pytest-xdist has them. Without bytecode each of the hundreds of
-    commands that tests start compiles the whole package.
+    Mounts of tests are hidden from other processes. A guest is ours alone, so its mounts are not hidden: the module's
+    tests unmount for all processes. A shell starts a background job with SIGINT ignored, and the job's processes
+    inherit the setting. Python's readline sets COLUMNS and LINES, so that a worker of pytest-xdist has them. Without
+    bytecode each of the hundreds of commands that tests start compiles the whole package.
     """
     if not Path("/sys/module/mshare").exists():
         private()
@@ -40,7 +40,7 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("COLUMNS", "LINES", "PYTHONDONTWRITEBYTECODE"):
         os.environ.pop(name, None)
-        os.unsetenv(name)  # readline sets it where os.environ does not look
+        os.unsetenv(name)  # readline sets the variable in C, where os.environ does not see it
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -74,7 +74,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty MSHARE_ROOT on tmpfs, for this test alone; checks nothing, removes everything."""
+    """Give an empty MSHARE_ROOT on tmpfs for one test. The fixture checks nothing and removes everything."""
     root = Path(mkdtemp(prefix="mshare-test-", dir="/dev/shm"))
     root.chmod(0o755)
     shm = root / "shm"
@@ -102,7 +102,7 @@ def huge_pages() -> Iterator[int]:
 
 @pytest.fixture
 def grow_pool() -> Iterator[Callable[[int], int]]:
-    """A function that adds 2 MiB pages to the pool and returns how many it got; all are given back after the test."""
+    """Give a function that adds 2 MiB pages to the pool and returns their number. The test's end gives them back."""
     gained: list[int] = []
 
     def grow(pages: int) -> int:
@@ -114,8 +114,8 @@ def grow_pool() -> Iterator[Callable[[int], int]]:
 
 
 def _resize_pool(by: int) -> int:
-    """Change the pool by so many pages and return how many it changed by. Sessions that run at the same time take
-    turns, and add and take away instead of setting, so that none takes another's pages."""
+    """Change the pool by so many pages and return the real change. Sessions that run at the same time take turns. Each
+    adds and removes pages and never sets the total, so that no session takes another's pages."""
     with _POOL.open() as turn:
         flock(turn, LOCK_EX)
         before = int(_POOL.read_text())
@@ -125,8 +125,8 @@ def _resize_pool(by: int) -> int:
 
 @pytest.fixture
 def pool_turn() -> Iterator[None]:
-    """The turn of `_resize_pool` for as long as a test lasts, in which a program that the test starts changes the pool.
-    Not together with `grow_pool`, which takes the turn for itself."""
+    """Hold the turn of `_resize_pool` during a test whose program changes the pool. A test cannot also use `grow_pool`,
+    which takes the turn for itself."""
     if not _POOL.exists():
         yield
         return

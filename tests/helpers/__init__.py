@@ -1,1 +1,1 @@
-"""What tests of several directories use."""
+"""Helpers for tests of several directories."""

@@ -1,4 +1,4 @@
-"""A real headless Chromium, for pages that the tests made: what it lays out, says and paints."""
+"""A real headless Chromium for pages that the tests made: its layout, its console and its pictures."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ addEventListener("load", () => {{
 
 
 class Layout(NamedTuple):
-    """How the browser laid a page out. CSS pixels."""
+    """The browser's layout of a page, in CSS pixels."""
 
     width: int
-    """What there is for the page: the window without scroll bars."""
+    """The width for the page: the window without scroll bars."""
     overflow: int
-    """How much wider than that the page is."""
+    """The page's width beyond `width`."""
     text: str
-    """What can be seen of it."""
+    """The visible text of the page."""
     title: str
     pictures: list[tuple[str, float, float]]
-    """Label, width, height; 0 for those that are not shown."""
+    """Label, width, height; both are 0 for a picture that is not shown."""
 
     @property
     def shown(self) -> list[str]:
@@ -53,7 +53,7 @@ class Layout(NamedTuple):
 
 
 def layout(page: bytes, width: int) -> Layout:
-    """Return what the browser makes of `page` in a window of that width."""
+    """Return the browser's layout of `page` in a window of that width."""
     frame = _FRAME.format(page=escape(page.decode()), width=width)
     dom, _ = _run(frame.encode(), "--window-size=1280,900", "--hide-scrollbars", "--dump-dom")
     found = re.search(r'data-probe="([^"]*)"', dom)
@@ -62,7 +62,7 @@ def layout(page: bytes, width: int) -> Layout:
 
 
 def paint(page: bytes, width: int, height: int, into: Path) -> list[str]:
-    """Take a picture of `page` as it is, and return what the browser had to say on its console."""
+    """Take a picture of the unchanged `page`, and return the messages on the browser's console."""
     _, log = _run(page, f"--window-size={width},{height}", "--hide-scrollbars", f"--screenshot={into}")
     return [line for line in log.splitlines() if "CONSOLE" in line]
 

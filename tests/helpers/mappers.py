@@ -1,8 +1,8 @@
-"""Processes with known mappings, and what each of them measured its own page tables to have grown by.
+"""Processes with known mappings, and the growth of page tables that each of them has measured in itself.
 
-Run as a program it is the parent of such processes: nothing but the standard library, so that they are small. It makes
-one object, forks, and each child maps the object in its own way, touches it and reports the growth of `VmPTE`; all stay
-until standard input ends.
+As a program, this module is the parent of such processes. The program uses only the standard library, so that the
+processes are small. The program makes one object and forks. Each child maps the object in its own way, touches the
+object and reports the growth of `VmPTE`. All children stay until standard input ends.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from typing import NamedTuple
 
 PAGE, PMD, PUD = 1 << 12, 1 << 21, 1 << 30
 LONELY = 0x3000_0000_0000
-"""An address in a GiB, and 512 GiB, where nothing else is: all tables there are this mapping's."""
+"""An address in an otherwise empty GiB, and empty 512 GiB: all tables there belong to this mapping."""
 
 
 @dataclass(frozen=True)
 class Mapping:
-    """How one object is made, mapped and touched."""
+    """The way in which one object is made, mapped and touched."""
 
     kind: str = "memfd"
     """memfd, tmpfs (path), file (path), sysv, anonymous, hugetlb (memfd of 2 MiB pages)."""
     size: int = 64 << 20
     processes: int = 3
     addr: int = LONELY
-    """0: wherever the kernel puts it."""
+    """The address, or 0: the kernel chooses."""
     step: int = PAGE
     """Bytes from one touched place to the next."""
     part: float = 1.0
-    """The part of it, from its start, that is touched."""
+    """The part of the object, from its start, that is touched."""
     writable: bool = True
     collapse: bool = False
-    """Make 2 MiB pages of it (MADV_COLLAPSE)."""
+    """Make 2 MiB pages of the object (MADV_COLLAPSE)."""
     inherited: bool = False
-    """The parent maps and touches it before it forks: the children have the mapping, and touch it again."""
+    """The parent maps and touches the object before the fork. The children inherit the mapping and touch it again."""
     path: str = ""
     """The file, or the name of a memfd."""
     reserve: bool = True
-    """Where nobody may write, take the memory first."""
+    """Take the memory before the mapping, because nobody may write through the mapping."""
     pieces: int = 1
-    """Into how many mappings it is cut, by taking the right to write from every second page."""
+    """The number of mappings into which the object is cut: every second page loses the right to write."""
 
 
 class Mapped(NamedTuple):
@@ -56,12 +56,12 @@ class Mapped(NamedTuple):
     parent: int
     pids: tuple[int, ...]
     growth: tuple[int, ...]
-    """By how many bytes the `VmPTE` of each has grown by mapping and touching."""
+    """The growth of each process's `VmPTE`, in bytes, by mapping and touching."""
 
 
 @contextmanager
 def mapped(mapping: Mapping, *prefix: str) -> Iterator[Mapped]:
-    """Start the processes, by a command `prefix` (unshare, setpriv), yield what they say, and end them."""
+    """Start the processes with a command `prefix` (unshare, setpriv), yield their reports, and end the processes."""
     command = [*prefix, sys.executable, "-S", "-I", __file__, json.dumps(asdict(mapping))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdin is not None
@@ -148,7 +148,7 @@ def _main(mapping: Mapping) -> None:
             try:
                 os.close(writer)
                 before = _vmpte()
-                before = _vmpte()  # what reading it costs the first time is in it now
+                before = _vmpte()  # the first reading's own cost is in the figure from now on
                 at = addr or _map(mapping, fd)
                 _touch(mapping, at)
                 for piece in range(1, mapping.pieces, 2):

@@ -1,4 +1,4 @@
-"""Snapshots of servers that nobody has here: made up, each process with the page tables that its mappings need."""
+"""Made-up snapshots of servers that no test machine has. Each process has the page tables that its mappings need."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Crowd(NamedTuple):
     region: str = ""
     heap: int = 4 * MIB
     join: int = -1
-    """Index of the crowd whose processes these are; -1: new ones."""
+    """Index of the crowd that has the processes; -1: the processes are new."""
 
 
 def postgresql(size: int = 8 * GIB, count: int = 400, kind: Kind = "anonymous") -> Crowd:
@@ -51,7 +51,7 @@ def server(
     taken: float = 1_700_000_000.0,
     host: str = "db1",
 ) -> Snapshot:
-    """Return what such a machine would show. `unreadable` bytes of page tables are of a process that cannot be read."""
+    """Return the snapshot of such a machine. `unreadable` bytes of page tables belong to an unreadable process."""
     objects = tuple(
         Object(each.kind, 1, index + 100, 0, each.path, each.deleted, each.page, each.region)
         for index, each in enumerate(crowds)

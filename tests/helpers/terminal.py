@@ -1,4 +1,4 @@
-"""A terminal with a program on it: a real pty, and pyte, which interprets what arrives there as a terminal would."""
+"""A terminal with a program on it: a real pty, and pyte, which interprets the program's output as a terminal would."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIMIT_S = 60
 
 
 class Terminal:
-    """A program and what one sees of it. Use as a context manager: the program is killed at the end."""
+    """A program and its screen. Use as a context manager: the program is killed at the end."""
 
     def __init__(self, command: Sequence[str], *, columns: int = 160, lines: int = 50) -> None:
         self._columns, self._lines = columns, lines
@@ -61,7 +61,7 @@ class Terminal:
         os.write(self.controller, keys.encode())
 
     def until(self, seen: Callable[[str], bool]) -> str:
-        """Read until the screen shows it, and return the screen."""
+        """Read until the screen shows the text, and return the screen."""
         deadline = time.monotonic() + LIMIT_S
         while not seen(self.text):
             self._read(deadline)
@@ -79,7 +79,7 @@ class Terminal:
         return self.process.wait(LIMIT_S)
 
     def _read(self, deadline: float, *ends: int) -> bool:
-        """Take what the program writes; False once it has ended and everything is read."""
+        """Read the program's output. Return False once the program has ended and everything is read."""
         left = deadline - time.monotonic()
         ready = select.select([self.controller, *ends], [], [], max(0, left))[0]
         assert ready, f"not within {LIMIT_S} s; the screen:\n{self.text}"

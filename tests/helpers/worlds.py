@@ -1,4 +1,4 @@
-"""Helpers of the fault tests: what they plant, limit and count."""
+"""Helpers of the fault tests, which plant files, set limits and count."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def free_bytes(at: Path) -> int:
 
 
 def region_file(size: int = PAGE, *, addr: int = WINDOW[0], length: int | None = None) -> bytes:
-    """Return a file with a record that may lie: `size` and `addr` as said, a file of `length` bytes."""
+    """Return a file of `length` bytes whose record, with these `size` and `addr`, may lie."""
     page = Record(size, addr, PAGE, PAGE, 0, "shm", "planted").encode()
     return page.rjust(file_size(size, PAGE) if length is None else length, b"\0")
 

@@ -1,4 +1,4 @@
-"""The benchmarks, tiny: every mechanism is measured, the report has every target, nothing is left or changed."""
+"""Tiny runs of the benchmarks: every mechanism is measured, the report has every target, nothing is left or changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real command in its own process: what it prints, its exit codes, and what it leaves behind."""
+"""The real command in its own process: its output, its exit codes, and its remains."""
 
 from __future__ import annotations
 
@@ -340,7 +340,7 @@ sys.exit(main())
 
 
 def half_way(*args: str, **environment: str) -> subprocess.Popen[bytes]:
-    """Start a copy from a pipe, and return it when it has taken most of what it got, and waits for more."""
+    """Start a copy from a pipe, and return the process when it has read most of the data and waits for more."""
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTIBLE, "cp", "-", "region:half", *args],
         stdin=subprocess.PIPE,
@@ -478,7 +478,7 @@ exit 0
     ],
 )
 def test_nobody_reading_is_quiet(world: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]) -> None:
-    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it changes when the pipe is found broken
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # the value changes when the pipe is found broken
     mshare.create("r", 1 << 20).close()
     reader, writer = os.pipe()
     os.close(reader)

@@ -80,7 +80,7 @@ def test_a_list_of_users_that_is_cut_says_how_many_more_there_are(world: Path) -
     assert f"in use by processes {', '.join(map(str, pids[:10]))} and 3 more: " in done.stderr
 
 
-# /proc that is absent, or hides what concerns the machine
+# /proc that is absent, or hides facts about the machine
 
 PROC = {
     "absent": "mount -t tmpfs none /proc",
@@ -88,7 +88,7 @@ PROC = {
     "no mount table": "mount --bind /dev/null /proc/$$/mountinfo",
     "no limits": "mount --bind /dev/null /proc/$$/cgroup; mount -t tmpfs none /sys/fs/cgroup",
 }
-"""Kinds of restricted /proc, and how the shell that is to become the command makes them."""
+"""Kinds of restricted /proc, and the shell lines that make them before the shell becomes the command."""
 
 
 NEEDS_MEMINFO = {"scan", "top", "report"}
@@ -209,7 +209,7 @@ def test_a_file_of_the_kernel_is_copied_whatever_size_it_claims(world: Path, sou
 
 
 def with_islands(name: str, size: int) -> dict[int, bytes]:
-    """Create a sparse region with a few bytes here and there; return them by their offset."""
+    """Create a sparse region with a few bytes here and there. Return the bytes by their offset."""
     islands = {0: b"first", 5 << 20: b"middle", size - 4: b"last"}
     with mshare.create(name, size, reserve=False) as region:
         for offset, content in islands.items():
@@ -258,7 +258,7 @@ def test_a_sparse_region_is_copied_to_another_root_without_memory_of_its_own(hug
 
 
 def shell(line: str) -> Run:
-    """Run one command line of bash, in which a line that begins with a command of mshare runs that."""
+    """Run one line of bash that begins with `mshare`."""
     program = f'mshare() {{ "{sys.executable}" -m mshare "$@"; }}\nset -o pipefail\nmshare {line}'
     return subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=False)
 
@@ -414,7 +414,7 @@ sys.stdin.readline()
 
 @contextmanager
 def waiting(tmp_path: Path, module: str, text: str = BLOCKED, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start `mshare ls` as its installed script does; it stops when it imports `module`."""
+    """Start `mshare ls` as its installed script does. The command stops when it imports `module`."""
     (tmp_path / f"{module}.py").write_text(text)
     program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from _mshare_command import main; sys.exit(main())"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -535,7 +535,7 @@ def test_names_are_harmless_in_every_consumer_and_locale(world: Path, tmp_path: 
                 ("report", target, "-o", "-"),
                 ("report", target, "--json"),
                 ("report", target, "-o", target),
-                ("report", target, "--json"),  # which is a page now, and no snapshot
+                ("report", target, "--json"),  # the file is a page now, and not a snapshot
             ]
         for args in commands:
             done = subprocess.run(

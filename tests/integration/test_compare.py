@@ -1,4 +1,4 @@
-"""The comparison, tiny: real mechanisms, real deaths; a failure is a result; nothing is left on the machine."""
+"""A tiny comparison: real mechanisms, real deaths. A failure is a result, and nothing is left on the machine."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_two_mechanisms_and_their_fates(tmp_path: Path) -> None:
 
 
 def only_child(pid: int, comm: str) -> int:
-    """Wait until a process has become `comm` and has a child, and return that."""
+    """Wait until a process has become `comm` and has a child, and return the child."""
     deadline = monotonic() + 60
     while monotonic() < deadline:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -100,7 +100,7 @@ def test_the_death_of_the_benchmark_ends_its_trial(number: signal.Signals) -> No
     with run:
         first = only_child(only_child(run.pid, "python"), "unshare")
         trial = os.pidfd_open(first)
-        os.kill(first, signal.SIGSTOP)  # so that it would not end by itself
+        os.kill(first, signal.SIGSTOP)  # so that the process would not end by itself
         run.send_signal(number)
         run.communicate()
     ended = select.select([trial], [], [], 60)[0]

@@ -1,4 +1,4 @@
-"""The comparison's crowd: what its processes start besides themselves, and who stopped it."""
+"""The comparison's crowd: the helpers that its processes start, and the reason why the crowd stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo as people run it, small: what it says is true, and nothing is left, however it ends."""
+"""A small demo, run as people run it: its statements are true, and nothing is left, however the demo ends."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_what_a_killed_demo_leaves_gc_removes(world: Path) -> None:
     demo.kill()
     _, errors = demo.communicate()
     assert errors.count("Traceback") == 0, "its children end in silence"
-    wait_until(lambda: all(info.orphan for info in mshare.regions()))  # its children end when it has gone
+    wait_until(lambda: all(info.orphan for info in mshare.regions()))  # the demo's children end when the demo has gone
     assert [info.name for info in mshare.gc()] == [f"mshare-demo-{demo.pid}"]
     assert files_of(demo.pid, world) == []
 

@@ -1,4 +1,4 @@
-"""The module under the real DKMS, in a mount namespace of its own: what apt does when a kernel is installed."""
+"""The module under the real DKMS, in a private mount namespace. DKMS runs as apt runs it for a new kernel."""
 
 from __future__ import annotations
 

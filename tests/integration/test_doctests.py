@@ -1,4 +1,4 @@
-"""The examples in the package's docstrings run as they stand there, in a world of their own."""
+"""The examples in the package's docstrings run unchanged, each in a private world."""
 
 from __future__ import annotations
 

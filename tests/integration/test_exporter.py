@@ -1,4 +1,4 @@
-"""`mshare exporter` as Prometheus has it: the real command, real HTTP, real processes, /proc as oracle."""
+"""`mshare exporter` as Prometheus uses it: the real command, real HTTP, real processes, /proc as oracle."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
 
 
 def parsed(text: str) -> Samples:
-    """Return the samples by name and labels, each of which may be there once."""
+    """Return the samples by name and labels. Each pair may occur only once."""
     found: Samples = {}
     for family in text_string_to_metric_families(text):
         assert family.documentation
@@ -61,7 +61,7 @@ def once(*args: str) -> Samples:
 
 
 def of_reading(found: tuple[Snapshot, Survey], objects: int) -> Samples:
-    """Return what is told of one scan, with so many objects."""
+    """Return the samples of one scan, with so many objects."""
     registry = CollectorRegistry()
     registry.register(Metrics(Latest(lambda: found, 0), objects, "1"))
     return parsed(generate_latest(registry).decode())
@@ -69,7 +69,7 @@ def of_reading(found: tuple[Snapshot, Survey], objects: int) -> Samples:
 
 @contextmanager
 def serving(*args: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run an exporter on a port of its own; give the process and its URL."""
+    """Run an exporter on a private port. Give the process and its URL."""
     with subprocess.Popen([*EXPORTER, "--listen", "127.0.0.1:0", *args], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
@@ -200,7 +200,7 @@ def test_a_scan_that_fails_is_counted_and_told_and_the_next_one_works(capsys: py
         found = parsed(generate_latest(registry).decode())
         assert one(found, "mshare_scan_success") == 0
         assert one(found, "mshare_scan_errors_total") == failures
-        assert "mshare_page_tables_bytes" not in found  # nothing old is passed off as new
+        assert "mshare_page_tables_bytes" not in found  # an old scan is not presented as a new one
     found = parsed(generate_latest(registry).decode())
     assert (one(found, "mshare_scan_success"), one(found, "mshare_scan_errors_total")) == (1, 2)
     assert one(found, "mshare_page_tables_bytes") > 0
@@ -288,7 +288,7 @@ def test_what_the_two_capabilities_of_the_unit_are_for() -> None:
     """docs/exporter.md claims: CAP_SYS_PTRACE opens other users' mappings, CAP_DAC_READ_SEARCH their leaf sizes."""
     with mapped(Mapping("memfd", 64 * MIB, processes=1)) as there:
         (pid,) = there.pids
-        collect()  # loads everything that the child, who may not read root's files, would load
+        collect()  # loads all modules of the child, which may not read root's files
 
         def looked(*capabilities: int) -> tuple[bool, list[int]]:
             def look() -> tuple[bool, list[int]]:

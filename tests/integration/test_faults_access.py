@@ -1,4 +1,4 @@
-"""No road leads through a read-only attachment; closing, forking and dying leave nothing dangling."""
+"""Nothing can write through a read-only attachment. Closing, forking and dying leave nothing dangling."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def write_by_direct_io(addr: int) -> None:
         try:
             fd = os.open(file.name, os.O_RDONLY | os.O_DIRECT)
         except OSError:
-            fd = os.open(file.name, os.O_RDONLY)  # a file system without it: an ordinary read must do
+            fd = os.open(file.name, os.O_RDONLY)  # on a file system without the call, an ordinary read must suffice
         os.readv(fd, [pointer(addr, 4096)])
 
 

@@ -27,7 +27,7 @@ SIZE = 5 * PMD + 3 * PAGE + 1
 
 @pytest.fixture
 def own_space(backend: str, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """The root of `backend`, on a file system that nobody else uses, so that its free space is ours to count."""
+    """The root of `backend`, on a private file system, so that no other process changes the free space."""
     place = backend_of(backend).root()
     assert place is not None
     root = Path(place)
@@ -53,7 +53,7 @@ def assert_complete(name: str, size: int) -> None:
 
 @needs_root
 def test_a_creator_killed_at_any_moment(backend: str, own_space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The moments are spread over what a creation takes here, measured first; the kill comes from outside."""
+    """The moments are spread over the measured duration of a creation. The kill comes from outside."""
     monkeypatch.setenv("MSHARE_BACKEND", backend)
     empty = free_bytes(own_space)
     seen = {True: 0, False: 0}
@@ -69,7 +69,7 @@ def test_a_creator_killed_at_any_moment(backend: str, own_space: Path, monkeypat
             worker = nursery.start()
             worker.send("create", number=1, name="r", size=SIZE)
             if turn % 5 == 0:
-                assert worker.answer().error is None  # so that some die after the publication, however slow this is
+                assert worker.answer().error is None  # so that some die after the publication, on any machine
             until = time.perf_counter() + (turn % 5) / 4 * rng.uniform(0, 1.5 * takes_s)
             while time.perf_counter() < until:
                 if "r" in os.listdir(own_space):
@@ -89,7 +89,7 @@ def test_a_creator_killed_at_any_moment(backend: str, own_space: Path, monkeypat
 
 
 def test_two_creators_of_one_name(backend: str) -> None:
-    """Whatever their backends, exactly one wins, and the other's error says why."""
+    """With any two backends exactly one creator wins, and the other's error says why."""
     rivals = [backend] * 2 + [name for name in ("shm", "thp", "hugetlb") if backend_of(name).availability().usable]
     with Nursery() as nursery:
         workers = [nursery.start() for _ in rivals]
@@ -123,7 +123,7 @@ def test_creators_without_o_excl_meet_in_one_region(backend: str) -> None:
 
 
 def test_a_remover_races_with_attachers(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An attach works or finds no name; a region never loses its name while somebody is attached."""
+    """An attach works or finds no name. A region never loses its name while a process is attached."""
     monkeypatch.setenv("MSHARE_BACKEND", backend)
     won = {"attached": 0, "removed": 0}
     with Nursery() as nursery:

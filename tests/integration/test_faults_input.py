@@ -63,7 +63,7 @@ def test_larger_than_the_file_system(world: Path, name: str | None, limit: str) 
 @needs_root
 @pytest.mark.parametrize("name", ["shm", "thp"])
 def test_a_file_system_that_fills_up_in_the_middle(world: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody else takes the space between the look and the reservation."""
+    """Another process takes the space between the look and the reservation."""
     with small_tmpfs(world / "shm", "64M"):
         monkeypatch.setattr("mshare._core.backends.thp._STEP", 4 * PMD)
         monkeypatch.setattr("mshare._core.backends._files._STEP", 4 * PMD)
@@ -79,7 +79,7 @@ def test_a_file_system_that_fills_up_in_the_middle(world: Path, name: str, monke
         with pytest.raises(mshare.NoSpaceError, match=r"needs 40 MiB on .* can be had"):
             mshare.create("r", (40 << 20) - PAGE, backend=name, progress=fill)
         assert [path.name for path in files()] == ["hog"]
-        assert free_bytes(world / "shm") == 3 * PMD + 4 * PMD  # with what had been reserved by then
+        assert free_bytes(world / "shm") == 3 * PMD + 4 * PMD  # with the memory that had been reserved by then
         assert window_mappings() == []
         if name == "thp":
             hog.unlink()
@@ -148,7 +148,7 @@ def test_impossible_addresses(backend: str, addr: int) -> None:
 
 
 def test_the_last_addresses_of_user_space(backend: str) -> None:
-    """Where the region ends inside user space, but not what the backend rounds it up to; and in the very last page."""
+    """The region is at the very end of user space, where a mapping that the backend has rounded up may not fit."""
     last = USER_END // PMD * PMD
     mshare.create("r", 1, backend=backend).close()
     try:

@@ -1,4 +1,4 @@
-"""What a machine may lack or forbid: each is an error that names it, and nothing is left behind."""
+"""Things that a machine may lack or forbid. Each gives an error that names the thing, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_without_proc_creating_is_refused_with_the_reason_and_attaching_works(wo
             mshare.create("new", PAGE)
         with mshare.attach("r") as region:
             region.buf[0] = 1
-        for call in (mshare.regions, mshare.gc, lambda: mshare.unlink("r")):  # none could be sure what it opens
+        for call in (mshare.regions, mshare.gc, lambda: mshare.unlink("r")):  # none could be sure which file it opens
             with pytest.raises(mshare.BackendUnavailableError, match="no /proc"):
                 call()
         return os.path.exists(world / "shm" / "r")

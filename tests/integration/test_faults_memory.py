@@ -1,4 +1,4 @@
-"""No road leads to memory that is not mapped any more; no file of a stranger stops a listing."""
+"""Nothing can reach memory that is not mapped any more. No file of another user stops a listing."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_an_array_of_python_objects_or_a_writable_one_of_a_read_only_region_is_r
 
 
 def test_what_watches_an_exporter_is_nothing_the_collector_tracks(world: Path) -> None:
-    """Else it would call us before the last user of the memory is gone."""
+    """The collector would otherwise call us before the last user of the memory is gone."""
     with mshare.create("r", 4096) as region:
         assert not gc.is_tracked(vars(region.buf.obj)["anchor"])
 
@@ -125,7 +125,7 @@ def test_waiting_for_a_region_takes_no_memory(world: Path) -> None:
 def test_a_lease_of_a_hostile_owner_stops_nobody_else(world: Path) -> None:
     mshare.create("leased", 4096).close()
     mshare.create("mine", 4096).close()
-    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # how the kernel asks for a lease back
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # the signal by which the kernel asks for a lease back
     with (world / "shm" / "leased").open("r+b") as file:
         fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         assert [info.name for info in mshare.regions()] == ["mine"]

@@ -1,4 +1,4 @@
-"""Bad names, what is planted where a region should be, and what may be done without permission."""
+"""Bad names, planted files in the place of a region, and the actions that need no permission."""
 
 from __future__ import annotations
 

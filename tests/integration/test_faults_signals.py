@@ -53,7 +53,7 @@ def look_for_huge_pages() -> None:
 
 
 def interrupts() -> list[int]:
-    """Have SIGALRM raise KeyboardInterrupt from now on; return a list that grows by one with each."""
+    """Have SIGALRM raise KeyboardInterrupt from now on. Return a list that grows by one with each signal."""
     arrived: list[int] = []
 
     def handler(number: int, _: object) -> None:
@@ -66,7 +66,7 @@ def interrupts() -> list[int]:
 
 
 def interrupted(call: Callable[[], Any], seed: int) -> dict[str, Any]:
-    """Call it again and again, each time with a signal whose handler raises some microseconds later."""
+    """Make a call again and again, each time with a signal whose handler raises some microseconds later."""
     draw = random.Random(seed)
     arrived = interrupts()
     call()
@@ -81,7 +81,7 @@ def interrupted(call: Callable[[], Any], seed: int) -> dict[str, Any]:
                 signal.setitimer(signal.ITIMER_REAL, 0)
         if call is create_and_unlink:
             with suppress(mshare.RegionNotFoundError):
-                mshare.unlink("new")  # complete, if it is there at all
+                mshare.unlink("new")  # a region that exists is complete
     gc.collect()
     call()
     more = len(os.listdir("/proc/self/fd")) - before
@@ -124,6 +124,6 @@ def drop_last_views(seed: int) -> list[str]:
 
 
 def test_an_interrupted_destructor_is_made_up_for_by_the_next_call(world: Path) -> None:
-    """Of another region: nobody can use this one again."""
+    """The next call may concern another region, because nobody can use this one again."""
     mshare.create("r", SIZE).close()
     assert in_child(lambda: drop_last_views(seed=20262)).value == []

@@ -1,4 +1,4 @@
-"""Threads, forks in threads, garbage collections: what else runs while a call of ours does."""
+"""Threads, forks in threads and garbage collections that run in the middle of our calls."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ SIZE = 3 * 4096
 
 
 def mapped_names() -> list[str]:
-    """Return the files this process maps in mshare's window, as /proc tells it."""
+    """Return the files that this process maps in mshare's window, from /proc."""
     lines = [line.split(None, 5) for line in Path("/proc/self/maps").read_text().splitlines()]
     return [line[5] for line in lines if WINDOW[0] <= int(line[0].partition("-")[0], 16) < WINDOW[1]]
 
 
 def in_thread(function: Callable[[], Any]) -> Callable[[], None]:
-    """Start `function` in a thread; return what waits for its end and raises what it raised."""
+    """Start `function` in a thread. Return a function that waits for the end and raises the thread's exception."""
     problems: list[BaseException] = []
 
     def run() -> None:
@@ -98,7 +98,7 @@ def test_threads_share_one_region_object(world: Path) -> None:
 def test_a_fork_in_the_middle_of_another_threads_call_inherits_no_descriptor(
     world: Path, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
-    """The child lives on; what it inherited must not keep the region attached or locked."""
+    """The child lives on. Its inherited descriptors must not keep the region attached or locked."""
     mshare.create("r", SIZE).close()
     inside, forked = threading.Event(), threading.Event()
     caller = threading.get_ident()
@@ -169,7 +169,7 @@ def test_a_fork_while_another_thread_creates_inherits_no_mapping(world: Path) ->
 
 
 def test_a_child_of_a_threaded_process_can_use_the_library(world: Path) -> None:
-    """Whatever other threads hold at the moment of the fork."""
+    """The child works, with any locks that other threads hold at the moment of the fork."""
     mshare.create("r", SIZE).close()
     stop = threading.Event()
 
@@ -195,7 +195,7 @@ def test_a_child_of_a_threaded_process_can_use_the_library(world: Path) -> None:
 
 
 def test_an_interrupt_while_a_fork_waits_for_another_thread_leaves_the_child_able_to_work(world: Path) -> None:
-    """The interpreter reports what is raised there and forks all the same."""
+    """The interpreter reports an exception of the hook, and forks nevertheless."""
     mshare.create("r", SIZE).close()
 
     def scenario() -> int:
@@ -235,7 +235,7 @@ def test_an_interrupt_while_a_fork_waits_for_another_thread_leaves_the_child_abl
 
 
 def test_a_collection_between_finding_and_holding_a_mapping(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unreachable `Region` in a cycle is collected at the worst moment: the new one must not stand on nothing."""
+    """An unreachable `Region` in a cycle is collected at the worst moment. The new region must stay mapped."""
     cycle: list[Any] = [mshare.create("r", SIZE)]
     cycle.append(cycle)
     original = mapping.Mapping.hold
@@ -264,6 +264,6 @@ def test_a_create_that_loses_at_the_last_moment_keeps_nothing(
     monkeypatch.setattr("mshare._core.names.refuse_existing", lambda _: None)
     with pytest.raises(mshare.RegionExistsError) as held:
         mshare.create("r", size)
-    assert mapped_names() == []  # while the error, and all its frames, are still there
+    assert mapped_names() == []  # while the error and all its frames still exist
     assert [path.name for path in files()] == ["r"]
     assert held.value.errno

@@ -1,4 +1,4 @@
-"""Calls inside finalizers, wherever these run: at a `del`, in the garbage collector, at the end of the interpreter."""
+"""Calls inside finalizers, which can run at a `del`, in the garbage collector, and at the end of the interpreter."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def run(program: str, call: str = "read") -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def region(world: Path) -> Path:
-    """A region that nobody is attached to; its first byte is a 7."""
+    """Make a region that nobody is attached to. Its first byte is a 7."""
     mshare.create("g", 1 << 20, backend="shm", fill=lambda view: view.__setitem__(0, 7)).close()
     return world / "shm" / "g"
 

@@ -1,4 +1,4 @@
-"""Rights that the kernel ties to a handle, and to sealed memory: every road to more of them, as root."""
+"""Rights that the kernel ties to a handle, and to sealed memory: every attempt at more rights, as root."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def poke_by_a_tracer(region: mshare.Region) -> None:
 
 
 def direct_read_into(region: mshare.Region) -> None:
-    """read(2) into the mapping, the kernel's hand: O_DIRECT where the file system has it."""
+    """Have the kernel write by read(2) into the mapping, with O_DIRECT if the file system has it."""
     path = Path("/var/tmp") / f"mshare-direct-{os.getpid()}"
     path.write_bytes(b"X" * PAGE)
     fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
@@ -151,7 +151,7 @@ BY_MAPPING: dict[str, Callable[[mshare.Region], Any]] = {
 
 
 def by_every_road(handle: mshare.Handle) -> list[str]:
-    """Try all of them in this process, and return those that were not refused."""
+    """Try all attempts in this process, and return those that were not refused."""
     open_roads = []
     for name, road in BY_HANDLE.items():
         try:
@@ -179,7 +179,7 @@ def test_no_road_leads_to_more_rights(nameless: str, kind: str) -> None:
     handle = writer.map_only() if kind == "map-only" else writer.handle()
 
     def attack() -> list[str]:
-        writer.close()  # what fork has handed down
+        writer.close()  # inherited through fork
         return by_every_road(handle)
 
     assert in_child(attack).value == []
@@ -194,14 +194,14 @@ def test_no_road_leads_to_more_rights(nameless: str, kind: str) -> None:
 
 @needs_root
 def test_those_roads_lead_somewhere_with_a_handle_that_is_not_map_only(world: Path) -> None:
-    """What the test above would see if the kernel did not refuse: else it proves nothing."""
+    """The same attempts succeed with other handles. Without this test the test above would prove nothing."""
     with mshare.create_anonymous(SIZE, backend="shm") as writer, writer.handle() as handle:
 
         def attack() -> list[str]:
             writer.close()
             return by_every_road(handle)
 
-        # What is refused even so: its size is fixed, it is mapped writable, and it is a memfd.
+        # Four attempts always fail, because the file is a memfd with a fixed size that is mapped writable.
         always_refused = {"shrink", "grow", "seal", "give it a name"}
         assert set(in_child(attack).value) == (set(BY_HANDLE) | set(BY_MAPPING)) - always_refused
 
@@ -297,7 +297,7 @@ def test_memory_is_given_back(world: Path) -> None:
         handle.close()
         return taken > large // 2 > shared_bytes() - before
 
-    # Other processes take and give back memory in between, so it is looked at up to ten times.
+    # Other processes take and give back memory in between, so the test looks up to ten times.
     assert any(taken_and_given_back() for _ in range(10))
 
 

@@ -1,5 +1,4 @@
-"""Regions without names: what keeps them alive, how their handles travel, and every bad thing that can come over a
-socket."""
+"""Regions without names: their lifetime, the travels of their handles, and all bad messages that a socket can bring."""
 
 from __future__ import annotations
 
@@ -42,7 +41,7 @@ def hello(backend: str | None = None, **options: Any) -> mshare.Region:
 
 
 def read_hello(handle: mshare.Handle) -> tuple[int, bool]:
-    """Attach, check what is there, and return where."""
+    """Attach, check the contents, and return the address."""
     with mshare.attach(handle) as region:
         assert bytes(region.buf[: len(HELLO)]) == HELLO
         assert region.size == handle.size == SIZE
@@ -204,7 +203,7 @@ def test_multiprocessing(method: str) -> None:
             queue.join_thread()
 
 
-# ---- what may come over a socket instead ----
+# ---- other things that may come over a socket ----
 
 
 def _plain_file(world: Path) -> int:

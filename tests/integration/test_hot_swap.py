@@ -1,4 +1,4 @@
-"""A region is replaced by a newer one of its name while others still use the older one."""
+"""A newer region replaces a region of the same name while other processes still use the older one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two interpreters of one process: each has a table of its own, and the addresses are the process's."""
+"""Two interpreters of one process: each has its own table, and both share the addresses of the process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.helpers.worlds import window_mappings
 
 
 def in_another_interpreter(program: str) -> None:
-    """Run `program` there, and end that interpreter. Raises what goes wrong."""
+    """Run `program` in a new interpreter, and end that interpreter. Raises the program's error."""
     interpreters: Any = pytest.importorskip("_xxsubinterpreters", reason="Python 3.13 and newer call it otherwise")
     other = interpreters.create()
     try:
@@ -43,7 +43,7 @@ mshare.unlink("new")
 
     def run() -> tuple[int, int, list[str]]:
         with mshare.create("r", PAGE, backend="shm") as region:
-            in_another_interpreter(program)  # at its end, `kept` has gone
+            in_another_interpreter(program)  # at the end of the interpreter `kept` has gone
             return region.buf[0], len(window_mappings()), [info.name for info in mshare.regions()]
 
     assert in_child(run).value == [7, 1, ["r"]]

@@ -117,7 +117,7 @@ def region() -> Path:
 
 
 def test_clients_that_die_with_the_creator_are_no_survivors() -> None:
-    """The file is cut short just before: whoever reads on gets SIGBUS."""
+    """The file is cut short just before the reading, so a client that reads on gets SIGBUS."""
     with group(400 * MIB) as limit:
         tell = told("killing the creator", lambda: os.truncate(region(), 4096))
         run = sga.conduct("plain", sga.Load(SIZE, 5), limit, tell)
@@ -152,7 +152,7 @@ def test_a_way_that_this_machine_lacks_says_why() -> None:
 
 
 def test_clients_do_not_outlive_who_counts_them(tmp_path: Path) -> None:
-    """Killed like anything else: its zygote's orders end, and the zygote takes all clients along."""
+    """The lab is killed like any program. The orders of its zygote then end, and the zygote ends all clients."""
     path = tmp_path / "region"
     path.write_bytes(b"\1" * 4096)
     place = Place("file", str(path), 0x2000_0000_0000, 4096, 4096)

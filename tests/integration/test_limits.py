@@ -80,7 +80,7 @@ CALLS: dict[str, tuple[Callable[[dict[str, Any]], Any], Any]] = {
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_lack_of_descriptors_is_named_or_does_not_matter(world: Path, call: str) -> None:
-    """Whatever number is left: the call does all that it should, or names the limit and does nothing."""
+    """With any number of descriptors left, the call does all its work, or names the limit and does nothing."""
     function, expected = CALLS[call]
 
     def run(count: int) -> str:
@@ -113,7 +113,7 @@ def test_a_lack_of_descriptors_is_named_or_does_not_matter(world: Path, call: st
 
 
 def test_the_limit_of_the_machine_is_another_one() -> None:
-    """No test can use up the files of the machine it runs on: the kernel's answer is all that is made up here."""
+    """No test can use up the files of its machine. The test therefore fakes the kernel's answer, and nothing else."""
 
     @limits.named
     def refused() -> None:

@@ -1,4 +1,4 @@
-"""`mshare module` where no module can or may be loaded; tests/kernel/test_module.py loads and unloads it in a guest."""
+"""`mshare module` where no module can or may be loaded. In a guest, tests/kernel/test_module.py loads the module."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_kernel_that_is_not_there(release: str, tmp_path: Path) -> None:
 
 
 def headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, makefile: str) -> None:
-    """Give a kernel called `mine`, whose build does what `makefile` says."""
+    """Give a kernel called `mine`, which `makefile` builds."""
     (tmp_path / "headers").mkdir()
     (tmp_path / "headers" / "Makefile").write_text(makefile)
     monkeypatch.setattr(module, "headers_of", lambda release: tmp_path / "headers")
@@ -147,7 +147,7 @@ def test_a_module_is_built_once_per_kernel_and_source(tmp_path: Path, monkeypatc
     assert (built.parent / "count").read_text() == "x\n"
     assert sorted(path.name for path in built.parent.iterdir()) == ["build.log", "count", "mshare.ko"]
     (built.parent / "count").unlink()
-    built.parent.chmod(0o777)  # somebody else may have put it there
+    built.parent.chmod(0o777)  # another program may have put the directory there
     assert module.build("mine", cache) == built
     assert (built.parent / "count").exists()
 
@@ -161,7 +161,7 @@ def test_a_build_that_fails_shows_the_compilers_words(tmp_path: Path, monkeypatc
 
 
 def test_the_packages_source_is_all_of_kernels() -> None:
-    """What the wheel takes along (package-data) is every file of kernel/ that git has, and nothing that make left."""
+    """The wheel (package-data) has every file of kernel/ that git has, and nothing that make has left there."""
     known = subprocess.run(
         ["git", "ls-files", "kernel"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout.split()

@@ -1,4 +1,4 @@
-"""`benchmarks.cluster`: a real server, which goes with whoever started it."""
+"""`benchmarks.cluster`: a real server, which ends with the process that started it."""
 
 from __future__ import annotations
 

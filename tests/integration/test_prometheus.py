@@ -52,7 +52,7 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + LIMIT_S
     while not condition():
         assert time.monotonic() < deadline, what
-        time.sleep(0.05)  # between two looks: there is nothing to wait on
+        time.sleep(0.05)  # between two looks: no event tells of a scrape
 
 
 def free_port() -> int:
@@ -62,7 +62,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], list[Any]]]:
-    """A Prometheus that has scraped an exporter, beside processes with a large object; a function that asks it."""
+    """Give a function that queries a Prometheus. It has scraped an exporter, beside processes with a large object."""
     place = tmp_path_factory.mktemp("prometheus")
     port = free_port()
     command = [*EXPORTER, "--listen", "127.0.0.1:0", "--max-age", "0"]

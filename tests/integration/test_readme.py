@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands there, and its first 30 lines say what a visitor needs."""
+"""The README's Python runs unchanged, and its first 30 lines have the facts that a visitor needs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A signal handler calls us in the middle of a call of the same thread: at every step of bytecode of the parts that
-know what is mapped. Nothing hangs, nothing is lost, nothing is mapped twice, and what is open can be used."""
+"""A signal handler calls us in the middle of a call of the same thread. The signal comes at every step of bytecode of
+the parts that know the mappings. Nothing hangs, is lost, or is mapped twice, and everything open can be used."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Scene:
             mshare.attach("r").close()
 
     def check(self) -> None:
-        """Whatever is open can be used, and when all is closed nothing is left."""
+        """Every open region can be used, and nothing is left when all are closed."""
         for view in self.views:
             assert view[0] == 7
             view.release()
@@ -100,7 +100,7 @@ class Scene:
 
 
 EXPECTED = (mshare.ViewsAliveError, mshare.RegionClosedError, mshare.RegionNotFoundError, mshare.RegionBusyError)
-"""What a call may answer because of what the other one has done."""
+"""Errors that a call may raise because of the other call."""
 
 
 def quietly(call: Callable[[], None]) -> None:
@@ -109,7 +109,7 @@ def quietly(call: Callable[[], None]) -> None:
 
 
 def interrupted_at(step: int, outer: Callable[[], None], inner: Callable[[], None]) -> bool:
-    """Call `outer`, with a signal at its bytecode number `step` whose handler calls `inner`. False if it has fewer."""
+    """Call `outer`, with a signal at bytecode number `step` whose handler calls `inner`. False if `outer` has fewer."""
     left = [step]
     before = signal.signal(signal.SIGUSR1, lambda *_: quietly(inner))
 
@@ -160,7 +160,7 @@ INNER = ["attach", "attach_first", "attach_handle", "close_all", "drop", "view",
 
 
 SLOW = {("unlink_ours", inner) for inner in INNER} - {("unlink_ours", "attach"), ("unlink_ours", "close_all")}
-"""It searches all of /proc, step by step. What matters is met by the others."""
+"""Pairs that search all of /proc, step by step. The other pairs meet all important steps."""
 
 
 @pytest.mark.parametrize(("outer", "inner"), [pair for pair in product(OUTER, INNER) if pair not in SLOW])
@@ -168,7 +168,7 @@ def test_a_handler_in_the_middle_of_a_call(world: Path, outer: str, inner: str) 
     first = (OUTER.index(outer) * len(INNER) + INNER.index(inner)) % EVERY
 
     def run() -> int:
-        names._PATIENCE_S = 0.01  # for whom a handler waits, does not go on before the handler is over
+        names._PATIENCE_S = 0.01  # a call that a handler waits for does not go on before the handler is over
         return at_every_step(world / "shm" / "r", outer, inner, range(first, 1 << 20, EVERY))
 
     assert in_child(run).value > 13

@@ -1,4 +1,4 @@
-"""Looking one region up, and what `gc` may take for an orphan."""
+"""Looking one region up, and the regions that `gc` may take for orphans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A /proc of which a part is missing or hidden, one of another PID namespace, and none."""
+"""A /proc with missing or hidden parts, a /proc of another PID namespace, and no /proc."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def mount(*words: str) -> None:
 
 
 def only_processes(world: Path) -> None:
-    """What systemd's ProcSubset=pid leaves: no /proc/meminfo, no /proc/sys."""
+    """Leave a /proc as systemd's ProcSubset=pid does: no /proc/meminfo, no /proc/sys."""
     mount("-t", "proc", "-o", "subset=pid", "proc", "/proc")
     assert not os.path.exists("/proc/meminfo")
 

@@ -1,4 +1,4 @@
-"""Roots come, go, and may be out of reach; what was remembered must not outlive them."""
+"""Roots come, go, and may be out of reach. Remembered facts about a root must not outlive the root."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_file_system_mounted_over_a_remembered_root_is_looked_at_anew(world: P
 
 
 def test_a_hugetlbfs_out_of_reach_is_none(hugetlb_world: Path) -> None:
-    """Root's private mounts must not stop other users: in the mount table they see them, in the tree they cannot."""
+    """Root's private mounts must not stop other users: the mount table shows these mounts, and no path reaches them."""
     hugetlb_world.chmod(0o700)
     environment = {key: value for key, value in os.environ.items() if key != "MSHARE_ROOT"}
     run = subprocess.run(
@@ -65,7 +65,7 @@ def test_a_hugetlbfs_out_of_reach_is_none(hugetlb_world: Path) -> None:
 
 
 def test_a_root_that_privilege_was_dropped_for_is_passed_over_and_nothing_leaks(hugetlb_world: Path) -> None:
-    """Remembered as root, out of reach as somebody else: in either order of the roots."""
+    """A process remembers a root as root, and cannot reach the root as another user, in either order of the roots."""
     mshare.create("in-shm", 4096, backend="shm", mode=0o666).close()
     mshare.create("in-hugetlb", 4096, backend="hugetlb", mode=0o666).close()
 

@@ -1,4 +1,4 @@
-"""`mshare scan`: what it says of processes that hide, vanish, lie and overdo it."""
+"""`mshare scan` on processes that hide, vanish, lie and exaggerate."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_a_pid_namespace_is_named_from_inside_and_from_outside() -> None:
 
 
 def test_processes_that_end_meanwhile_are_counted() -> None:
-    """Ends a process between the listing of /proc and the look at it, by the progress that is reported."""
+    """Ends a process between the listing of /proc and the look at the process, when the progress is reported."""
     with subprocess.Popen(["sleep", "infinity"]) as victim:
 
         def kill_it(_done: int, _total: int) -> None:
@@ -227,7 +227,7 @@ def test_processes_that_end_meanwhile_are_counted() -> None:
 
 @needs_root
 def test_a_reused_pid_is_not_taken_for_the_process_before() -> None:
-    """The number is another process's now; what was opened for the first reads nothing of the second."""
+    """The number belongs to another process now. The descriptor of the first process reads nothing of the second."""
     last_pid = Path("/proc/sys/kernel/ns_last_pid")
     for _ in range(1000):
         with subprocess.Popen(["sleep", "infinity"]) as first, ProcessDirectory(f"/proc/{first.pid}") as directory:
@@ -238,7 +238,7 @@ def test_a_reused_pid_is_not_taken_for_the_process_before() -> None:
             with subprocess.Popen(["sleep", "infinity"]) as second:
                 try:
                     if second.pid != first.pid:
-                        continue  # somebody else started a process in between
+                        continue  # another program has started a process in between
                     assert Path(f"/proc/{second.pid}/maps").read_bytes()
                     with pytest.raises(ProcessLookupError):
                         directory.read("maps")

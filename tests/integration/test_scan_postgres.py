@@ -1,4 +1,4 @@
-"""A real database: what its page tables cost, what is advised, and what the advice then brings."""
+"""A real database: the cost of its page tables, the advice for it, and the gain from that advice."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ insert into filler select convert_to(repeat('x', 7500), 'UTF8') from generate_se
 """
 READ_ALL = "set max_parallel_workers_per_gather = 0; select count(*) from filler where get_byte(pad, 7499) > 1;"
 """One row fills a buffer of 8 KiB: its header is in the first page of 4 KiB, its last byte in the second. Both are
-touched, and nothing else is read: 50 clients who count the characters of it all take minutes on a slow machine."""
+touched, and nothing else is read: 50 clients that count all characters take minutes on a slow machine."""
 
 
 @contextmanager
 def clients(server: Cluster) -> Iterator[list[subprocess.Popen[str]]]:
-    """Connect all clients, for the time of a `with` block; they have done nothing."""
+    """Connect all clients, which have done nothing, for the time of a `with` block."""
     with ExitStack() as stack:
         connected = [stack.enter_context(server.client()) for _ in range(CLIENTS)]
         everyone(connected, "select 1;", "1")
@@ -57,7 +57,7 @@ def everyone(connected: list[subprocess.Popen[str]], sql: str, expected: str) ->
 
 
 def shared_memory(postmaster: int) -> tuple[ObjectUsage, Advice | None]:
-    """Return what scan says of the server's shared memory, and what is advised."""
+    """Return scan's figures of the server's shared memory, and the advice."""
     snapshot = collect()
     found = survey(snapshot)
     usage = next(
@@ -69,7 +69,7 @@ def shared_memory(postmaster: int) -> tuple[ObjectUsage, Advice | None]:
 
 
 def page_tables(postmaster: int) -> int:
-    """Return the machine's page tables in bytes, without what processes have that are not the server's."""
+    """Return the machine's page tables in bytes, without those of processes that are not the server's."""
     assert refresh_counters()
     children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
     total = memory_fields()["PageTables"]
@@ -84,8 +84,8 @@ def vmpte(pid: int) -> int:
 
 
 def load(server: Cluster) -> tuple[ObjectUsage, Advice | None, int]:
-    """Have all clients read all of the shared buffers. Return what scan says then, what it advises, and by how much
-    the server's part of `PageTables` has grown by the reading."""
+    """Have all clients read all of the shared buffers. Return scan's figures then, its advice, and the growth of the
+    server's part of `PageTables` by the reading."""
     server.psql("select pg_prewarm('filler')")
     with clients(server) as connected:
         before = page_tables(server.pid)
@@ -121,7 +121,7 @@ def test_the_advice_for_postgresql_does_what_it_says(grow_pool: Callable[[int], 
     assert after.object is not None
     assert after.object.leaves == (2 << 20,)
     assert advice_after is None
-    # What was predicted, and what then happened: of 100 MiB, all but a few KiB per process.
+    # The prediction and the result agree: of 100 MiB, all but a few KiB per process are saved.
     assert remedy.predicted <= 0.02 * usage.now.likely
     assert after.now.likely <= 2 * remedy.predicted
     assert abs((grown - grown_after) - remedy.saving) <= 0.1 * remedy.saving

@@ -1,4 +1,4 @@
-"""`mshare report` on real processes: the page in a real browser, what it says elsewhere, and one remedy applied."""
+"""`mshare report` on real processes: the page in a real browser, the other outputs, and one applied remedy."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_advice_on_a_telephone() -> None:
 
 
 def test_the_browser_would_have_told(tmp_path: Path) -> None:
-    """The oracles above see what they are there to see."""
+    """The oracles above find the faults for which they are made."""
     page = b"""<html><meta http-equiv="Content-Security-Policy" content="img-src 'none'"><body>
     <svg aria-label="none" width="0" height="0"></svg><div style="width:3000px">x</div>
     <img src="file:///dev/null"></body></html>"""

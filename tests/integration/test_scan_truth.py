@@ -1,4 +1,4 @@
-"""What `mshare scan` says of known mappings, against what the processes measured themselves and /proc/meminfo."""
+"""The figures of `mshare scan` about known mappings, against the processes' own measurements and /proc/meminfo."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def known(request: pytest.FixtureRequest, tmp_path: Path, world: Path) -> Iterat
 
 
 def usage_of(mapping: Mapping, living: Mapped, *, exact: bool) -> ObjectUsage:
-    """Return what a scan of these processes says of the object they have in common."""
+    """Return the figures of a scan of these processes about their common object."""
     found = survey(collect(choice=Choice(pids=living.pids), exact=exact))
     kind = {"sysv": "SysV"}.get(mapping.kind, mapping.kind)
     (usage,) = [
@@ -72,7 +72,7 @@ def shared_once(mapping: Mapping, living: Mapped) -> int:
 
 
 def test_a_known_mapping(known: tuple[Mapping, Mapped], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bounds contain the truth, walking finds it within 5 %, and the leaves are those that were made."""
+    """Bounds contain the truth, a walk finds the truth within 5 %, and the leaves have the sizes that were made."""
     mapping, living = known
     truth = sum(living.growth) - shared_once(mapping, living)
     leaf = PMD if mapping.collapse or mapping.kind == "hugetlb" else PAGE
@@ -123,8 +123,8 @@ def test_tables_that_huge_pages_share_are_counted_once(huge_pages: int) -> None:
         assert some.counted_twice == twice
         assert sum(living.growth) == processes * (units + 1) * PAGE
         assert exact.now.likely == units * PAGE + processes * PAGE
-        # What is unexplained grows by the topmost tables, where the kernel counts them, and not by what was counted
-        # twice.
+        # The unexplained part grows by the topmost tables, if the kernel counts them, and not by tables that were
+        # counted twice.
         grown = after.unexplained - before.unexplained
         return after.counted_twice - before.counted_twice == twice and abs(grown) <= twice / 2
 

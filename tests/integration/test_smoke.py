@@ -1,4 +1,4 @@
-"""The shortest way through everything: create here, attach in another process, remove."""
+"""The shortest test of everything: create here, attach in another process, remove."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The suite itself: what tests/conftest.py promises about where tests run."""
+"""The suite itself: the promises of tests/conftest.py about the place where tests run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mshare top` as a user has it: the real command, a real terminal, real processes that map something."""
+"""`mshare top` as a user runs it: the real command, a real terminal, real processes that map a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mshare top` driven by keys inside textual's Pilot, with readings made by hand: what is shown is known exactly."""
+"""`mshare top` driven by keys inside textual's Pilot, with readings made by hand, so that every figure is known."""
 
 from __future__ import annotations
 
@@ -174,11 +174,11 @@ def test_keys_are_answered_while_reading_and_pause_stops_it() -> None:
         await pilot.press("p")
         assert "paused" in text(app, "heading")
         source.readings = [reading({"/z": [8]})]
-        source.asked.release()  # the one that was under way arrives, the next is not begun
+        source.asked.release()  # the reading under way arrives, and the next one does not begin
         await until(pilot, lambda: names(app) == ["/z"])
         source.readings = [reading({"/y": [8]})]
         source.asked.release()
-        await pilot.press(*"osconsco")  # each takes as long as some intervals
+        await pilot.press(*"osconsco")  # each reading takes as long as some intervals
         assert names(app) == ["/z"]
         assert source.calls == 2
         await pilot.press("p")

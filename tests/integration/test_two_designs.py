@@ -1,4 +1,4 @@
-"""The two designs of the 2022 discussion, names and descriptors, and what each gives up. docs/two-designs.md has a row
+"""The two designs of the 2022 discussion, names and descriptors, and the cost of each. docs/two-designs.md has a row
 for each test."""
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def listen(at: Path) -> socket.socket:
 
 
 def ask(at: Path) -> mshare.Handle:
-    """Get a handle from whoever listens there."""
+    """Get a handle from the process that listens there."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(LIMIT_S)
         sock.connect(str(at))
@@ -79,7 +79,7 @@ def serve(listener: socket.socket, handle: mshare.Handle) -> None:
 
 @contextmanager
 def server(at: Path) -> Iterator[int]:
-    """A process that holds a nameless region and hands it out to whoever connects."""
+    """Give a process that holds a nameless region and sends a handle to every process that connects."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -120,7 +120,7 @@ def test_a_server_with_the_only_descriptor_is_a_weak_link(tmp_path: Path) -> Non
     with server(at) as pid:
         client = mshare.attach(ask(at))
         kill(pid)
-        assert bytes(client.buf[:5]) == b"hello"  # who is in stays in
+        assert bytes(client.buf[:5]) == b"hello"  # an attached process stays attached
         with pytest.raises(ConnectionRefusedError):  # and nobody else gets in
             ask(at)
         client.close()
@@ -180,7 +180,7 @@ def test_a_nameless_region_goes_with_its_last_process_and_there_is_nothing_to_cl
     regions: list[mshare.Region] = []
     with process(lambda: regions.append(mshare.create_anonymous(SIZE))) as pid:
         assert maps_nameless_region(pid)
-        assert mshare.regions() == []  # the other side of it: nobody can find it either
+        assert mshare.regions() == []  # the price: nobody can find the region either
         kill(pid)
         assert not maps_nameless_region(pid)
 
@@ -208,7 +208,7 @@ def test_a_name_is_open_to_whom_its_mode_says(world: Path) -> None:
 
 @needs_root
 def test_a_descriptor_is_open_to_whom_it_is_given(pair: tuple[socket.socket, socket.socket]) -> None:
-    """Another user can use what it was given, and cannot take what it was not."""
+    """Another user can use the handles that it was given, and cannot take others."""
     here, there = pair
     with mshare.create_anonymous(SIZE, fill=fill) as region:
         with region.map_only() as given:
@@ -244,7 +244,7 @@ def test_names_can_be_squatted_on_and_descriptors_cannot(world: Path) -> None:
 def test_a_container_sees_no_name_but_can_be_given_a_descriptor(
     world: Path, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    """Another mount namespace with a /dev/shm of its own, as a container has it."""
+    """Another mount namespace has its own /dev/shm, as a container has."""
     mshare.create("sga", SIZE, fill=fill).close()
     here, there = pair
     with mshare.create_anonymous(SIZE, fill=fill) as region, region.handle() as handle:

@@ -2,11 +2,11 @@
 
 `MSHARE_STRESS_SECONDS` (30) and `MSHARE_STRESS_PROCESSES` (499) say how long and how many.
 
-What a lost update would be, although kills may come between any two stores: every worker owns one slot of three
-words in one region. A turn writes `turn` into the first, an equal mark into the second and the turn's checksum into
-the third, each an aligned 8-byte store; before that it acknowledges the turn before in an anonymous shared page of the
-parent's. So whatever dies, the first word is never below what was acknowledged, never more than one above it, and a
-slot that was left at rest has three words that agree.
+The test finds lost updates, although kills may come between any two stores. Every worker owns one slot of three words
+in one region. A turn writes `turn` into the first word, an equal mark into the second and the turn's checksum into the
+third, each with an aligned 8-byte store. Before these stores the worker acknowledges its last turn in an anonymous
+shared page of the parent. Whichever worker dies, the first word of its slot is never below the acknowledged turn, and
+never more than one above that turn. A slot that was left at rest has three words that agree.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SECONDS = float(os.environ.get("MSHARE_STRESS_SECONDS", "30"))
 PROCESSES = int(os.environ.get("MSHARE_STRESS_PROCESSES", "499"))
 KILL_EVERY_S = 0.05
 PAUSE_S = PROCESSES / 151
-"""What a worker waits between two visits, on average: 151 visits a second, which two cores can bear."""
+"""The average pause of a worker between two visits: 151 visits a second, which two cores can bear."""
 WORDS = 8
 """8-byte words per slot: a cache line each."""
 PRIME = 0x9E3779B97F4A7C15
@@ -46,7 +46,7 @@ def work(slot: int, acknowledged: memoryview, size: int) -> None:
     """Attach, take one turn or several, detach; until killed."""
     rng = random.Random(os.getpid())
     start = slot * WORDS
-    os.nice(10)  # so that the one who kills gets its turns on a small machine
+    os.nice(10)  # so that the killing process gets its turns on a small machine
     while True:
         signal.sigtimedwait([signal.SIGUSR2], rng.expovariate(1 / PAUSE_S))
         mine = f"churn-{slot}"
