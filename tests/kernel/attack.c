@@ -755,7 +755,7 @@ static void on_flood(int sig)
 {
 }
 
-/* One CPU for the signals, another for whoever gets them. */
+/* One CPU for the sender of the signals, another for their receiver. */
 static void have_cpu(int cpu)
 {
 	cpu_set_t cpus;

@@ -162,7 +162,7 @@ def test_who_may_make_one(region: Regions) -> None:
 
 
 def test_handles_do_not_count_as_inodes(region: Regions, mounted: str) -> None:
-    """Whoever may read a region could take all inodes; 97 were counted before."""
+    """Handles were counted before (97), so a process that may read a region could take all inodes."""
     fd = region(1)
     free = os.statvfs(mounted).f_ffree
     made = [mfs.map_only(fd, False) for _ in range(97)]

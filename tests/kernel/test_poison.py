@@ -179,7 +179,7 @@ def test_a_system_call_whose_buffer_it_is_fails(filled: tuple[int, int]) -> None
 
 @pytest.mark.parametrize("what", ["reserve", "protect", "dontneed", "seal"])
 def test_it_does_not_come_back(filled: tuple[int, int], toucher: Callable[[str], Toucher], what: str) -> None:
-    """Whatever writes leaves leaves this one out.  Failed before: it was never gone."""
+    """Operations that write leaves leave the bad page's leaf empty.  Failed before: the leaf was never gone."""
     fd, addr = filled
     each = [toucher("rw"), toucher("ro")]
     report_by_madvise(addr + BAD * mfs.PAGE)

@@ -1,4 +1,4 @@
-"""Whatever a name holds, what reaches the terminal is one harmless line."""
+"""Any name, even a hostile one, is shown as one harmless line on the terminal."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ RULES = (
     Rule(r"\btold apart\b", "write: distinguished", "namespaces are told apart"),
     Rule(r"\bfor ever\b", "write: forever", "read-only for ever"),
     Rule(r"\bleave (it|this|them) away\b", "write: omit", "No metric has them: leave it away."),
-    Rule(r"\b(by|on) any road\b|\bno road\b", "write: in any way, no way", "not writable by any road"),
+    Rule(r"\b(by|on) any road\b|\b[Nn]o road\b", "write: in any way, no way", "not writable by any road"),
     Rule(r",? too(?=[.:;)\n])|, too,", "write: also", "JSON has its kind, too."),
     Rule(
         r", (the|its) \w+ neither\b|, \w+ neither(?=[.;,])",
@@ -52,6 +52,8 @@ RULES = (
     Rule(
         r"[,;:] (and |but )?who (?!is\b|pays\b)\w+s\b", "give the sentence a noun", "one scan runs, and who asks waits"
     ),
+    Rule(r"(?i)\bwhoever\b", "name the process or the user", "whoever holds the handle can attach"),
+    Rule(r"(^|[.!?:;] )Whatever\b", "name the thing", "Whatever is open can be used."),
     Rule(r"\bone's own\b", "say whose", "no privilege for one's own processes"),
     Rule(
         r"(^|[.!?] )(Leave|Leaves) out what\b",

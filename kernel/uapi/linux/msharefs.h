@@ -58,9 +58,10 @@
  * @base: Address at which everybody should attach, or 0 if none was chosen
  *	yet.  The kernel chooses one when the file first gets a size: the first
  *	free range of that many units, that is, one that is not reserved for
- *	another region.  A base is reserved, whoever chose it, until the region
- *	is gone, the whole of it also when it grows later.
- *	MSHARE_IOC_SET_BASE changes it.  Only advice: mmap obeys its argument.
+ *	another region.  A base is reserved until the region is gone, whether
+ *	the kernel or the owner chose it.  A region that grows later reserves
+ *	its whole new range.  MSHARE_IOC_SET_BASE changes the base.  The base
+ *	is only advice: mmap obeys its argument.
  * @unit_bytes: MSHARE_UNIT of this kernel.
  * @pages: Pages of memory the region holds now (4096 bytes each).
  * @table_bytes: Bytes of page-table pages that belong to the region and are
@@ -182,8 +183,8 @@ struct mshare_protect {
  * attached or open, nor change its size; stores are SIGSEGV.  Needs what
  * MSHARE_IOC_PROTECT needs.  EBUSY: somebody holds a reference to a page of the
  * region (a device, O_DIRECT, a pipe after vmsplice(2)) and kept it for about
- * 150 ms; nothing has changed.  References of readers count as well, so whoever
- * may read the region can make this fail, as with a memfd's F_SEAL_WRITE.
+ * 150 ms; nothing has changed.  References of readers also count, so a process
+ * that may read the region can make this fail, as with a memfd's F_SEAL_WRITE.
  * On a sealed region the call does nothing and returns 0; PROTECT, SET_BASE,
  * write(2), ftruncate, fallocate and mapping with PROT_WRITE are EPERM there.
  */

@@ -30,7 +30,7 @@ _MAP_ONLY = _FIXED_SIZE | memfd.FUTURE_WRITE | memfd.SEAL
 
 
 class Handle:
-    """An open descriptor of a region: it keeps the region alive, and whoever holds it can attach.
+    """An open descriptor of a region. The handle keeps the region alive, and its holder can attach the region.
 
     A handle has all rights that its descriptor was opened with: its holder can for example seal the region, and make
     further handles. A *map-only handle* has none of these: the kernel lets its holder map the region and nothing more.
@@ -126,7 +126,7 @@ class Handle:
 
         - `readonly=True` on a memfd: from then on nobody can make a new writable mapping, this handle neither; those
           that are there, such as the creator's, stay writable. The region cannot be sealed afterwards.
-        - `readonly=False`: msharefs only. Whoever may write to any other file may punch holes into it.
+        - `readonly=False`: msharefs only. On other backends a holder with the right to write may also punch holes.
         - On msharefs nothing changes for anybody else.
 
         Raises `BackendUnavailableError` where the kernel cannot enforce that, `AccessDeniedError`.
@@ -143,7 +143,7 @@ class Handle:
         if have & _SEALED != _SEALED and have & _MAP_ONLY != _MAP_ONLY:
             if have & memfd.SEAL:
                 raise BackendUnavailableError(
-                    f"files on {self.backend} that have or can have a name: whoever may open them may reopen them",
+                    f"files on {self.backend} that have or can have a name: users who may open them may reopen them",
                     "use create_anonymous(size), whose memory can be sealed",
                 )
             memfd.add_seals(fd, _MAP_ONLY)

@@ -24,7 +24,7 @@ def send_handle(sock: socket.socket, handle: Handle) -> None:
     Raises `OSError` (EPIPE, ECONNRESET) if nobody can receive it, `RegionClosedError`, TypeError for anything but a
     handle.
     """
-    import socket  # it takes 5 ms, and whoever has a socket has imported it
+    import socket  # the import takes 5 ms, and a caller with a socket has done it
 
     if not isinstance(handle, Handle):
         raise TypeError(
@@ -40,10 +40,10 @@ def recv_handle(sock: socket.socket) -> Handle:
     """Receive the next handle that `send_handle` sends.
 
     Raises `NotAHandleError` if the other side hung up or sent anything else than one descriptor, `NotARegionError` if
-    that is of no region, `DescriptorLimitError`. Whatever descriptors came along are closed then.
+    the descriptor is not a region's, `DescriptorLimitError`. All received descriptors are closed then.
 
-    Hazard: who sent it may still be able to write to the memory, or, if another library made the memory, to cut
-    it short (SIGBUS). From somebody you do not trust, attach with `require_sealed=True`.
+    Hazard: the sender may still be able to write to the memory. If another library made the memory, the sender may
+    also cut the memory short (SIGBUS). Attach with `require_sealed=True` if you do not trust the sender.
     """
     import socket
 

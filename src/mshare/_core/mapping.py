@@ -12,8 +12,8 @@ thread, which may hold `lock` already. Either may attach or close what that call
 raised, before the call goes on.
 Consequence: the lock does not keep them apart. What a call has looked at may have changed when it acts.
 Decision: each change is one step in C, and nothing has to be undone. An owner is let go of by one `dict.pop`. A mapping
-without owners is never held again: whoever finds it unmaps it, and the thread that takes its address out of `at` is the
-one. What `mmap` puts into `at` is found in `_mappings` from that moment on.
+without owners is never held again. A thread that finds such a mapping unmaps it: the one thread that takes the address
+out of `at` calls munmap. A mapping is found in `_mappings` from the moment in which `mmap` puts its address into `at`.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Mapping:
         self._owners[id(owner)] = weakref.ref(owner, _dead.append)
 
     def unmap(self) -> None:
-        """Unmap it, whoever holds it. A second call does nothing."""
+        """Unmap the mapping, even if owners hold it. A second call does nothing."""
         libc.munmap_from(self.at, self.length)
         _mappings.pop(id(self), None)
         if _index.get((self.file, self.addr)) is self:

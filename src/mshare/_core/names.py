@@ -203,10 +203,11 @@ def _exists(name: str, root: str) -> RegionExistsError:
 def publish(fd: int, root: str, name: str) -> None:
     """Give the complete, unnamed file `fd` its name, in one step, or raise `RegionExistsError`.
 
-    Names are unique over all roots though no step spans two file systems: a creator that looks and links holds the
-    first root's directory by flock(2), which dies with its holder. Linking first and withdrawing later would take a
-    region away from whoever attached in the meantime. A holder who does not let go costs us a second and the guarantee,
-    no more.
+    Names are unique over all roots, although Linux cannot check and link across two file systems in one step. A creator
+    therefore holds a flock(2) on the first root's directory while it looks and links. The kernel releases the lock when
+    its holder exits. A creator that linked first and withdrew later would take a region away from processes that
+    attached in between. If a holder never releases the lock, a creator waits one second and then continues without the
+    guarantee.
     """
     with ExitStack() as held:
         if len(roots.directories()) > 1:

@@ -31,7 +31,7 @@ def free_address(seed: int, size: int, known: list[Span]) -> int:
     mine: list[Span] = []
     try:
         mine += [vma.span for vma in proc.maps() if vma.span.overlaps(window)]
-    except OSError as error:  # no /proc: whoever maps there finds out, and asks again
+    except OSError as error:  # no /proc: the caller's mmap fails if the address is taken, and the caller asks again
         limits.reraise(error)
     addr = pick_address(seed, size, [*known, *mine])
     if addr is None:  # a hostile file may claim the whole window

@@ -27,7 +27,7 @@ FLAG_FROZEN = 1
 ATTACHED_BYTE = 1 << 62
 """Every attachment holds an open-file-description read lock (`F_OFD_SETLK`, `F_RDLCK`) on this byte of the file."""
 NAME_BYTE = ATTACHED_BYTE + 1
-"""Whoever removes the name holds a write lock on this byte while doing so."""
+"""A process that removes the name holds a write lock on this byte in the meantime."""
 
 # magic, version, flags, size_bytes, addr, leaf_size, map_unit, created_ns, backend, length of reason; then reason, then
 # at the end of the page the CRC-32 of all before it.

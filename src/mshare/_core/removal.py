@@ -86,7 +86,7 @@ def _unlink(entry: RootEntry) -> None:
 
 @limits.named
 def unlink(name: str) -> None:
-    """Remove the name now. Whoever is attached keeps the memory until they detach; new attaches fail.
+    """Remove the name now. Attached processes keep the memory until they detach. New attaches fail.
 
     Raises `RegionNotFoundError`, `NotARegionError` (any other file is left alone), `AccessDeniedError`,
     `BackendUnavailableError` (the root is mounted read-only).

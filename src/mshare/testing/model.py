@@ -268,7 +268,7 @@ class Model:
         return attached
 
     def _with_handle(self, pid: int, number: int) -> ModelRegion:
-        """What a handle can be had of: whoever keeps none needs the name."""
+        """The region, if the process can have a handle of it. A process that keeps no descriptor needs the name."""
         attached = self._attached(pid, number)
         if attached.writes is None and self.names.get(attached.region.name) is not attached.region:
             raise RegionNotFoundError(attached.region.name, _HINT)

@@ -1,7 +1,7 @@
 """Real processes on a string: they execute operations on command, fork, and die by SIGKILL.
 
-Facts: a process that has threads should not fork, and whoever forks hands down what it has mapped. Starting an
-interpreter takes a tenth of a second.
+Facts: a process with threads should not fork, and a child inherits its parent's mappings. Starting an interpreter
+takes a tenth of a second.
 Decision: one `Nursery` process, started fresh, has nothing attached and one thread; every worker is forked from it or
 from another worker. Commands and answers are JSON over a socket each; a death is seen as the end of file there, waited
 for on a pidfd and verified by the exit status, which the parent collects.

@@ -31,9 +31,9 @@ class Shm(PlainFiles):
     )
 
     def root(self) -> str | None:
-        """/dev/shm itself, so that `shm_open("/NAME")` finds a region: it belongs to root and is sticky, so that
-        nobody can take away or replace another user's files; a directory of our own would belong to whoever came
-        first."""
+        """/dev/shm itself, so that `shm_open("/NAME")` finds a region. The directory belongs to root and is sticky, so
+        nobody can remove or replace another user's files. A new directory would belong to the first user that needs
+        one."""
         return overridden_root("shm") or "/dev/shm"
 
     def availability(self) -> Availability:

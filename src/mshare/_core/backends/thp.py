@@ -60,7 +60,7 @@ class Thp(Shm):
             return available
         status = os.statvfs(root)
         if status.f_blocks and status.f_bavail * status.f_frsize < 2 * PMD:
-            return available  # too full to tell; whoever reserves memory there will be told so
+            return available  # too full to tell; a reservation there will fail with the reason
         return self._able()
 
     def _able(self) -> Availability:

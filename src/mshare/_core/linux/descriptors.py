@@ -28,9 +28,9 @@ inherits one that is not in a table. Reentrant, because a garbage collection ins
 def reclaim_lock() -> None:
     """Take `lock` away from a thread that will never run again, when the interpreter ends.
 
-    Facts: at its end the interpreter stops all other threads for good, wherever they are: also where they hold a lock.
+    Facts: at its end the interpreter stops all other threads for good, even threads that hold a lock.
     Consequence: a finalizer that waits for `lock` may wait forever.
-    Decision: whoever finds the interpreter ending and `lock` taken makes `lock` new. Called before `lock` is taken.
+    Decision: a caller that finds the interpreter ending and `lock` taken makes `lock` new. Call this before each use.
     """
     if is_finalizing():
         if lock.acquire(blocking=False):

@@ -33,7 +33,7 @@ MEANINGS = {
     UNAVAILABLE: "the backend cannot be used on this machine",
     NOT_A_REGION: "the name belongs to something else than a region, or to two files; or the file is not a snapshot",
     INTERRUPTED: "interrupted (Ctrl-C); nothing is left half done",
-    BROKEN_PIPE: "whoever read the output has gone",
+    BROKEN_PIPE: "the reader of the output has gone",
 }
 
 _CLASSES: tuple[tuple[type[Exception], int], ...] = (

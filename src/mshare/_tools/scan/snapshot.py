@@ -25,7 +25,7 @@ class Object(NamedTuple):
     namespace: int
     """IPC namespace (its inode) of SysV memory, whose ids start again in each; else 0."""
     path: str
-    """As /proc/PID/maps has it, in the mount namespace of whoever was seen first, without " (deleted)"."""
+    """The path in /proc/PID/maps of the first process that was seen, in its mount namespace, without " (deleted)"."""
     deleted: bool
     """Its name has gone; memory goes with the last mapping."""
     page: int
