@@ -1,6 +1,6 @@
 """Runs inside a guest, as root, with mshare.ko built for its kernel.
 
-MSHARE_KO names the module (default: kernel/mshare.ko).  A module that is loaded and mounted already is used as it is.
+MSHARE_KO names the module (default: kernel/mshare.ko).  The tests use a module that is already loaded and mounted.
 MSHARE_NO_SKIPS=1 turns skips into failures.  MSHARE_STRESS_SECONDS sets how long the stress test runs.
 """
 
@@ -29,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What cannot be tested here is not collected.  A skip would count as a failure."""
+    """Do not collect tests that cannot run here, because a skip would count as a failure."""
     kept = [item for item in items if all(mark.args[0] for mark in item.iter_markers("only_if"))]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
@@ -68,7 +68,7 @@ def _give_up(reason: str) -> NoReturn:
 
 @pytest.fixture(scope="session")
 def kernel_log() -> Iterator[Callable[[], list[str]]]:
-    """What the kernel has said since the last call, one text per message.  Starting dmesg takes a tenth of a second."""
+    """Return the kernel's messages since the last call, one text each.  Starting dmesg takes a tenth of a second."""
     fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
     os.lseek(fd, 0, os.SEEK_END)
 
@@ -87,7 +87,7 @@ def kernel_log() -> Iterator[Callable[[], list[str]]]:
 
 @pytest.fixture(autouse=True)
 def nothing_left(mounted: str, kernel_log: Callable[[], list[str]]) -> Iterator[None]:
-    """After each test: no name, page or inode of ours is left, no complaint in the kernel's log."""
+    """Check after each test that no name, page or inode of ours is left, and no complaint in the kernel's log."""
     kernel_log()
     before = os.statvfs(mounted)
     yield
@@ -99,7 +99,7 @@ def nothing_left(mounted: str, kernel_log: Callable[[], list[str]]) -> Iterator[
         now = os.statvfs(mounted)
         return now.f_bfree, now.f_ffree
 
-    # A killed process lets go of its descriptors a moment after it can be waited for.
+    # A killed process releases its descriptors a moment after it can be waited for.
     wanted = before.f_bfree, before.f_ffree
     mfs.eventually(lambda: free() == wanted, f"pages or inodes leaked: {wanted} are free no more")
     new = kernel_log()
@@ -118,7 +118,7 @@ def region(mounted: str) -> Iterator[Regions]:
 
 @pytest.fixture
 def placed(region: Regions) -> Iterator[tuple[int, int]]:
-    """A region whose pages hold a pattern; afterwards all are where they were and hold it still."""
+    """Give a region whose pages hold a pattern.  Afterwards no page has moved or lost its pattern."""
     fd = region(oracle.PLACED)
     addr = mfs.mmap(fd, mfs.UNIT)
     pages = range(oracle.PLACED)

@@ -18,9 +18,9 @@ from pathlib import Path
 
 PathLike = str | Path
 Ready = Callable[[], int]
-"""A child calls it when it is ready."""
+"""A child calls this function when the child is ready."""
 Wait = Callable[[], bytes]
-"""A child calls it and waits until it may proceed."""
+"""A child calls this function and waits until the child may proceed."""
 
 PAGE = 4096
 FIRST = 5  # pages of size= that the tables of the first page of a region are charged
@@ -57,7 +57,7 @@ libc.syscall.restype = ctypes.c_long
 
 
 def check(result: int | None, failed: int = -1) -> int:
-    """The result of a libc call, or OSError. ctypes has None for the address 0."""
+    """Return the result of a libc call, or raise OSError. ctypes has None for the address 0."""
     if result == failed:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -151,14 +151,14 @@ def map_only(fd: int, writable: bool) -> int:
 
 def meminfo(field: str) -> int:
     """A field of /proc/meminfo in kB."""
-    with open("/proc/sys/vm/stat_refresh") as f:  # each CPU counts for itself until then
+    with open("/proc/sys/vm/stat_refresh") as f:  # each CPU has its own count until then
         f.read()
     with open("/proc/meminfo") as f:
         return int(found(rf"^{field}:\s+(\d+)", f.read())[1])
 
 
 def found(pattern: str, text: str) -> re.Match[str]:
-    """Where the pattern is in the text; the text if it is not there."""
+    """Return the pattern's match in the text, or fail with the text."""
     match = re.search(pattern, text, re.MULTILINE)
     assert match, text
     return match
@@ -173,7 +173,7 @@ def eventually(condition: Callable[[], object], complaint: str, seconds: float =
 
 
 def removed(directory: str) -> bool:
-    """Remove a directory, unless it is in use; whether it is gone."""
+    """Remove a directory, unless it is in use.  Return whether the directory is gone."""
     try:
         os.rmdir(directory)
     except OSError as error:
@@ -221,7 +221,7 @@ class Child:
         return self.result()
 
     def result(self) -> int:
-        """Exit status (an errno, 0 for success) or a negative signal."""
+        """Return the exit status (an errno, 0 for success) or a negative signal."""
         _, status = os.waitpid(self.pid, 0)
         os.close(self.ready)
         os.close(self.go)
@@ -229,7 +229,7 @@ class Child:
 
 
 def outcome(function: Callable[[], object]) -> int:
-    """Run in a child; 0, an errno, or a negative signal."""
+    """Run the function in a child.  Return 0, an errno, or a negative signal."""
     return Child(lambda ready, wait: function()).result()
 
 

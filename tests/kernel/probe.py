@@ -1,4 +1,4 @@
-"""What the kernel says about pages and tasks: the oracles of these tests, from /proc."""
+"""The kernel's own words about pages and tasks, from /proc: the oracles of these tests."""
 
 import os
 import pathlib
@@ -17,7 +17,7 @@ KNOWS_BAD_PAGES = "HardwareCorrupted" in pathlib.Path("/proc/meminfo").read_text
 
 
 def until(condition: Callable[[], T], what: str, limit_s: int = 60) -> T:
-    """Wait for a condition, give up after a while; its value."""
+    """Wait for a condition, but not forever.  Return the condition's value."""
     limit = time.monotonic() + limit_s
     while not (value := condition()):
         assert time.monotonic() < limit, what
@@ -26,7 +26,7 @@ def until(condition: Callable[[], T], what: str, limit_s: int = 60) -> T:
 
 
 def frame(addr: int) -> int:
-    """The number of the page frame behind an address of this process, which is present."""
+    """Return the number of the page frame behind a present address of this process."""
     with open("/proc/self/pagemap", "rb") as f:
         f.seek(addr // mfs.PAGE * 8)
         entry = int.from_bytes(f.read(8), "little")
@@ -41,7 +41,7 @@ def frame_flags(number: int) -> int:
 
 
 def task_state(pid: int, tid: int | None = None) -> str:
-    """R, S, D, ...; empty if there is no such task."""
+    """Return the task's state (R, S, D, ...), or an empty text if there is no such task."""
     try:
         with open(f"/proc/{pid}/task/{tid or pid}/stat") as f:
             return f.read().rpartition(")")[2].split()[0]

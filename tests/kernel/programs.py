@@ -16,7 +16,7 @@ class Program:
         self.program = str(path)
 
     def __call__(self, *args: object, timeout: float = 300) -> str:
-        """Run it; it must succeed within the timeout, in seconds."""
+        """Run the program, which must succeed within the timeout, in seconds."""
         # Without randomised addresses two runs need the same private page tables.
         command = ["setarch", "-R", self.program, *map(str, args)]
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout)

@@ -1,4 +1,4 @@
-"""The fixture `region`: makes regions for a test and closes what it has opened."""
+"""The fixture `region` makes regions for a test, and closes them at the end."""
 
 import os
 

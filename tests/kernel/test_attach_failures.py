@@ -1,7 +1,7 @@
-"""An attach that fails for lack of memory: nothing of it is left, and the mapping works as soon as there is memory.
+"""An attach that fails for lack of memory leaves nothing, and the mapping works as soon as there is memory.
 
-fork and mremap cannot report such a failure.  Before this was tested, a mapping whose attach had failed kept private
-page tables, and a later mremap moved these tables into the region's own.
+fork and mremap cannot report such a failure.  Before these tests, a mapping whose attach had failed kept private page
+tables, and a later mremap moved these tables into the region's own.
 """
 
 import os
@@ -20,7 +20,7 @@ STEPS = (
     *("attach", "second", "fork", "mremap", "load", "store", "mem"),
     *("fallocate", "write", "protect", "seal", "handle", "create"),
 )
-# A fork that fails for all reasons makes the kernel print stacks: for its own one, which vmalloc does not get.
+# A fork that fails everywhere makes the kernel print stacks, because vmalloc does not get the child's kernel stack.
 CHOICES = [(step, which) for step in STEPS for which in ("module", "all") if (step, which) != ("fork", "all")]
 
 
@@ -52,7 +52,7 @@ def test_mremap_without_memory(
 
 @pytest.mark.timeout(300)
 def test_mremap_of_one_of_very_many_attachments(region: Regions) -> None:
-    """More attachments than the 1,024 that were once allowed.
+    """A region can have more attachments than the 1,024 that were once allowed.
 
     Seen before, on 6.12: ENOMEM for attachment 1,025.
     """
@@ -83,9 +83,9 @@ def test_mremap_of_one_of_very_many_attachments(region: Regions) -> None:
 
 @pytest.fixture
 def failing(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Allocations may fail: those that the module makes, or all that the system call makes.
+    """Allocations may fail: those of the module, or all of the system call.
 
-    Without the filter for stack traces, all is the only choice.
+    Without the kernel's filter for stack traces, only all of them can fail.
     """
     tables = [DEBUGFS / name for name in ("failslab", "fail_page_alloc", "fail_usercopy") if (DEBUGFS / name).is_dir()]
     start, end = "0", str((1 << 64) - 1)
@@ -128,7 +128,7 @@ if FAIL_NTH.exists():  # the debug kernel; others have the test above
     @pytest.mark.timeout(900)
     @pytest.mark.parametrize(("step", "failing"), CHOICES, indirect=["failing"])
     def test_each_allocation_fails_once(mounted: str, attack: Program, debugfs: None, failing: str, step: str) -> None:
-        """The step fails and changes nothing, or it succeeds; afterwards all works, and no page of tables is left.
+        """The step fails and changes nothing, or succeeds.  Afterwards all works, and no page of tables is left.
 
         Seen before, on the debug kernel: a page stayed charged after "allocation 5 of fallocate" and "allocation 5 of
         write" (f_bfree 210042 instead of 210043).  In fork, after allocation 1 had failed, the child's first touch

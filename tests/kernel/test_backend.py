@@ -1,7 +1,7 @@
 """The library in a guest: conformance suite and state machine on backend `msharefs`, and on those that need no module.
 
-Bounded: Python computes about 19 times slower there. The host runs the long versions (tests/integration,
-tests/property) on the backends it has.
+These versions are short, because Python computes about 19 times slower there. The host runs the long versions
+(tests/integration, tests/property) on its backends.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def msharefs_world(world: Path) -> Iterator[Path]:
-    """`world`, with an msharefs of its own in it; its end proves that nothing is attached any more."""
+    """`world`, with a private msharefs in it. The unmount at the end proves that nothing is attached any more."""
     mount_point = world / "msharefs"
     mount_point.mkdir()
     subprocess.run(["mount", "-t", "msharefs", "-o", "mode=1777", "none", str(mount_point)], check=True)
@@ -48,7 +48,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 class TestBackends(BackendConformance):
-    """What every backend promises, kept on this kernel."""
+    """The promises of every backend, kept on this kernel."""
 
 
 def test_every_backend_does_what_the_model_does(backend: str) -> None:
@@ -117,7 +117,7 @@ sys.stdin.read()
 
 
 def test_a_stranger_without_our_lock_protects_what_he_uses(msharefs_world: Path) -> None:
-    """He is of another user, so that the owner, who is not root, sees nothing of him in /proc."""
+    """The process is another user's, so that the owner, who is not root, sees nothing of the process in /proc."""
     mshare.create("r", PAGE, mode=0o666).close()
     path = msharefs_world / "msharefs" / "r"
     library = Path(mshare.__file__).parents[1]
@@ -149,7 +149,7 @@ def test_page_tables_are_paid_once(msharefs_world: Path) -> None:
             return [table_bytes() - before, total, getrusage(RUSAGE_SELF).ru_minflt - faults]
 
     def second_time() -> list[int]:
-        attach_and_touch()  # so that the interpreter has all the memory it wants
+        attach_and_touch()  # so that the interpreter has all its memory before the measurement
         return attach_and_touch()
 
     with mshare.create("r", 64 * MIB) as region:
@@ -244,7 +244,7 @@ def test_a_read_only_region_over_a_writable_mapping_seals_it(msharefs_world: Pat
 
 
 def test_sealing_that_fails_leaves_the_mapping_writable(msharefs_world: Path) -> None:
-    """Not the owner: refused by the module, when the mapping has been replaced already."""
+    """The module refuses a user who is not the owner, when the mapping has been replaced already."""
 
     def stranger() -> str:
         with mshare.attach("r") as writer, mshare.attach("r", readonly=True) as reader:

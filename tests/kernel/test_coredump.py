@@ -1,4 +1,4 @@
-"""Real core dumps, read as ELF: whether the region's bytes are in them."""
+"""Real core dumps, read as ELF, show whether the region's bytes are in them."""
 
 import os
 import pathlib

@@ -177,7 +177,7 @@ MS_REMOUNT = 32
 
 
 def remount(path: mfs.PathLike, options: str) -> None:
-    """mount(8) would add the options that hold already."""
+    """Remount with these options alone.  mount(8) would add the present options."""
     mfs.check(mfs.libc.mount(None, os.fsencode(path), None, ctypes.c_ulong(MS_REMOUNT), options.encode()))
 
 
@@ -198,7 +198,7 @@ def test_by_default_only_root_makes_regions(tmp_path: pathlib.Path) -> None:
 
 
 def test_mounts_shows_the_number_of_inodes(small: pathlib.Path, mounted: str) -> None:
-    """Failed before: it was not shown."""
+    """Failed before: the option was not shown."""
     assert "nr_inodes=5" in shown_options(small)
     assert not any(option.startswith("nr_inodes") for option in shown_options(mounted))
 

@@ -1,4 +1,4 @@
-"""Random system calls by many processes, compared with a model where a process owns what it changes: fuzz/main.c.
+"""Random system calls by many processes.  A model checks the calls on memory of one owner: see fuzz/main.c.
 
 MSHARE_FUZZ_SECONDS, MSHARE_FUZZ_SEED and MSHARE_FUZZ_WORKERS set how long, which sequence, and how many workers.
 MSHARE_FUZZ_REPLAY=WORKER.INCARNATION runs one worker alone.  MSHARE_FUZZ_SKIP=OPERATION,... leaves operations out.
@@ -44,7 +44,7 @@ def place() -> Iterator[pathlib.Path]:
 
 @pytest.fixture
 def mount(mounted: str, place: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A small mount of its own, which runs out of pages and inodes."""
+    """A small private mount, which runs out of pages and inodes."""
     path = place / "mount"
     path.mkdir()
     options = "size=32m,nr_inodes=200,mode=1777"
@@ -84,7 +84,7 @@ def remove(group: pathlib.Path) -> None:
 
 @pytest.fixture
 def groups() -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
-    """Two memory cgroups: one is too small for what its members do, the fuzzer sets the limit of the other."""
+    """Two memory cgroups: one is too small for the work of its members, and the fuzzer sets the limit of the other."""
     small, tight = CGROUPS / "mshare-fuzz", CGROUPS / "mshare-fuzz-tight"
     small.mkdir()
     tight.mkdir()
@@ -97,7 +97,7 @@ def groups() -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
 
 @pytest.fixture
 def trace() -> Iterator[None]:
-    """What the workers write to the trace buffer is printed when the kernel panics."""
+    """The kernel prints the workers' lines in the trace buffer when it panics."""
     old = {}
     settings = {
         TRACING / "buffer_size_kb": "16",
@@ -123,7 +123,7 @@ def test_random_calls(
     words += ["--seed", SEED, "--seconds", str(SECONDS), "--workers", WORKERS, "--skip", SKIP]
     if REPLAY:
         words += ["--replay", REPLAY]
-    # Not into a pipe: what it has said is to be seen even if the kernel does not live on.
+    # The output goes into no pipe, so that it can be read even if the kernel dies.
     print(flush=True)
     log = mount.parent / "log"
     with log.open("w") as out:

@@ -1,4 +1,4 @@
-"""Map-only handles and sealed regions: every road to more rights, as root."""
+"""Map-only handles and sealed regions: root tries every way to more rights."""
 
 import errno
 import mmap as stdlib_mmap
@@ -260,7 +260,7 @@ def test_who_may_seal(region: Regions) -> None:
 
 
 def test_sealing_while_another_cpu_stores_without_a_system_call(region: Regions, client: Program) -> None:
-    """The stale translation again: the writer must die, and the byte stand still."""
+    """A stale translation is also flushed here: the writer must die, and the byte must not change any more."""
     fd = region(16)
     addr = mfs.mmap(fd, mfs.UNIT)
 

@@ -1,7 +1,7 @@
-"""Memory that is taken away at run time (/sys/devices/system/memory).
+"""Memory that is removed at run time (/sys/devices/system/memory).
 
-Pages of a region do not move.  A block of memory that holds such a page cannot go.  Memory that shall go again is
-onlined as movable, and regions take no pages from movable memory.
+Pages of a region do not move.  A block of memory that holds such a page cannot be removed.  Removable memory is onlined
+as movable, and regions take no pages from movable memory.
 """
 
 import errno
@@ -31,7 +31,7 @@ def state(block: pathlib.Path) -> str:
 
 
 def offline(block: pathlib.Path, limit_s: int) -> bool:
-    """Ask for the block; whether it went.  The kernel tries again until a signal arrives, and then leaves it online."""
+    """Ask for the block, and return whether it went offline.  The kernel gives up only when a signal arrives."""
 
     def ask(ready: mfs.Ready, wait: mfs.Wait) -> None:
         signal.alarm(limit_s)
@@ -44,7 +44,7 @@ def offline(block: pathlib.Path, limit_s: int) -> bool:
 
 
 def test_a_block_with_pages_of_a_region_stays(placed: tuple[int, int]) -> None:
-    """Pages of the kernel hold such a block as well.  That pages of a region refuse to move is for test_numa.py."""
+    """Pages of the kernel also hold such a block.  test_numa.py checks that pages of a region refuse to move."""
     _fd, addr = placed
     for block in blocks_of(addr):
         assert not offline(block, 5)
@@ -53,7 +53,7 @@ def test_a_block_with_pages_of_a_region_stays(placed: tuple[int, int]) -> None:
 
 @pytest.fixture
 def removable() -> Iterator[pathlib.Path]:
-    """A block of memory that is onlined as movable, as memory is that is to be taken away again."""
+    """A block of memory that is onlined as movable, as removable memory is."""
     taken = next((block for block in reversed(BLOCKS) if state(block) == "online" and offline(block, 5)), None)
     assert taken, "no block of memory is without pages of the kernel"
     (taken / "state").write_text("online_movable")
@@ -64,7 +64,7 @@ def removable() -> Iterator[pathlib.Path]:
 
 
 def test_removable_memory_goes_while_a_region_is_full(removable: pathlib.Path, placed: tuple[int, int]) -> None:
-    """With GFP_HIGHUSER_MOVABLE instead of GFP_HIGHUSER the region took pages of that block."""
+    """With GFP_HIGHUSER_MOVABLE instead of GFP_HIGHUSER, a region took pages of that block."""
     _fd, addr = placed
     assert removable not in blocks_of(addr), "the region took pages that are to be movable"
     assert offline(removable, 60), "the region holds a block that was to be removable"

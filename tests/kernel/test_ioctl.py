@@ -1,4 +1,4 @@
-"""The ioctls: what they tell, and what a hostile caller gets."""
+"""The ioctls: their answers, and the errors of a hostile caller."""
 
 import ctypes
 import errno
@@ -92,7 +92,7 @@ def test_an_address_set_by_the_owner_is_reserved(make_base: Bases) -> None:
     taken = (base + mfs.UNIT, 3)
     second, own = make_base(3)
     assert not overlap((own, 3), taken)
-    # Its owner may set the same: both keep it, and it stays reserved until the last is gone.
+    # The owner may set the same base: both regions keep it, and it stays reserved until the last one is gone.
     mfs.set_base(second, taken[0])
     assert mfs.info(first)["base"] == mfs.info(second)["base"] == taken[0]
     for gone in (first, second):
@@ -121,7 +121,7 @@ def test_a_base_set_before_the_size_is_reserved(make_base: Bases) -> None:
 
 def test_no_user_takes_all_addresses_or_one_of_others(make_base: Bases) -> None:
     mine, base = make_base(2)
-    for _ in range(3):  # more than there is in all
+    for _ in range(3):  # more than all addresses
         fd, own = make_base(16384, user=65534)
         assert own
         mfs.set_base(fd, base)

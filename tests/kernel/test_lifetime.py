@@ -31,7 +31,7 @@ def test_unlinked_region_lives_while_attached(mounted: str, region: Regions) -> 
 
 
 def test_creator_killed_at_random_moments(mounted: str) -> None:
-    """The name appears complete or not at all; the next one attaches and finds what was written."""
+    """The name appears complete or not at all.  The next process attaches and finds the written data."""
     rng = random.Random(71)
     complete = 0
     for turn in range(KILLS):
@@ -49,7 +49,7 @@ def test_creator_killed_at_random_moments(mounted: str) -> None:
 
         child = mfs.Child(create)
         child.wait_ready()
-        threading.Event().wait(rng.random() * 0.015)  # the moment is the test's random input
+        threading.Event().wait(rng.random() * 0.015)  # the moment is the random input of the test
         assert child.kill() == -signal.SIGKILL
         if not os.path.exists(path):
             continue
@@ -143,7 +143,7 @@ def test_module_in_use_cannot_be_removed(attached: tuple[int, int]) -> None:
 
 
 def test_cgroup_limit_holds_for_pages_and_tables(region: Regions) -> None:
-    """What a process puts into a sparse region is its cgroup's."""
+    """Pages that a process makes in a sparse region are charged to the process's cgroup."""
     fd = region(1, reserve=False)
     os.ftruncate(fd, mfs.UNIT)
     group = "/sys/fs/cgroup/mshare-limit"

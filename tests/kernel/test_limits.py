@@ -1,7 +1,7 @@
-"""size= and nr_inodes= hold, for page tables and protections as well as for pages, and what they hold is given back.
+"""size= and nr_inodes= bound page tables and protections as well as pages, and regions give back everything they hold.
 
-charged_bytes is what a region holds of size=: its pages, 3 further pages for a unit (1 GiB) that has any, 2 for a
-block (2 MiB) that has any, and one for 64 protection ranges.
+charged_bytes is a region's part of size=.  The part has the region's pages, 3 further pages for each unit (1 GiB) with
+pages, 2 for each block (2 MiB) with pages, and one for 64 protection ranges.
 """
 
 import errno
@@ -85,7 +85,7 @@ def test_attachments_of_empty_files_cost_the_region_nothing(mount: Callable[[str
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("how", ["touch", "write", "fallocate"])
 def test_one_page_in_each_block(mount: Callable[[str], pathlib.Path], how: str) -> None:
-    """Two page-table pages for one page: they count, whichever way the page comes.
+    """The two page-table pages for one page count, whichever call makes the page.
 
     Seen before, on 6.12: 1,024 pages and 8,421,376 bytes of tables, on a mount of 4 MiB.
     """
@@ -129,7 +129,7 @@ def test_one_page_in_each_block(mount: Callable[[str], pathlib.Path], how: str) 
 
 
 def test_a_reservation_has_its_tables(mount: Callable[[str], pathlib.Path]) -> None:
-    """What fallocate has reserved can be used without a further charge.
+    """Pages that fallocate has reserved can be used without a further charge.
 
     Seen before, on 6.12: 252 pages could be reserved, with nothing left for their tables.
     """
@@ -152,7 +152,7 @@ def test_a_reservation_has_its_tables(mount: Callable[[str], pathlib.Path]) -> N
 
 
 def test_charges_add_up(mount: Callable[[str], pathlib.Path]) -> None:
-    """The sum over all regions is what the file system has given out.
+    """The sum over all regions is the used part of the file system.
 
     Seen before, on 6.12: no charge was told, and tables were not charged.
     """
@@ -259,7 +259,7 @@ def test_a_unit_that_is_attached_twice_keeps_its_tables_for_the_other(mount: Cal
 
 @pytest.mark.timeout(300)
 def test_protection_ranges_are_limited(mount: Callable[[str], pathlib.Path]) -> None:
-    """Every second page of a sparse file is protected, until size= is used up; what was protected stays so.
+    """Every second page of a sparse file is protected, until size= is used up.  Protected pages stay protected.
 
     Seen before, on 6.12: no limit after 6,096 ranges.
     """
@@ -279,7 +279,7 @@ def test_protection_ranges_are_limited(mount: Callable[[str], pathlib.Path]) -> 
     done = as_many_as_there_is_room()
     assert most // 2 <= done <= most
     assert charged(fd) == used(directory) == -(-done // 64) * mfs.PAGE
-    # A further range is refused and changes nothing, whatever it would be.
+    # Every further range is refused and changes nothing.
     generation = mfs.info(fd)["generation"]
     mfs.refused(errno.ENOSPC, mfs.protect, fd, 8 * TIB, mfs.PAGE, mfs.NONE)
     assert mfs.info(fd)["generation"] == generation
@@ -291,7 +291,7 @@ def test_protection_ranges_are_limited(mount: Callable[[str], pathlib.Path]) -> 
         else:
             mfs.refused(errno.EACCES, os.pread, fd, 1, 2 * number * mfs.PAGE)
         assert os.pread(fd, 1, (2 * number + 1) * mfs.PAGE) == b"\0"
-    # What there is can be changed and joined.
+    # Existing ranges can be changed and joined.
     mfs.protect(fd, 0, mfs.PAGE, mfs.READ)
     assert os.pread(fd, 1, 0) == b"\0"
     mfs.protect(fd, 0, 16 * TIB, mfs.NONE)

@@ -1,4 +1,4 @@
-"""What may be done to an attachment, and what is refused."""
+"""Calls on an attachment: the allowed ones and the refused ones."""
 
 import ctypes
 import errno

@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def cli(*args: str) -> tuple[int, Any]:
-    """Run a command in this process (starting another takes seconds here); its exit code and what it said, as JSON."""
+    """Run a command in this process (a new process takes seconds here). Return its exit code and its JSON output."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         code = main(["module", *args, "--json"])

@@ -35,7 +35,7 @@ class Heard(NamedTuple):
 
 
 class Spy:
-    """Listens to what is said about a range of a process."""
+    """Listens to the notifications about a range of a process."""
 
     def __init__(self, pid: int, start: int = AT, length: int = mfs.UNIT) -> None:
         self.fd = os.open(DEVICE, os.O_RDWR)
@@ -56,7 +56,7 @@ class Spy:
 Spies = Callable[[int], Spy]
 """Spies on the process with that number."""
 Clients = Callable[..., mfs.Child]
-"""Of a path, and optionally the rights and what the process does at the end with the address."""
+"""Arguments: a path, and optionally the rights and the process's last action on the address."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -204,7 +204,7 @@ def test_leaving_is_told(region: Regions, clients: Clients, spy: Spies, how: str
 
 @pytest.mark.parametrize("order", ["listener", "process", "both"])
 def test_the_end_in_any_order(region: Regions, clients: Clients, spy: Spies, order: str) -> None:
-    """The listener goes first and the process stays attached; the process dies first; nobody waits for the other."""
+    """The listener ends first and the process stays attached, or the process dies first.  Neither waits forever."""
     fd = region(16)
     for _ in range(11):
         one = clients(region.path)
@@ -231,7 +231,7 @@ def test_the_end_in_any_order(region: Regions, clients: Clients, spy: Spies, ord
 
 
 def test_a_child_of_fork_is_told_by_itself(region: Regions, spy: Spies) -> None:
-    """The parent's listener hears nothing about the child, and the child is attached all the same."""
+    """The parent's listener hears nothing about the child, and the child is attached nevertheless."""
     fd = region(16)
     addr = mfs.mmap(fd, mfs.UNIT, addr=AT)
 
@@ -254,7 +254,7 @@ def test_a_child_of_fork_is_told_by_itself(region: Regions, spy: Spies) -> None:
 
 
 def test_a_listener_may_sleep(region: Regions, clients: Clients, spy: Spies) -> None:
-    """The call that takes a page away returns when the last listener has let go, not before."""
+    """The call that takes a page away returns only after the last listener has released the page."""
     fd = region(16)
     listener = spy(clients(region.path).pid)
     listener.tell("hold")

@@ -34,7 +34,7 @@ def mask(nodes: Iterable[int]) -> object:
 @pytest.mark.parametrize("flags", [0, MPOL_MF_STRICT, MPOL_MF_MOVE, MPOL_MF_MOVE_ALL, MPOL_MF_MOVE | MPOL_MF_STRICT])
 @pytest.mark.parametrize("mode", [MPOL_DEFAULT, MPOL_PREFERRED, MPOL_BIND, MPOL_INTERLEAVE])
 def test_mbind_moves_nothing(placed: tuple[int, int], mode: int, flags: int) -> None:
-    """Whether it is refused or accepted is the kernel's; a part of an attachment has no policy of its own."""
+    """The kernel decides whether the call succeeds.  A part of an attachment has no policy of its own."""
     _fd, addr = placed
     for node in range(oracle.NODES):
         nodes = None if mode == MPOL_DEFAULT else mask([node])
@@ -49,7 +49,7 @@ def test_mbind_moves_nothing(placed: tuple[int, int], mode: int, flags: int) -> 
 
 @pytest.mark.parametrize("flags", [MPOL_MF_MOVE, MPOL_MF_MOVE_ALL])
 def test_move_pages_moves_nothing(placed: tuple[int, int], flags: int) -> None:
-    """Asked for each node, the kernel says where the page is, or an error; it is never moved."""
+    """For each node, the kernel returns the page's node or an error, and never moves the page."""
     _fd, addr = placed
     pages = (ctypes.c_void_p * PAGES)(*[addr + page * mfs.PAGE for page in range(PAGES)])
     where = (ctypes.c_int * PAGES)()
@@ -122,7 +122,7 @@ def scans(pid: int) -> Iterator[Callable[[], list[tuple[int, int]]]]:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("prot", [mfs.PROT_READ, mfs.PROT_READ | mfs.PROT_WRITE])
 def test_balancing_passes_by(region: Regions, prot: int) -> None:
-    """The scan goes over all that the process has, and leaves the attachment out.
+    """The scan covers all mappings of the process except the attachment.
 
     Failed before: on 6.12.117, 20 of 346 scans were of the writable attachment.  The kernel itself passes by read-only
     mappings of files.
@@ -169,7 +169,7 @@ def test_balancing_passes_by(region: Regions, prot: int) -> None:
 
 @several_nodes
 def test_pages_stay_when_the_process_changes_its_nodes(region: Regions) -> None:
-    """A cpuset with memory_migrate moves what a process has; here by migrate_pages() from outside."""
+    """A cpuset with memory_migrate moves a process's pages.  This test calls migrate_pages() from outside instead."""
     fd = region(PAGES)
 
     def attached(ready: mfs.Ready, wait: mfs.Wait) -> None:

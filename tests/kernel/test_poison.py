@@ -31,26 +31,26 @@ def byte(page: int) -> int:
 
 
 def report_by_madvise(addr: int) -> None:
-    """By the process's own address."""
+    """Report the error by the process's own address."""
     with contextlib.suppress(OSError):  # EBUSY: the kernel could not free it at once
         mfs.madvise(addr, mfs.PAGE, HWPOISON)
 
 
 def report_by_sysfs(addr: int) -> None:
-    """As a management tool does, by the physical address."""
+    """Report the error by the physical address, as a management tool does."""
     with contextlib.suppress(OSError):
         (MEMORY / "hard_offline_page").write_text(hex(oracle.frame(addr) * mfs.PAGE))
 
 
 def report_by_injection(addr: int) -> None:
-    """As the machine check handler does."""
+    """Report the error as the machine check handler does."""
     subprocess.run(["modprobe", "hwpoison-inject"], check=True)
     with contextlib.suppress(OSError):
         (DEBUG / "corrupt-pfn").write_text(str(oracle.frame(addr)))
 
 
 class Toucher:
-    """A process that is attached, and says what its accesses do."""
+    """A process that is attached, and reports the results of its accesses."""
 
     def __init__(self, program: str, path: str, mode: str) -> None:
         self.process = subprocess.Popen(
@@ -90,7 +90,7 @@ def toucher(probe: Program, region: Regions) -> Iterator[Callable[[str], Toucher
 
 @pytest.fixture
 def filled(region: Regions) -> Iterator[tuple[int, int]]:
-    """A region of 16 pages, each with a byte of its own, and an address of them in this process."""
+    """A region of 16 pages, each with its own byte, and the region's address in this process."""
     fd = region(PAGES)
     addr = mfs.mmap(fd, mfs.UNIT)
     for page in range(PAGES):
@@ -119,7 +119,7 @@ if (MEMORY / "hard_offline_page").exists():
 def test_it_is_gone_from_every_process(
     filled: tuple[int, int], toucher: Callable[[str], Toucher], report: Callable[[int], None]
 ) -> None:
-    """Those that have used it, and those that come later; the caller does not use it itself.
+    """Processes that have used the page get the signal, and so do later processes.  The caller does not use the page.
 
     Failed before: the other processes read the page as if nothing were the matter ("value 22").
     """
@@ -155,7 +155,7 @@ def test_system_calls_refuse_it(filled: tuple[int, int]) -> None:
     os.close(handle)
     assert os.pread(fd, 1, (BAD - 1) * mfs.PAGE) == bytes([byte(BAD - 1)])
     assert os.pwrite(fd, b"x", (BAD + 1) * mfs.PAGE) == 1
-    # What lies before it is copied, as with any error in the middle.
+    # The bytes before the bad page are copied, as with any error in the middle.
     assert len(os.pread(fd, 3 * mfs.PAGE, (BAD - 2) * mfs.PAGE)) == 2 * mfs.PAGE
     assert os.pwrite(fd, bytes(3 * mfs.PAGE), (BAD - 2) * mfs.PAGE) == 2 * mfs.PAGE
 
@@ -250,7 +250,7 @@ def soft_by_sysfs(addr: int) -> None:
 def test_soft_offlining_does_not_move_a_page(
     filled: tuple[int, int], toucher: Callable[[str], Toucher], report: Callable[[int], None]
 ) -> None:
-    """It is migration on demand: refused, as nothing knows who maps the page."""
+    """Soft offlining is migration on demand.  It is refused, because nothing knows which processes map the page."""
     fd, addr = filled
     each = [toucher("rw"), toucher("ro")]
     before = oracle.frame(addr + BAD * mfs.PAGE)

@@ -1,4 +1,4 @@
-"""What is done to an address space from outside, or at the wrong moment: reaping, moving pages, memory limits."""
+"""Changes of an address space from outside, or at the wrong moment: reaping, moving pages, memory limits."""
 
 import array
 import contextlib
@@ -23,7 +23,7 @@ HWPOISON, SOFT_OFFLINE = 100, 101
 
 
 def group_busy() -> bool:
-    """Remove the group; whether that was impossible, because somebody is in it."""
+    """Remove the group.  Return whether that was impossible because a process is in the group."""
     try:
         os.rmdir(GROUP)
     except OSError as error:
@@ -52,7 +52,7 @@ def group() -> Iterator[Group]:
     made = Group()
     yield made
     limit = time.monotonic() + 60
-    while group_busy():  # somebody who was killed is not quite gone
+    while group_busy():  # a killed process is not quite gone
         assert time.monotonic() < limit, made.get("cgroup.procs")
         os.sched_yield()
 
@@ -135,7 +135,7 @@ def test_the_oom_killer_takes_an_attached_process(region: Regions, group: Group,
 
 
 def test_reclaim_leaves_the_region(region: Regions, group: Group) -> None:
-    """The kernel is told to reclaim all it can from the cgroup that the pages belong to."""
+    """The kernel must reclaim all memory that it can from the cgroup of the pages."""
     fd = region(1, reserve=False)
     os.ftruncate(fd, 1009 * mfs.PAGE)
 
@@ -185,7 +185,7 @@ def test_advice_from_another_process(region: Regions, advice: int) -> None:
 
 
 def test_a_page_does_not_move(attached: tuple[int, int]) -> None:
-    """Soft offlining is migration on demand: it must be refused, as nothing knows who maps the page."""
+    """Soft offlining is migration on demand.  It must be refused: nothing knows which processes map the page."""
     fd, addr = attached
     fill(addr, 16)
     with pytest.raises(OSError):

@@ -1,4 +1,4 @@
-"""A read-only attachment holds against everything; a writable one is ordinary memory to the kernel."""
+"""A read-only attachment resists every attempt to write; a writable one is ordinary memory to the kernel."""
 
 import ctypes
 import errno
@@ -180,7 +180,7 @@ def test_writable_process_vm(attached: tuple[int, int]) -> None:
 
 
 def test_writable_ptrace(attached: tuple[int, int]) -> None:
-    """What a debugger does."""
+    """A debugger can write, as into other memory."""
     fd, addr = attached
     os.pwrite(fd, b"before..", 2 * mfs.PAGE)
 

@@ -29,7 +29,7 @@ def entry_of(pids: tuple[int, ...], kind: str, exact: bool) -> ObjectUsage:
 
 @pytest.mark.parametrize("writable", [True, False])
 def test_tables_of_a_region_are_counted_once(writable: bool) -> None:
-    """They are in no process's VmPTE; PageTables knows them."""
+    """The shared tables are in no process's VmPTE, but PageTables has them."""
     path = f"{mfs.ROOT}/scanned"
     mapping = Mapping(kind="tmpfs", path=path, size=PUD, step=PMD, processes=PROCESSES, writable=writable)
     if not writable:
@@ -57,7 +57,7 @@ def test_tables_of_a_region_are_counted_once(writable: bool) -> None:
     what_if = walked.what_if()
     assert what_if is not None
     assert what_if.now == what_if.shared == truth
-    # The rest is what these processes have of their own. Not all kernels count topmost tables (one per process) and PUD
+    # The rest is the private tables of these processes. Not all kernels count topmost tables (one per process) and PUD
     # pages (three or four) in PageTables.
     assert abs(grown - private - own) <= 5 * PAGE * (PROCESSES + 1)
 

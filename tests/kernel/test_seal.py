@@ -100,7 +100,7 @@ def all_as_it_was(region: Regions, fd: int, addr: int, before: dict[str, int]) -
 def test_one_reference_to_one_page_is_enough(
     attached: tuple[int, int], region: Regions, pipe: tuple[int, int], references: int
 ) -> None:
-    """A reference in a pipe reads only, but nothing tells it from one that writes.
+    """A reference in a pipe only reads, but nothing distinguishes the reference from one that writes.
 
     Failed before: with 1 reference SEAL returned 0.  With 1,024 it was EBUSY and nothing else had changed, as now.
     """
@@ -140,9 +140,9 @@ def test_a_long_term_pin_is_possible_after_a_refused_seal(
 
 @pytest.mark.parametrize("how", ["write", "fault", "reserve"])
 def test_fresh_pages_of_every_cpu_are_no_obstacle(region: Regions, how: str) -> None:
-    """A page that was just made sits in a batch of its CPU, which holds a reference for some time.
+    """A page that was just made is in a batch of its CPU, which holds a reference for some time.
 
-    This passed before, when only 1,024 references counted.
+    The test also passed when only 1,024 references counted.
     """
     fd = region(16, reserve=False)
     addr = mfs.mmap(fd, mfs.UNIT)
@@ -162,7 +162,7 @@ def test_fresh_pages_of_every_cpu_are_no_obstacle(region: Regions, how: str) -> 
 
 
 def test_who_may_read_can_veto(region: Regions) -> None:
-    """As with F_SEAL_WRITE of a memfd.  The veto ends with the process.
+    """The seal is refused, as F_SEAL_WRITE of a memfd is.  The veto ends with the process.
 
     Failed before: SEAL returned 0.
     """

@@ -1,4 +1,4 @@
-"""That page tables are shared: measured by the kernel's own counters and by the module's."""
+"""The page tables are shared, by the kernel's own counters and by the module's."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ PAGES = 16411  # a prime, about 64 MiB: 33 tables of 512 entries
 
 @pytest.fixture
 def warm(mounted: str) -> Iterator[str]:
-    """A region with all its pages: 1 GiB where the guest has the memory (2 GiB in all do), else 64 MiB."""
+    """A region with all its pages: 1 GiB if the guest has the memory (2 GiB in all suffice), else 64 MiB."""
     before = os.statvfs(mounted)
     pages = mfs.UNIT // mfs.PAGE
     if mfs.meminfo("MemAvailable") << 10 < mfs.UNIT + (300 << 20):
@@ -34,7 +34,7 @@ def warm(mounted: str) -> Iterator[str]:
 
 @pytest.mark.timeout(900)
 def test_a_further_process_costs_neither_tables_nor_faults(warm: str, client: Program) -> None:
-    """100 processes that attach, or are forked by one that has, and read every page."""
+    """100 processes attach, or are forks of an attached process, and read every page."""
     processes = 100
     client("fleet", warm, 1, "rw")  # makes and fills the trees, which belong to the region
     client("fleet", warm, 1, "ro")

@@ -19,7 +19,7 @@ from .programs import Program
 from .regions import Regions
 
 VMAS = 50_000
-DEADLINE = 60  # seconds for what takes a second or two, under emulation
+DEADLINE = 60  # seconds, for a run that takes a second or two under emulation
 
 
 class Flooded:
@@ -94,7 +94,7 @@ def test_attaching_and_forking_get_done(flooded: Callable[..., Flooded]) -> None
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("moment", [b"ready", b"attached", b"forked"])
 def test_sigkill_ends_it(flooded: Callable[..., Flooded], moment: bytes) -> None:
-    """Within 20 s.  It passed before, with 20,000 mappings: a dying process takes no more signals."""
+    """The process dies within 20 s.  The test passed before, with 20,000 mappings: the dying take no more signals."""
     program = flooded()
     program.lines(moment)
     program.process.kill()

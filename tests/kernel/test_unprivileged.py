@@ -1,4 +1,4 @@
-"""Somebody without rights: uid 65534, no capabilities."""
+"""A user without rights: uid 65534, no capabilities."""
 
 import errno
 import os

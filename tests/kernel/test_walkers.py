@@ -1,4 +1,4 @@
-"""What the kernel does to an address space on somebody's behalf, from inside and outside, while pages come and go."""
+"""The kernel walks an address space for other processes and for its owner, while pages come and go."""
 
 import ctypes
 import errno
@@ -49,7 +49,7 @@ def by_proc_mem(pid: int, addr: int, value: int | None) -> int:
 
 @pytest.fixture
 def idle(region: Regions) -> Iterator[tuple[int, Callable[..., mfs.Child]]]:
-    """idle(prot) -> a process that is attached at AT and does nothing more; nobody has made a page."""
+    """idle(prot) -> a process that is attached at AT and does nothing more.  The region has no page yet."""
     fd = region(16, reserve=False)
     made = []
 
@@ -90,7 +90,7 @@ def test_a_remote_access_fills_a_page(
 def test_a_remote_access_after_a_punch(
     idle: tuple[int, Callable[..., mfs.Child]], access: Callable[[int, int, int | None], int]
 ) -> None:
-    """The punch makes the kernel look at every attachment; the next access may be somebody else's."""
+    """The punch makes the kernel look at every attachment.  The next access may be another process's."""
     fd, start = idle
     writer, reader = start(), start(mfs.PROT_READ)
     for turn in range(1, 17):
@@ -141,7 +141,7 @@ def test_a_futex_across_processes(region: Regions, punched: str) -> None:
 
 @pytest.mark.parametrize("neighbour", ["idle", "busy"])
 def test_a_process_that_was_away_sees_the_hole(region: Regions, neighbour: str) -> None:
-    """It used the page, left its CPU to the idle task (lazy TLB) or to a third process, and comes back."""
+    """A process uses the page, leaves its CPU to the idle task (lazy TLB) or to a third process, and comes back."""
     fd = region(16)
     cpus = sorted(os.sched_getaffinity(0))
     addr = mfs.mmap(fd, mfs.UNIT)
@@ -217,7 +217,7 @@ def in_a_child(region: Regions, function: Callable[[int, int], object]) -> None:
 
 @pytest.mark.parametrize("advice", [*(n for n in range(26) if n != REMOVE), 102, 103])
 def test_every_advice(region: Regions, advice: int) -> None:
-    """Also those that no kernel has yet.  MADV_REMOVE and the memory errors have tests of their own."""
+    """All advice is tried, even numbers that no kernel has yet.  MADV_REMOVE and memory errors have their own tests."""
 
     def give(fd: int, addr: int) -> None:
         for start, length in ((0, mfs.UNIT), (mfs.PAGE, 3 * mfs.PAGE), (0, 16 * mfs.PAGE)):
@@ -286,7 +286,7 @@ def test_a_mapping_that_is_sealed_in_the_process(region: Regions) -> None:
 
 
 def test_remap_file_pages(region: Regions) -> None:
-    """The kernel emulates it by mapping over a part, which is refused."""
+    """The kernel emulates the call by mapping over a part of the attachment, which is refused."""
 
     def remap(fd: int, addr: int) -> None:
         for start, length, page in ((0, mfs.PAGE, 3), (mfs.PAGE, mfs.PAGE, 0), (0, mfs.UNIT, 1)):
@@ -297,7 +297,7 @@ def test_remap_file_pages(region: Regions) -> None:
 
 
 def test_write_protection_by_pagemap_scan(region: Regions) -> None:
-    """PAGEMAP_SCAN, 6.7 and later, protects what it reports; not the pages of a region."""
+    """PAGEMAP_SCAN, 6.7 and later, protects the pages that it reports, but not the pages of a region."""
     import fcntl
 
     def scan(fd: int, addr: int) -> None:
@@ -333,7 +333,7 @@ def groups() -> Iterator[list[str]]:
 
 
 def test_who_makes_the_pages_pays_for_them(region: Regions, groups: list[str]) -> None:
-    """Pages and tables are the first group's, while it lives and after; the second one uses them for nothing."""
+    """Pages and tables are charged to the first group, while it lives and after.  The second group pays nothing."""
     pages = 2003
     fd = region(pages, reserve=False)
 
