@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from mshare._core.geometry import PAGE
 from mshare._core.procfs import (
     make_dev,
+    parse_buddyinfo,
     parse_cgroup,
     parse_fields_kb,
     parse_maps,
     parse_mountinfo,
+    parse_pressure,
     parse_smaps,
     parse_stat_faults,
     parse_status,
@@ -33,7 +35,9 @@ def test_no_text_crashes_a_parser(text: bytes) -> None:
     list(parse_maps(text))
     parse_fields_kb(text)
     parse_mountinfo(text)
+    parse_buddyinfo(text)
     parse_cgroup(text)
+    parse_pressure(text)
     list(parse_smaps(text))
     unescape(text)
     for parse in (parse_stat_faults, parse_status):
@@ -134,3 +138,24 @@ def test_smaps_is_read_as_it_is_written(areas: list[tuple[int, int, int]]) -> No
     assert [tuple(area) for area in parse_smaps(text)] == [
         (start * PAGE, page * 1024, (huge + 1) * 1024) for start, page, huge in areas
     ]
+
+
+@given(st.lists(st.lists(st.integers(0, 1 << 20), min_size=11, max_size=11), max_size=4))
+def test_buddyinfo_is_added_up_over_all_zones(zones: list[list[int]]) -> None:
+    text = b"".join(
+        b"Node %d, zone %8s %s \n" % (number, b"DMA32", b" ".join(b"%6d" % free for free in orders))
+        for number, orders in enumerate(zones)
+    )
+    assert parse_buddyinfo(text) == {order: sum(column) for order, column in enumerate(zip(*zones, strict=True))}
+
+
+def test_pressure_is_that_of_some_in_ten_seconds() -> None:
+    text = b"some avg10=%s avg60=1.00 avg300=0.10 total=29627\nfull avg10=9.00 avg60=0.00 avg300=0.00 total=1\n"
+    assert parse_pressure(text % b"12.34") == 12.34
+    assert parse_pressure(text % b"much") is None
+    assert parse_pressure(b"full avg10=9.00 avg60=0.00 avg300=0.00 total=1\n") is None
+
+
+def test_own_buddyinfo_is_memory_of_this_machine() -> None:
+    free = sum(count << order for order, count in parse_buddyinfo(Path("/proc/buddyinfo").read_bytes()).items()) * PAGE
+    assert 0 < free <= parse_fields_kb(Path("/proc/meminfo").read_bytes())["MemTotal"]

@@ -226,3 +226,28 @@ def parse_cgroup(text: bytes) -> list[CgroupPath]:
         if len(parts) == 3:
             groups.append(CgroupPath(frozenset(filter(None, parts[1].split(","))), parts[2]))
     return groups
+
+
+def parse_buddyinfo(text: bytes) -> dict[int, int]:
+    """Return how many free pieces of each order there are, over all zones, from the text of /proc/buddyinfo. A piece of
+    order N is 2 to the N pages in a row."""
+    found: dict[int, int] = {}
+    for line in text.split(b"\n"):
+        words = line.partition(b"zone")[2].split()[1:]
+        if all(word.isdigit() for word in words):
+            for order, word in enumerate(words):
+                found[order] = found.get(order, 0) + int(word)
+    return found
+
+
+def parse_pressure(text: bytes) -> float | None:
+    """Return the percentage of the last 10 seconds in which some process waited, from the text of a file of
+    /proc/pressure; None if the text does not say. Source: Documentation/accounting/psi.rst."""
+    for line in text.split(b"\n"):
+        kind, *fields = line.split()[:2] or [b""]
+        if kind == b"some" and fields and fields[0].startswith(b"avg10="):
+            try:
+                return float(fields[0][6:])
+            except ValueError:
+                return None
+    return None

@@ -49,12 +49,12 @@ def _levels(path: str) -> Iterator[str]:
     yield "/"
 
 
-def cgroup_room() -> Room | None:
-    """Return the room left in this process's memory control groups (v2 or v1), the tightest of all levels; None if
+def cgroup_room(pid: int | str = "self") -> Room | None:
+    """Return the room left in a process's memory control groups (v2 or v1), the tightest of all levels; None if
     there is no limit. Source: Documentation/admin-guide/cgroup-v2.rst, `memory.max`."""
     tightest: Room | None = None
     try:
-        groups = parse_cgroup(read_bytes("/proc/self/cgroup"))
+        groups = parse_cgroup(read_bytes(f"/proc/{pid}/cgroup"))
     except OSError:
         return None
     for controllers, path in groups:
