@@ -6,7 +6,12 @@ import ctypes
 import os
 from collections.abc import Collection
 
-CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE = 2, 19  # include/uapi/linux/capability.h
+CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE, CAP_SYS_NICE, CAP_CHECKPOINT_RESTORE = (
+    2,
+    19,
+    23,
+    40,
+)  # include/uapi/linux/capability.h
 
 _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS = 4, 8
 _VERSION_3 = 0x20080522

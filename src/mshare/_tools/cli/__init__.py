@@ -29,6 +29,7 @@ COMMANDS = (
     "gc",
     "scan",
     "top",
+    "collapse",
     "report",
     "exporter",
     "plan",

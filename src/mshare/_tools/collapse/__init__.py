@@ -1,0 +1,10 @@
+"""Makes 2 MiB pages of the shared memory of programs that run. May depend on: geometry, errors, units, procfs, linux,
+scan, table.
+
+- `plan`: which objects, and why not (pure)
+- `target`: an object and the processes that map it, held open
+- `tally`: blocks counted (pure)
+- `room`: whether the machine and the control group have memory for it
+- `work`: block by block
+- `show`: what is planned and what was done, for people and programs (pure)
+"""

@@ -1,0 +1,79 @@
+"""Blocks counted: by what is in memory of them, and by what became of them. Pure. May depend on: plan, geometry."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..._core.geometry import PAGE, PMD
+from .plan import Refusal
+
+if TYPE_CHECKING:
+    from ..._core.linux.incore import Block
+
+PAGES_PER_BLOCK = PMD // PAGE
+
+REASONS = {
+    errno.EAGAIN: "in use: its pages were locked or pinned",
+    errno.EBUSY: "no room in the control group",
+    errno.ENOMEM: "no free memory of 2 MiB in one piece",
+    errno.EINVAL: "refused by the kernel: emptied, or forbidden for this mapping",
+}
+"""What the kernel means (madvise_collapse_errno in mm/khugepaged.c)."""
+
+
+class Counts(NamedTuple):
+    """The blocks of an object that can be reached, by what is in memory of them."""
+
+    huge: int
+    """2 MiB pages already."""
+    warm: int
+    """To be collapsed."""
+    cold: int
+    """Touched, but too little."""
+    empty: int
+    missing_pages: int
+    """Pages of 4 KiB that the warm blocks lack, and that collapsing adds."""
+
+
+def is_warm(block: Block, percent: float) -> bool:
+    """Tell whether a block is worth a 2 MiB page: `percent` of its pages or more are in memory."""
+    return not block.huge and block.pages > 0 and block.pages * 100 >= percent * PAGES_PER_BLOCK
+
+
+def count(blocks: Collection[Block], percent: float) -> Counts:
+    """Return the counts of blocks, where `percent` of the pages make a block warm."""
+    warm = [each for each in blocks if is_warm(each, percent)]
+    huge = sum(each.huge for each in blocks)
+    empty = sum(not each.pages for each in blocks)
+    missing = sum(PAGES_PER_BLOCK - each.pages for each in warm)
+    return Counts(huge, len(warm), len(blocks) - len(warm) - huge - empty, empty, missing)
+
+
+@dataclass
+class Done:
+    """What was done to one object, filled in while it happens."""
+
+    collapsed: int = 0
+    refused: dict[int, int] = field(default_factory=dict)
+    """The last errno of each block that was not collapsed, by number."""
+    seconds: float = 0.0
+    """In the kernel."""
+    worst_s: float = 0.0
+    """The block that took longest."""
+    stopped: str = ""
+    """Why the work ended early."""
+    shortage: Refusal | None = None
+    gone: bool = False
+    """No process maps the object any more."""
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many blocks were refused for each reason."""
+        found: dict[str, int] = {}
+        for number in self.refused.values():
+            reason = REASONS.get(number, errno.errorcode.get(number, str(number)))
+            found[reason] = found.get(reason, 0) + 1
+        return found
