@@ -39,7 +39,7 @@ class _Anywhere:
 
 
 ANYWHERE: Final = _Anywhere()
-"""As `addr=` of `attach`: any free address of this process will do."""
+"""An `addr=` of `attach`: the region may lie at any free address of this process."""
 
 
 @limits.named
@@ -53,20 +53,20 @@ def attach(
 ) -> Region:
     """Attach an existing region and return it, at the same address as in every other process.
 
-    - `name`: its name, or a handle of it, which stays open and yours.
-    - `readonly`: the kernel will refuse every write through it: stores, `mprotect`, system calls. None, the default:
-      read-write by name; by handle, what the handle allows.
-    - `addr`: None for the region's own address, `ANYWHERE`, or an address of your own: a multiple of the leaf size, on
+    - `name`: the region's name, or a handle of the region. The handle stays open, and you close it.
+    - `readonly`: True makes the kernel refuse every write through the attachment: stores, `mprotect`, system calls.
+      None, the default, attaches a name read-write, and a handle with the handle's rights.
+    - `addr`: None for the region's own address, `ANYWHERE`, or another address: a multiple of the leaf size, on
       msharefs of 1 GiB.
-    - `owner`: refuse a region that does not belong to this uid. Names are first come, first served in a root that
-      all users may write to: say it when you attach what another user made.
-    - `require_sealed`: refuse a region that others can still write to, or change the size of.
+    - `owner`: refuse a region that does not belong to this uid. Give the uid when you attach another user's region,
+      because any user can take a free name in a root that all users may write to.
+    - `require_sealed`: refuse a region that others can still write to or resize.
 
-    What this process has at that address already gives another `Region` over the same mapping.
+    If this process has the region mapped at that address already, the new `Region` uses the same mapping.
 
     Raises `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`, `AddressTakenError`, `InvalidAddressError`,
-    `ReadOnlyMappingError` (read-write asked where this process has it mapped read-only), `RegionBusyError` (a remover
-    does not finish), `NotSealedError`. Costs six or seven system calls, whatever the region's size.
+    `ReadOnlyMappingError` (this process has the region mapped read-only there), `RegionBusyError` (a remover does not
+    finish), `NotSealedError`. Costs six or seven system calls, for a region of any size.
     """
     if isinstance(name, Handle):
         return _attach_handle(name, readonly, addr, owner, require_sealed)
@@ -133,7 +133,7 @@ def attach_length(
     length: int,
     require_sealed: bool = False,
 ) -> Region:
-    """`attach` by name, for a caller who also says how long the region is (0: does not)."""
+    """Do the same as `attach` by name, and check the region's length (0: any length)."""
     names.check_name(name)
     opened = names.open_to_attach(name, writable=not readonly)
     if opened is None:
@@ -163,7 +163,7 @@ def attach_length(
 
 
 def _wait_to_open(name: str, *, writable: bool) -> names.Opened:
-    """`names.open_to_attach`, when somebody is removing the region: they need microseconds, unless they stopped."""
+    """Do the same as `names.open_to_attach`, but wait while a process removes the region. That takes microseconds."""
     found: list[names.Opened] = []
 
     def look() -> bool:

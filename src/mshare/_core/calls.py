@@ -1,9 +1,9 @@
-"""The two calls of the proposal, same names, same arguments, same meaning.
+"""The two calls of the proposal, with the same names, arguments and meaning.
 
 May depend on: limits, attachment, creation, region, removal, errors, names.
 
-Source: "Add support for shared PTEs across processes", RFC, January 2022. What differs, and why:
-docs/decisions/0018-the-proposals-calls.md.
+Source: "Add support for shared PTEs across processes", RFC, January 2022. docs/decisions/0018-the-proposals-calls.md
+lists the differences and their reasons.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _ALLOWED = os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 def mshare(name: str, addr: int | None, length: int, oflags: int, mode: int = 0o600) -> Region:
     """Create and attach, or attach, the region `name`, and return it.
 
-    - `addr`: where to attach; 0 or None for the region's own address (picked at creation).
-    - `length`: bytes. At creation the region's size; else 0 for all of it, or exactly its size.
+    - `addr`: the address of the attachment; 0 or None for the region's own address (picked at creation).
+    - `length`: the region's size in bytes. 0 attaches an existing region of any size.
     - `oflags`: `os.O_RDONLY` or `os.O_RDWR`, with `os.O_CREAT` to create what does not exist and `os.O_EXCL` to
       insist on creating. `O_CREAT | O_RDONLY` makes a region that nobody may ever attach read-write.
     - `mode`: permission bits of a region that is created.
 
-    Raises what `create` and `attach` raise, `InvalidArgumentError` for other flags, `InvalidSizeError` (EINVAL) for a
-    length that is not the region's.
+    Raises the errors of `create` and `attach`, `InvalidArgumentError` for other flags, `InvalidSizeError` (EINVAL) for
+    a length that is not the region's.
     """
     names.check_name(name)
     access = oflags & os.O_ACCMODE
@@ -57,15 +57,15 @@ def mshare(name: str, addr: int | None, length: int, oflags: int, mode: int = 0o
 
 @limits.named
 def mshare_unlink(name: str) -> bool:
-    """End this process's access to the region; the last live process to call it tears the region down.
+    """End this process's access to the region. The last live process that makes this call removes the region.
 
-    Closes every `Region` of that name in this process. Returns True if the region is gone with that, False if others
-    are attached, or if this process may not remove it (it then stays for its owner). A process that dies without the
-    call holds nothing; a forked child counts for itself.
+    The call closes every `Region` of that name in this process. It returns True if the region is gone. It returns
+    False if other processes are attached, or if this process may not remove the region, which then stays for its
+    owner. A process that dies without this call holds nothing. A forked child counts as a process of its own.
 
-    Of a process that is not attached: tears an orphan down. Raises `RegionBusyError` if others are attached (the
-    forceful call is `unlink`), `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`; `ViewsAliveError` with
-    nothing changed if a view into the region lives.
+    In a process that is not attached, the call removes an orphan, and raises `RegionBusyError` if other processes are
+    attached (`unlink` removes the name even then). Also raises `RegionNotFoundError`, `NotARegionError`,
+    `AccessDeniedError`, and `ViewsAliveError`, with nothing changed, if a view into the region lives.
     """
     names.check_name(name)
     files = _attachment.attached_files(name)
@@ -79,13 +79,13 @@ def mshare_unlink(name: str) -> bool:
     gone = True
     for file in files:
         try:
-            # Detach only when all descriptors are there that the removal needs: a failed call changes nothing.
+            # Detach only when the removal has all its descriptors: a failed call changes nothing.
             removal.remove_if_idle(name, expected=file, name_users=False, before=detach)
             break
         except (RegionBusyError, PermissionError):
             gone = False
             break
         except RegionNotFoundError:
-            continue  # its name had been removed before, or just now by another who was last
+            continue  # the name had been removed before, or another last process has just removed it
     detach()
     return gone

@@ -1,4 +1,4 @@
-"""Creating regions: everything happens to a file without a name, and one step gives it one.
+"""Creating regions: a file without a name is completed, and one step then gives the file its name.
 
 May depend on: limits, placement, backend, backends, handle, linux, mapping, region, errors, units, geometry,
 record, procfs, typed, listing, names, roots.
@@ -33,7 +33,7 @@ from .typed import NamedTuple
 from .units import format_apart, format_size, whole
 
 Fill = Callable[[memoryview], None]
-"""Called with the writable bytes of a region that has no name yet. The view is good for the call only."""
+"""A function that gets the writable bytes of a region without a name. The view is valid only during the call."""
 
 
 @limits.named
@@ -48,27 +48,27 @@ def create(
     progress: Progress | None = None,
     fill: Fill | None = None,
 ) -> Region:
-    """Create a region of `size` bytes, zeros or what `fill` puts there, and return it attached read-write.
+    """Create a region of `size` bytes, filled by `fill` or with zeros, and return the region attached read-write.
 
-    The name appears in one step when everything is complete; a creator that dies before leaves nothing behind.
+    The name appears in one step when everything is complete. A creator that dies before leaves nothing behind.
 
-    - `size`: bytes, at least 1. One page more is kept for the region's record, and all of it rounded up to the
-      backend's unit.
+    - `size`: bytes, at least 1. The region's record takes one page more, and the sum is rounded up to the backend's
+      unit.
     - `mode`: permission bits of the region's file, taken exactly (no umask). Default: the owner only.
     - `backend`: one backend's name, or None for `$MSHARE_BACKEND`, or the best that this machine offers.
-    - `addr`: where every process attaches it, a multiple of the leaf size (msharefs: of 1 GiB); None picks a
-      1 GiB-aligned address in `geometry.WINDOW` that no region known to this process uses.
-    - `reserve`: take all memory now, so that a region that exists never runs out of it (default); False: on first
-      touch, which on a full machine means SIGBUS.
+    - `addr`: the address at which every process attaches the region, a multiple of the leaf size (msharefs: of 1 GiB).
+      None picks a 1 GiB-aligned address in `geometry.WINDOW` that no region known to this process uses.
+    - `reserve`: True, the default, takes all memory now, so that a region that exists never runs out of memory. False
+      takes each page on its first touch. A touch on a full machine is then SIGBUS.
     - `progress`: called with (bytes done, bytes in all) while memory is reserved.
-    - `fill`: called once, with the region's writable bytes, when its memory is reserved and before anybody can see
-      the name: nobody ever reads a region half filled. What it raises is raised here, and no region exists then. It
-      must keep no view (`ViewsAliveError`); with `reserve=False`, mind that a full machine means SIGBUS. A child that
-      another thread forks in the meantime does not have the memory.
+    - `fill`: called once with the region's writable bytes, after the memory is reserved and before any process can see
+      the name. Nobody ever reads a half-filled region. If `fill` raises, no region exists, and the error is raised
+      here. `fill` must keep no view (`ViewsAliveError`). With `reserve=False` a full machine means SIGBUS. A child
+      that another thread forks in the meantime does not have the memory.
 
     Raises `InvalidNameError`, `InvalidSizeError`, `InvalidAddressError`, `InvalidArgumentError`, `RegionExistsError`,
-    `NoSpaceError`, `AddressTakenError`, `BackendUnavailableError`; nothing is left behind then. Cost: reserving clears
-    the memory, once.
+    `NoSpaceError`, `AddressTakenError`, `BackendUnavailableError`, and leaves nothing behind then. Cost: reserving
+    clears the memory, once.
     """
     return build(Spec(names.check_name(name), size, mode, addr, reserve, progress, fill), backend)
 
@@ -84,25 +84,25 @@ def create_anonymous(
     progress: Progress | None = None,
     fill: Fill | None = None,
 ) -> Region:
-    """Create a region without a name and return it attached read-write.
+    """Create a region without a name and return the region attached read-write.
 
-    It lives while any descriptor (`Handle`) or mapping of it lives, in whatever process, and goes with the last.
+    The region lives while any process has a descriptor (`Handle`) or a mapping of it, and ends with the last one.
     `Region.handle` and `Region.map_only` give handles for other processes.
 
-    - `linkable`: it can be given a name later (`Region.link`). Except on msharefs it can then not be sealed: only a
-      memfd can, and only a file of a mounted file system can have a name.
-    - The rest: as for `create`. A memfd obeys no limit of /dev/shm.
+    - `linkable`: the region can be given a name later (`Region.link`). Except on msharefs such a region cannot be
+      sealed: only a memfd can be sealed, and only a file of a mounted file system can have a name.
+    - The other arguments are those of `create`. A memfd obeys no limit of /dev/shm.
 
-    Raises what `create` raises.
+    Raises the errors of `create`.
     """
     return build(Spec(None, size, 0o600, addr, reserve, progress, fill, linkable=linkable), backend)
 
 
 class Spec(NamedTuple):
-    """What a new region shall be."""
+    """The wanted properties of a new region."""
 
     name: str | None
-    """None for a region that gets none, or later."""
+    """None for a region that gets no name, or gets one later."""
     size: int
     mode: int = 0o600
     addr: int | None = None
@@ -115,11 +115,11 @@ class Spec(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """The region's name in messages."""
         return "a region without a name" if self.name is None else f"region {self.name!r}"
 
     def checked(self) -> Spec:
-        """Return it with each number made int. Raises the error that fits if it cannot be made anywhere."""
+        """Return the same wishes, each number an int. Raises the error that fits if no backend can fulfil them."""
         if self.name is not None:
             names.check_name(self.name)
         size = whole(self.size, "a region's size, in bytes,")
@@ -165,7 +165,7 @@ def build(spec: Spec, forced: str | None = None) -> Region:
 
 
 class _Draft:
-    """A region that has memory but no name: file and mapping, gone with `end` unless published before."""
+    """A region with memory but without a name: file and mapping, which `end` removes unless they are published."""
 
     def __init__(self, spec: Spec, backend: Backend) -> None:
         """Reserve the memory. Raises `NoSpaceError`, `BackendUnavailableError`, `AddressTakenError`."""
@@ -211,7 +211,7 @@ class _Draft:
             raise
 
     def fill(self, fill: Fill) -> None:
-        """Let the caller write the content. Its errors pass as they are: no other backend is tried then."""
+        """Let the caller write the content. The caller's errors pass unchanged, and no other backend is tried then."""
         exporter = self.area.export(self.spec.size)
         assert exporter is not None
         watch = weakref.ref(exporter)
@@ -225,7 +225,7 @@ class _Draft:
             )
 
     def publish(self, reason: str) -> Region:
-        """Write the record and give the file its name; return the region attached."""
+        """Write the record, give the file its name, and return the region attached."""
         spec = self.spec
         record = _record(self.backend, spec, self.area.addr, reason)
         with self._out_of_room_named():
@@ -243,7 +243,7 @@ class _Draft:
                 names.publish(self.fd, self.root, spec.name)
             with mapping.lock:
                 self.area.published(region.name)
-        except BaseException:  # a signal handler's, perhaps, when the name is there already
+        except BaseException:  # perhaps the error of a signal handler, after the name has appeared
             region.close()  # now, not when the error's traceback lets go of it
             if self.root is not None and spec.name is not None:
                 names.withdraw(self.fd, self.root, spec.name)
@@ -251,7 +251,7 @@ class _Draft:
         return region
 
     def _remap_readonly(self) -> None:
-        """Replace the creator's mapping by one the kernel will never let it write through."""
+        """Replace the creator's mapping by one through which the kernel never lets the creator write."""
         writable = self.area
         with Descriptor(f"/proc/self/fd/{self.fd}", os.O_RDONLY) as readonly_fd:
             locks.try_read_lock(readonly_fd, ATTACHED_BYTE)
@@ -270,7 +270,7 @@ class _Draft:
                 )
 
     def end(self) -> None:
-        """Let go of the file and of the mapping."""
+        """Release the file and the mapping."""
         self.owner.leave()
         self.file.close()
 
@@ -281,11 +281,12 @@ def _file_id(fd: int) -> FileId:
 
 
 def _map_new(fd: int, spec: Spec, backend: Backend, owner: mapping.Owner) -> mapping.Mapping:
-    """Map the new file where the region shall live, clear of all regions this process knows of."""
+    """Map the new file at the region's future address, clear of all regions that this process knows."""
     known = [attachment_span(record.size_bytes, record.addr) for record in listing.known_records()]
 
     def next_addr() -> int:
-        # At random, also for a name that was there before: who still has that one attached can then attach this one.
+        # The address is random, even for a name that existed before. A process that still has the older region attached
+        # can then attach the new one.
         seed = int.from_bytes(os.urandom(4))
         addr = spec.addr if spec.addr is not None else free_address(seed, spec.size, known)
         backend.announce(fd, addr)
@@ -334,7 +335,7 @@ def _no_space(spec: Spec, length: int, backend: Backend, error: OSError | None =
     need, free = format_apart(needed, space.free_bytes)
     tables = f" ({format_size(length)} and its page tables)" if needed > length else ""
     if error is not None and needed <= space.free_bytes:
-        # Memory of a control group or addresses of this process ran out, or somebody else has just given memory back.
+        # The control group's memory or this process's addresses ran out, or another process has just given memory back.
         why = f"which the kernel refused ({error.strerror}) although {free} can be had ({space.limit})"
     else:
         why = f"but only {free} can be had ({space.limit})"

@@ -2,8 +2,9 @@
 
 May depend on: limits, linux, errors, units, record, entry, names.
 
-A descriptor keeps a region alive, named or not, and carries what its receiver needs: the record lies in the file. What
-a handle may do is a property of the open file, not of this object: another program that gets it can do no more.
+A descriptor keeps a region alive, with a name or without. The receiver needs nothing else, because the file has the
+record. The rights of a handle are a property of the open file, not of this object: another program that gets the
+descriptor can do no more.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ _MAP_ONLY = _FIXED_SIZE | memfd.FUTURE_WRITE | memfd.SEAL
 class Handle:
     """An open descriptor of a region. The handle keeps the region alive, and its holder can attach the region.
 
-    A handle has all rights that its descriptor was opened with: its holder can for example seal the region, and make
-    further handles. A *map-only handle* has none of these: the kernel lets its holder map the region and nothing more.
-    A handle travels by `send_handle`, by `multiprocessing` (as an argument, through a `Queue`), by inheritance
+    A handle has all rights with which its descriptor was opened: the holder can for example seal the region, and make
+    further handles. A *map-only handle* has none of these rights: the kernel lets the holder map the region and nothing
+    more. A handle travels by `send_handle`, by `multiprocessing` (as an argument, through a `Queue`), by inheritance
     (`pass_fds=[handle.fileno()]` and `Handle.from_fd` there), and by `Handle.from_process`.
     """
 
     def __init__(self, file: Descriptor) -> None:
-        """Take over an open file. Raises `NotARegionError`, and closes it, if it is none of a region."""
+        """Take over an open file. Raises `NotARegionError`, and closes the file, if it is not a region's."""
         try:
             status = os.fstat(file.fd)
             if not stat.S_ISREG(status.st_mode):
@@ -56,15 +57,15 @@ class Handle:
 
     @classmethod
     def from_fd(cls, fd: int) -> Self:
-        """Take over descriptor number `fd`, inherited from the program that executed this one: it belongs to the handle
-        then, and is closed if it is of no region (`NotARegionError`)."""
+        """Take over descriptor number `fd`, inherited from the program that executed this one. The descriptor then
+        belongs to the handle. A descriptor that is not a region's is closed (`NotARegionError`)."""
         os.set_inheritable(fd, False)
         return cls(Descriptor.made_by(int, fd))
 
     @classmethod
     @limits.named
     def from_process(cls, pid: int, fd: int) -> Self:
-        """Return a duplicate of descriptor number `fd` of another process, which this one must be allowed to ptrace.
+        """Return a duplicate of descriptor number `fd` of another process. The caller needs the right to ptrace it.
 
         Raises `OSError` (EPERM, ESRCH, EBADF), `NotARegionError`.
         """
@@ -84,7 +85,7 @@ class Handle:
 
     @property
     def record(self) -> Record:
-        """What the region says of itself."""
+        """The region's record."""
         return self._record
 
     @property
@@ -94,7 +95,7 @@ class Handle:
 
     @property
     def addr(self) -> int:
-        """Where every process attaches it."""
+        """The address at which every process attaches the region."""
         return self._record.addr
 
     @property
@@ -104,7 +105,7 @@ class Handle:
 
     @property
     def readonly(self) -> bool:
-        """True if the region cannot be attached read-write through it."""
+        """True if the region cannot be attached read-write through this handle."""
         fd = self.fileno()
         opened_readonly = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
         return opened_readonly or bool(memfd.seals(fd) & (memfd.WRITE | memfd.FUTURE_WRITE)) or is_sealed(fd)
@@ -116,20 +117,21 @@ class Handle:
 
     @limits.named
     def duplicate(self) -> Self:
-        """Return another handle of the same rights, to be closed for itself."""
+        """Return another handle with the same rights, which is closed separately."""
         return type(self)(Descriptor.made_by(os.dup, self.fileno()))
 
     @limits.named
     def map_only(self, *, readonly: bool = True) -> Handle:
-        """Return a handle that can map the region and nothing more: not resize it, punch holes, change protection, seal
-        it, or get more rights in any way (/proc/self/fd, `dup`, `mprotect`), root's included.
+        """Return a handle that can map the region and nothing more. Its holder cannot resize the region, punch holes,
+        change protection, seal the region, or get more rights in any way (/proc/self/fd, `dup`, `mprotect`), not even
+        as root.
 
-        - `readonly=True` on a memfd: from then on nobody can make a new writable mapping, this handle neither; those
-          that are there, such as the creator's, stay writable. The region cannot be sealed afterwards.
+        - `readonly=True` on a memfd: from then on nobody can make a new writable mapping, not even by this handle.
+          Existing mappings, such as the creator's, stay writable. The region cannot be sealed afterwards.
         - `readonly=False`: msharefs only. On other backends a holder with the right to write may also punch holes.
         - On msharefs nothing changes for anybody else.
 
-        Raises `BackendUnavailableError` where the kernel cannot enforce that, `AccessDeniedError`.
+        Raises `BackendUnavailableError` if the kernel cannot enforce these limits, `AccessDeniedError`.
         """
         fd = self.fileno()
         if ioctl.region_facts(fd) is not None:
@@ -174,8 +176,8 @@ class Handle:
         self.close()
 
     def __reduce__(self) -> tuple[object, ...]:
-        """For `multiprocessing`, which duplicates the descriptor into the process that unpickles. Once: what is pickled
-        for a file or for two readers cannot be."""
+        """Pickle the handle for `multiprocessing`, which duplicates the descriptor into the process that unpickles.
+        A pickle works once: a pickle in a file, or for two readers, does not."""
         from multiprocessing import reduction
 
         return _rebuild, (reduction.DupFd(self.fileno()),)
@@ -192,13 +194,13 @@ def _rebuild(duplicate: object) -> Handle:
 
 
 def fix_size(fd: int) -> None:
-    """Have nobody ever change the size of a file of ours that can be sealed: its users never get SIGBUS."""
+    """Fix the size of our file for good, if the file can be sealed, so that its users never get SIGBUS."""
     if not memfd.seals(fd) & memfd.SEAL:
         memfd.add_seals(fd, _FIXED_SIZE)
 
 
 def of_named(name: str, file: object, *, writable: bool) -> Handle:
-    """Return a handle of the region that has `name`, if that is still `file`. Raises `RegionNotFoundError`."""
+    """Return a handle of the region `name`, if the name still means `file`. Raises `RegionNotFoundError`."""
     with names.find(name) as entry:
         if entry.file != file:
             raise RegionNotFoundError(f"region {name!r} has lost its name", "take handles while it has one")
@@ -222,7 +224,7 @@ def is_sealed(fd: int) -> bool:
 
 
 def seal_file(fd: int) -> None:
-    """Have nobody ever write to an open file again, or change its size. Raises `OSError`: EPERM if that cannot be;
+    """Make an open file read-only for good, and fix its size. Raises `OSError`: EPERM if the file cannot be sealed;
     EBUSY on a memfd while writable mappings exist, on msharefs while pages are pinned."""
     if ioctl.region_facts(fd) is not None:
         ioctl.seal(fd)

@@ -19,7 +19,7 @@ _NUMBER = struct.Struct("@i")
 
 @limits.named
 def send_handle(sock: socket.socket, handle: Handle) -> None:
-    """Send `handle` over a connected Unix socket. It stays open here, and lives in the socket until it is received.
+    """Send `handle` over a connected Unix socket. The handle stays open here, and lives in the socket until received.
 
     Raises `OSError` (EPIPE, ECONNRESET) if nobody can receive it, `RegionClosedError`, TypeError for anything but a
     handle.

@@ -1,4 +1,4 @@
-"""Listing: what regions there are, and what is shown of each.
+"""Listing: the regions that exist, and the facts that are shown about each.
 
 May depend on: entry, names, roots, limits, linux, errors, procfs, record, typed.
 """
@@ -33,7 +33,7 @@ def describe(
     locked: bool,
     pids: tuple[int, ...],
 ) -> RegionInfo:
-    """Put together what `info()` and `regions()` show. `facts`: what msharefs says of the file."""
+    """Return the record that `info()` and `regions()` show. `facts`: the answers of msharefs about the file."""
     return RegionInfo(
         name=name,
         size=record.size_bytes,
@@ -57,7 +57,7 @@ def describe(
 
 
 def _candidates() -> Iterator[tuple[roots.Root, str]]:
-    """Yield what may be a region's name, in every root that can be listed, in order."""
+    """Yield every name that a region may have, in each root that can be listed, in order."""
     for root in roots.present():
         if os.access(root.path, os.R_OK, effective_ids=True):
             for name in sorted(os.listdir(root.path)):
@@ -66,7 +66,7 @@ def _candidates() -> Iterator[tuple[roots.Root, str]]:
 
 
 def _entry(root: roots.Root, name: str) -> RootEntry | None:
-    """Return the file of that name; None if it is not an ordinary file of that root, or gone."""
+    """Return the file of that name; None if the file is gone, or not an ordinary file of that root."""
     try:
         descriptor = Descriptor(root.prefix + name, os.O_PATH | os.O_NOFOLLOW)
     except OSError as error:
@@ -79,14 +79,14 @@ def _entry(root: roots.Root, name: str) -> RootEntry | None:
 
 
 class Found(NamedTuple):
-    """A region under a root. The entry is good until the next one is asked for."""
+    """A region under a root. The entry is valid until the next one is read."""
 
     entry: RootEntry
     record: Record
     locked: bool
-    """Somebody is attached."""
+    """True if a process is attached."""
     facts: RegionFacts | None
-    """What msharefs says of it."""
+    """The answers of msharefs about the file."""
 
 
 def records() -> Iterator[Found]:
@@ -103,7 +103,7 @@ def records() -> Iterator[Found]:
 
 
 def known_records() -> Iterator[Record]:
-    """Yield the record of every region this process may read or has read before. Opens only what is new to it."""
+    """Yield the record of every region that this process may read or has read before. Opens only unknown files."""
     for root, name in _candidates():
         try:
             known = entry_of.remembered.get(entry_of.version(os.stat(root.prefix + name, follow_symlinks=False)))
@@ -121,14 +121,14 @@ def known_records() -> Iterator[Record]:
 def regions() -> list[RegionInfo]:
     """Return every region this process may read, in order of name.
 
-    `pids` has the processes whose maps this process may read; `orphan` holds for all processes. Costs one pass over
+    `pids` has the processes whose maps this process may read. `orphan` is right for all processes. Costs one pass over
     the roots and, if there is any region, one over /proc.
     """
     return [info for info, _ in listed()]
 
 
 def listed() -> list[tuple[RegionInfo, FileId]]:
-    """`regions()`, each with the file it is: a name may mean another one a moment later."""
+    """Return `regions()`, each with its file, because a name may mean another file a moment later."""
     found = [
         (describe(entry.name, entry.root, entry.status, record, facts, locked=locked, pids=()), entry.file)
         for entry, record, locked, facts in records()

@@ -42,15 +42,15 @@ if TYPE_CHECKING:
 
 
 class Region:
-    """A region as this process has it attached. Made by `create` and `attach`; usable as a context manager.
+    """A region as this process has it attached. `create` and `attach` make it; use it as a context manager.
 
     The attachment ends with `close`, with the `with` block, with the garbage collection of the object and all its
-    views, or with the process, whatever ends it. None of these removes the name.
+    views, or with the process, even by a kill. None of these removes the name.
     """
 
     def __init__(self, name: str, root: str | None, status: os.stat_result, record: Record, *, readonly: bool) -> None:
-        """`root`, `status` and `record`: the file as it is at this moment. Of use once `_attached` owns a mapping, at
-        the record's address unless told otherwise."""
+        """`root`, `status` and `record`: the file as it is at this moment. The object is usable once `_attached` owns a
+        mapping, at the record's address by default."""
         self._name = name
         self._root = root
         self._status = status
@@ -70,17 +70,17 @@ class Region:
 
     @property
     def name(self) -> str:
-        """The region's name, as it was when attached."""
+        """The region's name at the time of the attach."""
         return self._name
 
     @property
     def size(self) -> int:
-        """Bytes, as asked for at creation."""
+        """The size in bytes that the creator asked for."""
         return self._record.size_bytes
 
     @property
     def addr(self) -> int:
-        """Address of the first byte in this process: the region's own, unless attached elsewhere."""
+        """Address of the first byte in this process: the region's own, unless `attach` was given another."""
         return self._addr
 
     @property
@@ -101,8 +101,8 @@ class Region:
 
     @property
     def buf(self) -> memoryview:
-        """The region's bytes, zero copy; read-only if the region is. While it or anything made from it lives, the
-        region cannot be closed. Raises `RegionClosedError`."""
+        """The region's bytes, zero copy; read-only if the region is. The region cannot be closed while this view, or
+        any object made from the view, lives. Raises `RegionClosedError`."""
         descriptors.reclaim_lock()
         with mapping.lock:
             exporter = self._attached.exporter(self.size)
@@ -142,10 +142,10 @@ class Region:
                 "make it smaller, or the region larger",
             )
         try:
-            # Not numpy.ndarray(buffer=view): it takes what lies under a read-only view, and does not hold the view.
+            # Not numpy.ndarray(buffer=view): that takes the memory under a read-only view, and does not hold the view.
             flat = numpy.frombuffer(view, kind.base, count * math.prod(kind.shape), offset)
             return flat.reshape(dimensions + kind.shape)
-        except (ValueError, OverflowError) as error:  # no bytes, but more dimensions than numpy has, or longer ones
+        except (ValueError, OverflowError) as error:  # no bytes, but too many or too long dimensions
             raise InvalidSizeError(
                 f"numpy makes no array of shape {dimensions}: {error}", "use another shape"
             ) from error
@@ -174,7 +174,7 @@ class Region:
         return info._replace(named=named)
 
     def close(self) -> None:
-        """Detach: end this object's use of the region. A second call does nothing. Never removes the name.
+        """Detach: end this object's use of the region. A second call does nothing. The name stays.
 
         Raises `ViewsAliveError` (a `BufferError`), and changes nothing, while a memoryview, slice or array of this
         object lives.
@@ -195,9 +195,9 @@ class Region:
 
     @limits.named
     def handle(self) -> Handle:
-        """Open and return a new handle of the region, with all rights that this object has; the caller closes it.
+        """Open and return a new handle of the region, with all rights of this object. The caller closes the handle.
 
-        Costs one descriptor. Raises `RegionClosedError`; `RegionNotFoundError` if a name it had is gone.
+        Costs one descriptor. Raises `RegionClosedError`; `RegionNotFoundError` if the region's name has been removed.
         """
         return self._own_handle(writable=not self.readonly)
 
@@ -218,10 +218,10 @@ class Region:
     def seal(self) -> None:
         """Make the region read-only for everybody, forever, this process included.
 
-        On msharefs at once, in all processes; on a memfd it is refused while others can write. A second call does
-        nothing. Raises `RegionBusyError` naming who has it mapped writable, `ViewsAliveError` while views of this
-        process live, `BackendUnavailableError` for files that cannot be sealed, `AccessDeniedError`; nothing has
-        changed then.
+        On msharefs the seal takes effect at once in all processes. On a memfd the seal is refused while others can
+        write. A second call does nothing. Raises `RegionBusyError`, which names the processes with a writable mapping,
+        `ViewsAliveError` while views of this process live, `BackendUnavailableError` for files that cannot be sealed,
+        and `AccessDeniedError`. A failed call changes nothing.
         """
         with mapping.lock, self.handle() as handle, ExitStack() as kept:
             if handle.sealed:
@@ -265,9 +265,9 @@ class Region:
 
     @limits.named
     def link(self, name: str, *, mode: int = 0o600) -> None:
-        """Give a region without a name this one, in one step. From then on it is a named region like all others.
+        """Give a region without a name this name, in one step. From then on the region is like all named regions.
 
-        Raises `RegionExistsError` if the name is taken or the region has one, `InvalidNameError`,
+        Raises `RegionExistsError` if the name is taken or the region has a name already, `InvalidNameError`,
         `BackendUnavailableError` for a region that was not created `linkable`.
         """
         names.check_name(name)
@@ -309,8 +309,8 @@ class Region:
         except ViewsAliveError:
             if error is None:
                 raise
-            # The views belong to frames of the error on its way out: it matters more, and the memory is given back
-            # when they go.
+            # The views belong to frames of the error on its way out. The error matters more, and the memory is given
+            # back when the frames end.
             with mapping.lock:
                 self._attached.let_go()
 
@@ -345,7 +345,7 @@ def views_alive(name: str) -> ViewsAliveError:
 
 
 def _writable(fd: int) -> AbstractContextManager[int]:
-    """Return `fd`, or if that is open for reading only the same file opened for writing. Raises `AccessDeniedError`."""
+    """Return `fd`, or the same file opened for writing if `fd` is only open for reading. Raises `AccessDeniedError`."""
     if fcntl(fd, F_GETFL) & os.O_ACCMODE == os.O_RDWR:
         return nullcontext(fd)
     try:

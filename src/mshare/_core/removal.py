@@ -36,8 +36,9 @@ from .roots import read_only_named
 from .units import format_list
 
 _AT_ONCE = 64
-"""How many orphans `gc` removes after one search of /proc for programs that map them without our lock. Searching takes
-about a hundred times as long as removing; whatever attaches in between, without the lock, keeps nameless memory."""
+"""The number of orphans that `gc` removes after one search of /proc for programs that map them without our lock. A
+search takes about a hundred times as long as a removal. A program that attaches in between without the lock keeps
+memory without a name."""
 
 
 def _open_to_remove(entry: RootEntry) -> Descriptor:
@@ -108,12 +109,12 @@ def remove_if_idle(
     users: tuple[int, ...] | None = None,
     before: Callable[[], None] | None = None,
 ) -> None:
-    """Remove the region if nobody is attached, and nobody can come between.
+    """Remove the region if no process is attached, and no process can attach in the meantime.
 
-    `expected` is the file the caller has in mind; another one of that name is left alone (`RegionNotFoundError`).
+    `expected` is the caller's file; another file of that name is left alone (`RegionNotFoundError`).
     `name_users`: search /proc for the users, for the message of `RegionBusyError`, even if a lock tells of them.
-    `users`: the processes that map it, of a caller who has just searched /proc.
-    `before`: called when the file is open, and before anybody looks who is attached. What it raises is raised here.
+    `users`: the processes that map the file, from a caller that has just searched /proc.
+    `before`: called when the file is open and before the users are looked up. Its errors are raised here.
     Raises `RegionBusyError`, `RegionNotFoundError`, `NotARegionError`, `AccessDeniedError`,
     `BackendUnavailableError` (the root is mounted read-only).
     """
@@ -125,8 +126,8 @@ def remove_if_idle(
             if before is not None:
                 before()
             locked = is_attached(fd)
-            # Also those who map it without our lock, programs of their own. All of /proc takes a while: look before
-            # taking the lock, which others wait for.
+            # Foreign programs map the file without our lock. A search of /proc takes a while, so look before taking
+            # the lock, for which others wait.
             pids = users
             if pids is None:
                 pids = proc.processes_mapping({entry.file})[entry.file] if name_users or not locked else ()
@@ -147,19 +148,19 @@ def _busy(entry: RootEntry, pids: tuple[int, ...]) -> RegionBusyError:
 
 
 def orphans(*, older_than: float = 0.0) -> list[tuple[RegionInfo, FileId]]:
-    """Return what `gc` would remove: each region with the file it is."""
+    """Return the regions that `gc` would remove, each with its file."""
     newest, uid = time.time() - older_than, os.geteuid()
     return [(info, file) for info, file in listed() if info.orphan and info.created <= newest and uid in (0, info.uid)]
 
 
 @limits.named
 def gc(*, older_than: float = 0.0) -> list[RegionInfo]:
-    """Remove orphans created at least `older_than` seconds ago, and return what was removed.
+    """Remove orphans that were created at least `older_than` seconds ago, and return the removed regions.
 
-    A region that waits for its next user, such as one whose service restarts, is also an orphan: say an age that no
-    such wait reaches, or remove by name. Regions of other users are left alone unless you are root.
+    A region that waits for its next user, for example while a service restarts, is also an orphan. Give an age that no
+    such wait reaches, or remove regions by name. Regions of other users are left alone unless you are root.
 
-    Raises `BackendUnavailableError` if orphans are there and every one of them is on a root that is mounted read-only.
+    Raises `BackendUnavailableError` if there are orphans and all of them are on roots that are mounted read-only.
     """
     removed = []
     refused: BackendUnavailableError | None = None
