@@ -1,11 +1,11 @@
-"""What one `Region` has attached: all that has to be right until the region is really freed. May depend on: mapping,
-handle.
+"""The attachment of one `Region`: the state that must be right until the region is really freed. May depend on:
+mapping, handle.
 
 Facts: when the garbage collector ends a cycle, it clears the weak references to each `Region` in the cycle before any
 finalizer runs. A finalizer may then use that region, or call `mshare_unlink` with its name.
-Consequence: a table that knows regions by weak references no longer knows what is attached when a finalizer asks.
-Decision: the table knows this inner object. Only an `anchor` of the region holds it, so that the collector never sees
-it as part of a cycle. It is freed with the region, after all finalizers.
+Consequence: a table that knows regions by weak references has already forgotten an attachment when a finalizer asks.
+Decision: the table knows this inner object. Only an `anchor` of the region holds the object, so that the collector
+never sees the object as part of a cycle. The object is freed with the region, after all finalizers.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from .handle import Handle
 
 
 class Attached(mapping.Owner):
-    """The mapping that one `Region` owns, and what is to be given back with it."""
+    """The mapping that one `Region` owns, and the resources that end with the mapping."""
 
     def __init__(self) -> None:
         self.closed = False
         self.handle: Handle | None = None
-        """Of a region without a name: kept for `Region.handle`, and to keep the region alive. Nobody else closes it."""
+        """The handle of a region without a name, for `Region.handle`. It keeps the region alive; only we close it."""
         self._exporter: mapping.Exporter | None = None
-        """What all views hang on; made for the first."""
+        """The exporter of all views, made for the first view."""
         self._watch: weakref.ref[mapping.Exporter] | None = None
-        """The exporter, also while it is only views that hold it."""
+        """The exporter, even while only views hold it."""
 
     def exporter(self, size_bytes: int) -> mapping.Exporter | None:
-        """Return what views hang on; None if this is closed. Under `mapping.lock`, as all that follows."""
+        """Return the exporter of views; None if this is closed. Under `mapping.lock`, as all methods that follow."""
         area = self.area
         exporter = self._exporter or self._viewed()
         if exporter is None and area is not None and not self.closed:
@@ -42,14 +42,14 @@ class Attached(mapping.Owner):
         return None if self._watch is None else self._watch()
 
     def without_views(self) -> bool:
-        """Let go of the exporter; False, with nothing changed, if views keep it alive."""
+        """Release the exporter. Return False, with nothing changed, if views keep the exporter alive."""
         self._exporter = None
         self._exporter = self._viewed()
         return self._exporter is None
 
     def close(self) -> bool:
-        """Close it, unless there are views: False then, with nothing changed."""
-        before, self.closed = self.closed, True  # so that nobody makes a view in between
+        """Close the attachment. If there are views, return False and change nothing."""
+        before, self.closed = self.closed, True  # so that no thread makes a view in between
         try:
             if not self.without_views():
                 self.closed = before
@@ -61,7 +61,7 @@ class Attached(mapping.Owner):
         return True
 
     def let_go(self) -> None:
-        """Close it, whatever views there are: they keep the memory mapped."""
+        """Close the attachment. Views keep the memory mapped."""
         self.closed = True
         self._exporter = None
         handle = self.handle

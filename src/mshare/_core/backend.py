@@ -1,8 +1,8 @@
-"""What a backend is, and which one a new region gets. May depend on: errors, units, geometry, record,
+"""The contract of a backend, and the choice of one for a new region. May depend on: errors, units, geometry, record,
 typed, linux.descriptors (the type).
 
-A backend decides where a region's memory comes from and with that its page tables; everything else (names, lifetime,
-rights, addresses) is the same for all and lives above. The implementations are in `backends/`.
+A backend decides where a region's memory comes from, and thereby its page tables. Everything else (names, lifetime,
+rights, addresses) is the same for all backends and lives in other modules. The implementations are in `backends/`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ Progress = Callable[[int, int], None]
 
 
 class Offer(NamedTuple):
-    """What `mshare report` says of a backend to the owners of programs that could move memory into a region on it."""
+    """The text of `mshare report` about a backend, for owners of programs that could move memory into a region."""
 
     title: str
-    """What is used, to be read after "with": a region of mshare."""
+    """The thing that is used, to be read after "with": a region of mshare."""
     condition: str
-    """When it can be had, and what it costs."""
+    """The conditions of the backend, and its costs."""
     setup: tuple[str, ...]
     """Lines for a shell that come before the region is made."""
     evidence: str
-    """What we have seen of it ourselves."""
+    """Our own measurements of the backend."""
 
 
 class Capabilities(NamedTuple):
@@ -46,14 +46,14 @@ class Capabilities(NamedTuple):
     sparse: bool
     """True if `reserve=False` is possible: memory on first touch."""
     handle_rights: bool
-    """True if the kernel ties rights to handles of any of its files: `map_only` and `seal` work for all, also for those
-    that have or can have a name. Else for memfds, as far as seals go."""
+    """True if the kernel ties rights to handles of all files of the backend: `map_only` and `seal` work for all files,
+    even for those that have or can have a name. If False, both work only for memfds, as far as seals allow."""
     shared_tables: str
-    """Which page tables processes have in common, in words."""
+    """The page tables that processes share, in words."""
     needs: str
-    """What the machine must offer, in words."""
+    """The needs of the backend on a machine, in words."""
     offer: Offer | None = None
-    """What reports say of it; None if they do not advise it."""
+    """The text of reports about the backend; None if reports do not advise it."""
 
     @property
     def is_linked(self) -> bool:
@@ -62,26 +62,26 @@ class Capabilities(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """Page-table bytes, by arithmetic, of processes that have each touched all of a region at its own address, which is
-    1 GiB-aligned. A process's topmost table exists anyway and is not counted."""
+    """Page-table bytes, by arithmetic, of processes that have each touched all of a region at the region's own address,
+    which is 1 GiB-aligned. A process's topmost table exists anyway and is not counted."""
 
     leaf_process: int
     """Bytes of last-level tables one process maps the region with, as `VmPTE` counts them: tables that belong to the
     region are in no process's `VmPTE`."""
     leaf_total: int
-    """Bytes of last-level tables of all processes together; a table that several have in common counts once."""
+    """Bytes of last-level tables of all processes together; a table that several processes share counts once."""
     all_process: int
-    """As `leaf_process`, tables of all levels."""
+    """Like `leaf_process`, for tables of all levels."""
     all_total: int
-    """As `leaf_total`, tables of all levels."""
+    """Like `leaf_total`, for tables of all levels."""
     note: str = ""
-    """What the numbers mean where processes have tables in common: a sentence."""
+    """A sentence about the meaning of the numbers if processes share tables."""
     huge_pages: int = 0
     """2 MiB pages that the region and its record take out of the pool (`vm.nr_hugepages`)."""
 
 
 class Availability(NamedTuple):
-    """Whether this process could create a region with a backend now. `remedy` says what to change if not."""
+    """Whether this process could create a region with a backend now. If not, `remedy` says what to change."""
 
     usable: bool
     reason: str
@@ -89,7 +89,7 @@ class Availability(NamedTuple):
 
 
 class Space(NamedTuple):
-    """Bytes a backend could still give out, and what sets that limit."""
+    """Bytes that a backend could still give out, and the name of the limit."""
 
     free_bytes: int
     limit: str
@@ -105,7 +105,7 @@ class Backend(Protocol):
     def capabilities(self) -> Capabilities: ...
 
     def root(self) -> str | None:
-        """Return the directory whose files are this backend's regions; None if the machine has no such place."""
+        """Return the directory whose files are this backend's regions; None if the machine has no such directory."""
 
     def open_file(self) -> Descriptor:
         """Return a new, empty file without a name. Raises `OSError`."""
@@ -117,38 +117,38 @@ class Backend(Protocol):
         """Return how much could still be reserved."""
 
     def charge(self, length: int) -> int:
-        """Return the bytes of `space` that a reserved file of `length` bytes takes: more than `length` where page
-        tables count."""
+        """Return the bytes of `space` that a reserved file of `length` bytes takes: more than `length` if page tables
+        count."""
 
     def costs(self, size_bytes: int, processes: int) -> Costs:
-        """Return what the page tables of a region of `size_bytes` cost that `processes` processes map. Pure: the same
-        on every machine, usable there or not."""
+        """Return the cost of the page tables of a region of `size_bytes` that `processes` processes map. Pure: the
+        answer is the same on every machine, even on one that cannot use the backend."""
 
     def populate(self, fd: int, length: int, addr: int, mapped: int, progress: Progress | None) -> None:
         """Reserve all `length` bytes of the file, whose first `mapped` bytes are mapped read-write at `addr`.
 
-        Raises `OSError` (ENOSPC, ENOMEM) if they cannot be had, `BackendUnavailableError` if they can, but not
-        with this backend's leaf size.
+        Raises `OSError` (ENOSPC, ENOMEM) if there is not enough memory, `BackendUnavailableError` if there is memory,
+        but not with this backend's leaf size.
         """
 
     def write_record(self, fd: int, length: int, page: bytes) -> None:
         """Write `page` as the last 4,096 of the `length` bytes of the file."""
 
     def announce(self, fd: int, addr: int) -> None:
-        """Tell the kernel where everybody will attach the new file, which nobody has mapped yet, for programs that ask
-        the kernel and not our record. Raises `InvalidAddressError` if it refuses. Most kernels do not want to know."""
+        """Tell the kernel the address of the new file, which nobody has mapped yet. Programs may ask the kernel for the
+        address, and not our record. Raises `InvalidAddressError` if the kernel refuses. Most backends do nothing."""
 
     def adopt(self, fd: int, status: os.stat_result) -> Record | None:
-        """Return what a record would say of this file, which has none: a region made by a program without this
-        library. None if it is not on this backend's file system, or that tells too little."""
+        """Return a record for this file, which has none: a program without this library has made the region. None if
+        the file is not on this backend's file system, or if that file system tells too little."""
 
     def attached(self, fd: int) -> bool:
-        """Tell whether the kernel knows that somebody maps this file, with our lock or without. False where it does not
-        say, and for files of other backends."""
+        """Tell whether the kernel knows that a process maps this file, with our lock or without. False if the kernel
+        does not say, and for files of other backends."""
 
 
 class Request(NamedTuple):
-    """What `create` was asked for, as far as the choice of backend goes."""
+    """The arguments of `create` that matter for the choice of a backend."""
 
     size_bytes: int
     reserve: bool = True
@@ -156,14 +156,14 @@ class Request(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Backends to try, best first, and why the others are out."""
+    """Backends to try, best first, and the reasons against the others."""
 
     candidates: tuple[Backend, ...]
     rejected: tuple[tuple[str, str], ...]
 
 
 def obstacle(backend: Backend, request: Request) -> str | None:
-    """Return why `backend` cannot serve `request`, whatever the machine offers, or None."""
+    """Return why `backend` cannot serve `request` on any machine, or None."""
     able = backend.capabilities
     if not request.reserve and not able.sparse:
         return "it always reserves its memory (reserve=False was asked)"
@@ -174,7 +174,7 @@ def obstacle(backend: Backend, request: Request) -> str | None:
 
 
 def find(backends: Sequence[Backend], name: str) -> Backend:
-    """Return the one of `backends` that has this name. Raises `InvalidArgumentError`."""
+    """Return the backend with this name. Raises `InvalidArgumentError`."""
     names = [backend.name for backend in backends]
     if name not in names:
         raise InvalidArgumentError(f"there is no backend {name!r}", f"choose one of {', '.join(names)}")
@@ -182,10 +182,10 @@ def find(backends: Sequence[Backend], name: str) -> Backend:
 
 
 def choose(backends: Sequence[Backend], request: Request, forced: str | None = None) -> Choice:
-    """Choose among `backends` (best first) for `request`. `forced` is the one name that will do.
+    """Choose among `backends` (best first) for `request`. `forced` names the only acceptable backend.
 
-    Raises `InvalidArgumentError` for an unknown name and `BackendUnavailableError` if the forced one cannot be used.
-    Whether the memory is really there shows only when it is reserved: the caller tries the candidates in order.
+    Raises `InvalidArgumentError` for an unknown name and `BackendUnavailableError` if the forced backend cannot be
+    used. Only a reservation shows whether the memory is really there, so the caller tries the candidates in order.
     """
     if forced is not None:
         backend = find(backends, forced)
@@ -223,7 +223,7 @@ def choose(backends: Sequence[Backend], request: Request, forced: str | None = N
 
 
 def explain(backend: Backend, rejected: Sequence[tuple[str, str]], *, forced: bool) -> str:
-    """Return one line that says why a region got `backend`."""
+    """Return one line with the reason for which a region got `backend`."""
     if forced:
         return "asked for by name"
     return "; ".join([f"best of those usable: {backend.name}", *(f"{name}: {why}" for name, why in rejected)])

@@ -1,4 +1,4 @@
-"""The file of one region: opened by its entry in a root, its record, and who is attached.
+"""The file of one region: how its entry in a root is opened, its record, and whether a process is attached.
 
 May depend on: roots, backends, linux, errors, record, procfs, typed.
 """
@@ -19,7 +19,7 @@ from .typed import NamedTuple
 
 class RootEntry(NamedTuple):
     """A region found by name: the entry of its file in a root's directory. `descriptor` is an `O_PATH` descriptor of
-    the file, which is still to be opened."""
+    the file, which is not open yet."""
 
     name: str
     root: str
@@ -37,12 +37,12 @@ class RootEntry(NamedTuple):
 
     @property
     def link(self) -> str:
-        """A path that means this very file, not whatever has its name now."""
+        """A path of this very file, even if another file has the name now."""
         return f"/proc/self/fd/{self.descriptor.fd}"
 
     def reopen(self, access: int) -> Descriptor:
-        """Open this very file. Raises `OSError`, `BackendUnavailableError` without a /proc or for writing where the
-        root is mounted read-only, `RegionBusyError`."""
+        """Open this very file. Raises `OSError`, `RegionBusyError`, and `BackendUnavailableError` without a /proc, or
+        for writing if the root is mounted read-only."""
         try:
             with roots.read_only_named(self.root):
                 return Descriptor(self.link, access | os.O_NONBLOCK)
@@ -55,7 +55,7 @@ class RootEntry(NamedTuple):
             ) from error
 
     def open(self, *, writable: bool) -> Descriptor:
-        """`reopen` for who wants to attach, or look. Raises `AccessDeniedError`."""
+        """Open the file to attach it or to look at it. Raises the errors of `reopen` and `AccessDeniedError`."""
         try:
             return self.reopen(os.O_RDWR if writable else os.O_RDONLY)
         except PermissionError as error:
@@ -80,23 +80,24 @@ class RootEntry(NamedTuple):
 Version = tuple[int, int, int, int]
 _MOST_REMEMBERED = 4096
 remembered: dict[Version, Record] = {}
-"""Records by the file they were read from, as it was then.
+"""Records, by the file and the file's state at the time of reading.
 
 Facts: a record is written before the file has a name, and never again. Writing and truncating the file, or reusing its
-inode number, change the time of change or the size; who may write it can also change it through a mapping, unseen.
-Consequence: what is remembered is what any reader would find, or, with an enemy who may write, what one found before
-and has checked.
+inode number, change the time of change or the size. A user who may write the file can also change it through a
+mapping, unseen.
+Consequence: a remembered record is what any reader would find now. If an enemy may write the file, it is what we found
+before and have checked.
 Decision: each version of a file is read once per process."""
 
 
 def version(status: os.stat_result) -> Version:
-    """Return what changes when a file is written, truncated or replaced."""
+    """Return the fields that change when a file is written, truncated or replaced."""
     return status.st_dev, status.st_ino, status.st_ctime_ns, status.st_size
 
 
 def read_record(name: str, fd: int, status: os.stat_result | None = None) -> Record:
-    """Return the record of the open file, whose `status` the caller may know, or what its file system knows instead.
-    Raises `NotARegionError`."""
+    """Return the record of the open file, or the facts that its file system knows instead. The caller may pass the
+    file's `status`. Raises `NotARegionError`."""
     status = status or os.fstat(fd)
     now = version(status)
     known = remembered.get(now)
@@ -121,10 +122,10 @@ def read_record(name: str, fd: int, status: os.stat_result | None = None) -> Rec
 
 
 def known_to_kernel(fd: int) -> bool:
-    """Tell whether the kernel says that somebody maps the open region file, also a program without our lock."""
+    """Tell whether the kernel says that a process maps the open region file, even a program without our lock."""
     return any(backend.attached(fd) for backend in backends.ALL)
 
 
 def is_attached(fd: int) -> bool:
-    """Tell whether anybody is attached to the open region file, as far as its locks and the kernel tell."""
+    """Tell whether a process is attached to the open region file, by the file's locks and the kernel's answer."""
     return locks.is_locked(fd, ATTACHED_BYTE) or known_to_kernel(fd)

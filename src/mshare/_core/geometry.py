@@ -48,9 +48,9 @@ def round_up(value: int, unit: int) -> int:
 
 
 def is_linked(map_unit: int) -> bool:
-    """Tell whether processes map a region by linking, `map_unit` being the unit of its mappings: each has entries for
-    whole GiB of its own, which point at tables that belong to the region. Only where that is so do mappings come in
-    whole GiB."""
+    """Tell from `map_unit`, the unit of a region's mappings, whether processes map the region by linking. Each process
+    then has its own entries for whole GiB, which point at tables that belong to the region. Only linked mappings come
+    in whole GiB."""
     return map_unit == PUD
 
 
@@ -85,7 +85,7 @@ def page_tables(size_bytes: int, *, leaf_size: int, addr: int = WINDOW[0]) -> Pa
 
 
 def attachment_span(size_bytes: int, addr: int) -> Span:
-    """Return the addresses a region keeps to itself: whole 1 GiB units, so that its tables hold nothing else."""
+    """Return the addresses that a region reserves: whole 1 GiB units, so that its tables hold nothing else."""
     return Span(addr, addr + round_up(size_bytes, PUD))
 
 
@@ -106,7 +106,7 @@ def pick_address(seed: int, size_bytes: int, taken: Iterable[Span]) -> int | Non
     busy = sorted(taken)
 
     def within(addr: int) -> int:
-        """Return the first address from here with as few borders as can be."""
+        """Return the first address from here with the fewest borders."""
         return round_up(addr, PGD) if addr % PGD + length > round_up(length, PGD) else addr
 
     def first_free(addr: int, place: Callable[[int], int]) -> int | None:

@@ -1,6 +1,6 @@
-"""Limits that a system call ran into, named in the error. May depend on: errors, units, linux.
+"""Limits that a system call has reached, named in the error. May depend on: errors, units, linux.
 
-The kernel says only EMFILE, ENFILE or ENOMEM. Which limit was reached is looked up after the failure.
+The kernel says only EMFILE, ENFILE or ENOMEM. This module finds the limit after the failure.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAPPINGS_OF_THE_KERNEL = 2
 
 
 def descriptor_limit(error: OSError) -> DescriptorLimitError:
-    """Return what to raise for `error`, which is EMFILE or ENFILE."""
+    """Return the exception for `error`, which is EMFILE or ENFILE."""
     if error.errno == errno.ENFILE:
         named = DescriptorLimitError(
             "this machine may have no more open files (fs.file-max, /proc/sys/fs/file-max)",
@@ -41,13 +41,13 @@ def descriptor_limit(error: OSError) -> DescriptorLimitError:
 
 
 def reraise(error: OSError) -> None:
-    """Raise `error` again if a limit on descriptors is its cause; for those who take all other errors as an answer."""
+    """Raise `error` again if a limit on descriptors is its cause, for callers that take other errors as an answer."""
     if error.errno in (errno.EMFILE, errno.ENFILE):
         raise error
 
 
 def named(call: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Make `call` raise `DescriptorLimitError` where the kernel refuses it a descriptor."""
+    """Make `call` raise `DescriptorLimitError` if the kernel refuses a descriptor."""
 
     @wraps(call)
     def naming(*arguments: _P.args, **options: _P.kwargs) -> _R:
@@ -62,7 +62,7 @@ def named(call: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def mapping_refused(error: OSError, length: int, addr: int) -> NoSpaceError:
-    """Return what to raise if mmap of `length` bytes at `addr` has failed with ENOMEM or EAGAIN."""
+    """Return the exception for a failed mmap of `length` bytes at `addr` with ENOMEM or EAGAIN."""
     what = f"the kernel refused to map {format_size(length)} at {addr:#x}"
     if error.errno == errno.EAGAIN:
         limit = format_size(memory.locked_limit())

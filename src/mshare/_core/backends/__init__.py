@@ -15,7 +15,7 @@ ALL: tuple[Backend, ...] = (Msharefs(), Hugetlb(), Thp(), Shm())
 """Best first: the cheaper the page tables, the earlier."""
 
 BASELINE = ALL[-1]
-"""What everybody has, and the last resort."""
+"""The backend that every machine has, and the last resort."""
 
 NAMELESS: tuple[Backend, ...] = (Msharefs(), HugetlbMemfd(), ThpMemfd(), ShmMemfd())
 """The same for regions that never get a name."""

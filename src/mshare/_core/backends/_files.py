@@ -1,5 +1,5 @@
-"""What the backends have in common, all being files under a root. May depend on: backend, linux.descriptors, units,
-geometry, record."""
+"""The common part of the backends, whose regions are files under a root. May depend on: backend, linux.descriptors,
+units, geometry, record."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..record import Record
 from ..units import MIB
 
 _STEP = 16 * MIB
-"""Small enough that a process with a periodic signal gets on: an interrupted `fallocate` starts its step again."""
+"""A step is small, so that a process with a periodic signal makes progress: an interrupted `fallocate` starts again."""
 
 
 class PlainFiles:
-    """Files of which the kernel knows no more than of any other: no address, no users. A base for backends."""
+    """Files about which the kernel has no special knowledge: no address, no users. A base for backends."""
 
     capabilities: Capabilities
 
@@ -54,14 +54,14 @@ class PlainFiles:
 
 
 def overridden_root(kind: str) -> str | None:
-    """Return `$MSHARE_ROOT/<kind>` if that variable is set: its own world, for tests and for services."""
+    """Return `$MSHARE_ROOT/<kind>` if that variable is set: a private world, for tests and for services."""
     base = os.environ.get("MSHARE_ROOT")
     return os.path.join(base, kind) if base else None
 
 
 def writable(root: str, refused: Availability | None = None) -> Availability:
-    """Tell whether this process may create files in `root`. `refused`: what to say if the directory's mode and owner
-    forbid it."""
+    """Tell whether this process may create files in `root`. `refused`: the answer if the directory's mode and owner
+    forbid new files."""
     if os.access(root, os.W_OK | os.X_OK, effective_ids=True):
         return Availability(True, f"{root} is writable")
     if os.statvfs(root).f_flag & os.ST_RDONLY:
@@ -70,7 +70,7 @@ def writable(root: str, refused: Availability | None = None) -> Availability:
 
 
 def reserve(fd: int, length: int, progress: Progress | None) -> None:
-    """Allocate every block of the file, in steps, so that a signal or a full file system ends it in between."""
+    """Allocate every block of the file, in steps, so that a signal or a full file system can end the work early."""
     for start in range(0, length, _STEP):
         os.posix_fallocate(fd, start, min(_STEP, length - start))
         if progress is not None:

@@ -2,8 +2,8 @@
 backend, linux, geometry, record.
 
 The kernel itself shares the table of 512 entries between processes for shared mappings of whole, aligned 1 GiB
-units (`huge_pmd_share` in mm/hugetlb.c), hence the 1 GiB-aligned addresses. `VmPTE` counts such a table in every
-process all the same; `PageTables` in /proc/meminfo tells the truth.
+units (`huge_pmd_share` in mm/hugetlb.c), hence the 1 GiB-aligned addresses. `VmPTE` nevertheless counts such a table in
+every process; `PageTables` in /proc/meminfo counts the table once.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _MAGIC = 0x958458F6
 
 
 def _pool(name: str) -> int:
-    """Return one number of the pool, in pages; 0 on a kernel without 2 MiB pages. Not with `open`: three times as
-    slow, and every process that attaches looks here once."""
+    """Return one number of the pool, in pages; 0 on a kernel without 2 MiB pages. `open` would be three times as slow,
+    and every process that attaches reads a number here once."""
     try:
         with descriptors.Descriptor(f"{_POOL}/{name}", os.O_RDONLY) as fd:
             return int(os.read(fd, 32))
@@ -33,7 +33,7 @@ def _pool(name: str) -> int:
 
 
 def _is_usable(root: str) -> bool:
-    """Tell whether a hugetlbfs with 2 MiB pages lies there. Not by the mount table, which new processes read slowly."""
+    """Tell whether a hugetlbfs with 2 MiB pages lies there, without the mount table, which is slow to read."""
     return libc.file_system_magic(root) == _MAGIC and os.statvfs(root).f_bsize == PMD
 
 
@@ -52,8 +52,8 @@ class Hugetlb(PlainFiles):
     )
 
     def root(self) -> str | None:
-        """/dev/hugepages, where systemd mounts it. No other mount: it would be somebody else's, a container's say, and
-        go when they do, with the regions."""
+        """/dev/hugepages, where systemd mounts a hugetlbfs. Another mount could belong to another program, such as a
+        container, and would end with that program, together with the regions."""
         return overridden_root("hugetlb") or (_DEFAULT if _is_usable(_DEFAULT) else None)
 
     def availability(self) -> Availability:
@@ -98,7 +98,7 @@ class Hugetlb(PlainFiles):
         reserve(fd, length, progress)
 
     def write_record(self, fd: int, length: int, page: bytes) -> None:
-        # hugetlbfs reads but does not write: the record goes in through a mapping of the last huge page.
+        # hugetlbfs knows read, but not write: the record is written through a mapping of the last huge page.
         # The lock: a child forked by another thread must not inherit the mapping.
         with descriptors.lock, libc.mapped(fd, PMD, offset=length - PMD) as addr:
             ctypes.memmove(addr + PMD - len(page), page, len(page))

@@ -1,10 +1,10 @@
 """Backend `msharefs`: our kernel module's file system, where processes share the page tables themselves.
 May depend on: _files, shm (files are made in the same way), backend, linux, errors, geometry, record.
 
-Facts: the tables that map a file belong to the file; a process points one entry per GiB at them, so mappings and their
-addresses come in whole GiB, and may reach beyond the end of the file. `fallocate` also fills the tables: a process that
-attaches takes no fault. The kernel knows an address per file and who is attached, whatever program they run. Source:
-kernel/uapi/linux/msharefs.h, docs/kernel.md.
+Facts: the tables that map a file belong to the file. A process points one entry per GiB at these tables, so mappings
+and their addresses come in whole GiB, and may reach beyond the end of the file. `fallocate` also fills the tables, so a
+process that attaches takes no fault. The kernel knows an address for each file, and the attached processes of every
+program. Source: kernel/uapi/linux/msharefs.h, docs/kernel.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ._files import overridden_root, writable
 from .shm import Shm
 
 DEFAULT_ROOT = "/sys/fs/mshare"
-"""Made by the module."""
+"""The module makes this directory."""
 MODULE = "mshare"
 _MAGIC = 0x6D736872
 _LOAD = "sudo mshare module load"
@@ -31,11 +31,11 @@ NO_MODULES = "use a distribution kernel for x86_64 (outside a container: the hos
 
 def is_mounted(root: str = DEFAULT_ROOT) -> bool:
     """Tell whether an msharefs is mounted on `root`."""
-    return os.path.exists(root) and libc.file_system_magic(root) == _MAGIC  # mostly there is none, and asking is cheap
+    return os.path.exists(root) and libc.file_system_magic(root) == _MAGIC  # usually absent, and the question is cheap
 
 
 def _not_admitted(root: str) -> Availability:
-    """Say that the directory admits others only, and how it admits a group."""
+    """Return the answer for a user whom the directory does not admit, and how root admits a group."""
     status = os.stat(root)
     admitted = f"mode {stat.S_IMODE(status.st_mode):04o}, owner uid {status.st_uid}, group gid {status.st_gid}"
     group = '"$(id -gn)"'
@@ -67,7 +67,7 @@ class Msharefs(Shm):
     )
 
     def root(self) -> str | None:
-        """/sys/fs/mshare if msharefs is mounted there: without, it is an empty directory, or none."""
+        """/sys/fs/mshare if msharefs is mounted there. Without a mount the directory is empty or absent."""
         return overridden_root("msharefs") or (DEFAULT_ROOT if is_mounted() else None)
 
     def availability(self) -> Availability:
@@ -95,7 +95,7 @@ class Msharefs(Shm):
 
     def costs(self, size_bytes: int, processes: int) -> Costs:
         tables = page_tables(size_bytes, leaf_size=PAGE)
-        own = tables.pud_pages * PAGE  # what points at the region's tables, one entry per GiB
+        own = tables.pud_pages * PAGE  # the entries that point at the region's tables, one per GiB
         return Costs(
             0,
             tables.pte_pages * PAGE,
@@ -128,7 +128,7 @@ class Msharefs(Shm):
             addr=facts.base,
             leaf_size=PAGE,
             map_unit=PUD,
-            created_ns=status.st_ctime_ns,  # made then or before: nothing keeps the time of birth
+            created_ns=status.st_ctime_ns,  # made then or before: the file system keeps no time of birth
             backend=self.name,
             reason="made by a program without this library",
         )

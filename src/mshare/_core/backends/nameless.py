@@ -1,7 +1,7 @@
-"""The backends for regions without names, where they differ from those with: memfds, which need no mounted file system,
-obey no limit of one, and can be sealed. May depend on: hugetlb, shm, thp, backend, linux, geometry.
+"""The backends for regions without names, as far as they differ from the others: memfds, which need no mounted file
+system, obey no limit of one, and can be sealed. May depend on: hugetlb, shm, thp, backend, linux, geometry.
 
-On msharefs a file without a name is one like all others: it needs no variant.
+On msharefs a file without a name is like all other files and needs no variant.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Backend `shm`: tmpfs with 4 KiB leaves, the baseline everybody has. May depend on: _files, backend, linux,
+"""Backend `shm`: tmpfs with 4 KiB leaves, the baseline on every machine. May depend on: _files, backend, linux,
 geometry."""
 
 from __future__ import annotations

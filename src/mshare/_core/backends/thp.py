@@ -1,14 +1,14 @@
 """Backend `thp`: tmpfs with 2 MiB leaves by `MADV_COLLAPSE`, for anybody, with no setting changed. May depend on:
 limits, _files, shm (the same files), backend, linux, errors, units, geometry.
 
-Facts: `MADV_COLLAPSE` (Linux 6.1) ignores the THP settings in /sys. It gathers a 2 MiB block of a tmpfs file into one
-huge page and fills what the file does not have yet with zeros, but answers EINVAL for a block with no page at all.
-Stock 6.12 also does where the process has no page table yet, though it has made the huge page
+Facts: `MADV_COLLAPSE` (Linux 6.1) ignores the THP settings in /sys. The call gathers a 2 MiB block of a tmpfs file into
+one huge page and fills missing pages with zeros, but answers EINVAL for a block with no page at all. Stock 6.12 also
+answers EINVAL if the process has no page table yet, although the kernel has made the huge page
 (`collapse_pte_mapped_thp` in mm/khugepaged.c: `SCAN_PMD_NULL`).
-Consequence: `fallocate` first would make 512 small pages, only for collapse to copy them (2 GiB on Linux 6.18: 1.3 to
-4.9 s).
-Decision: write one byte per block, which is where a lack of memory becomes an error, read it through the mapping,
-collapse (0.27 s), and let `fallocate` see to the tail that is not a whole block.
+Consequence: a `fallocate` before the collapse would make 512 small pages that the collapse then copies (2 GiB on Linux
+6.18: 1.3 to 4.9 s).
+Decision: write one byte per block, where a lack of memory becomes an error. Read the byte through the mapping, and
+collapse (0.27 s). `fallocate` then makes the tail that is not a whole block.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ _seen_to_work: set[str | None] = set()
 
 
 def _collapse_problem(backend: Thp) -> str | None:
-    """Return why `MADV_COLLAPSE` does not work on its files, by trying it on one block; None if it does."""
+    """Try `MADV_COLLAPSE` on one block, and return why the call does not work on files there; None if it works."""
     if backend.root() in _seen_to_work:
         return None
     try:
@@ -116,7 +116,7 @@ def _collapse_problem(backend: Thp) -> str | None:
                     ctypes.c_ubyte.from_address(block).value  # noqa: B018
                     libc.madvise(block, PMD, libc.MADV_COLLAPSE)
     except OSError as error:
-        if error.errno in _TRANSIENT:  # it exists, and only this moment was bad: populate tries again, and tells
+        if error.errno in _TRANSIENT:  # only this moment was bad: `populate` tries again
             return None
         limits.reraise(error)
         return f"MADV_COLLAPSE failed: {error.strerror}"
