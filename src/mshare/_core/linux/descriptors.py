@@ -1,10 +1,10 @@
 """Descriptors, most of them for one call, and the lock that keeps forks and threads apart. May depend on: held.
 
-Facts: a forked child inherits every descriptor, also those that another thread has open just then, and nobody in the
-child will ever close them. Ours carry locks that live as long as any copy does.
-Consequence: without care, a fork during another thread's `attach` leaves a region attached, and one during `gc`
-leaves it locked, for as long as the child lives.
-Decision: every descriptor is opened here; the child closes those of threads it does not have.
+Facts: a forked child inherits every descriptor, also those of other threads, and nobody in the child will ever close
+the latter. Our descriptors carry locks that live as long as any copy does.
+Consequence: without care, a fork during another thread's `attach` leaves a region attached as long as the child lives.
+A fork during `gc` leaves a region locked.
+Decision: every descriptor is opened here. The child closes the descriptors of threads that it does not have.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 lock = threading.RLock()
-"""Held over every fork, and while a descriptor is opened or closed or a mapping made or dropped, so that a child never
-inherits one that is not in a table. Reentrant, because a garbage collection inside may drop a mapping."""
+"""Held over every fork, and while a descriptor is opened or closed, or a mapping is made or dropped. A child therefore
+never inherits one that is not in a table. Reentrant, because a garbage collection inside may drop a mapping."""
 
 
 def reclaim_lock() -> None:
@@ -40,7 +40,7 @@ def reclaim_lock() -> None:
 
 
 _open: dict[int, tuple[int, list[int]]] = {}
-"""Lists that hold our open descriptors by their id(), with the thread each belongs to. Protected by `lock`."""
+"""Lists that hold our open descriptors, by the id() of the list, each with its thread. Protected by `lock`."""
 
 
 class Descriptor:
@@ -72,13 +72,13 @@ class Descriptor:
             self.fd: int = number
 
     def keep(self) -> Self:
-        """Let it live beyond the call, also in children that other threads fork."""
+        """Let the descriptor live beyond the call, also in children that other threads fork."""
         with lock:
             _open.pop(id(self._held), None)
         return self
 
     def close(self) -> None:
-        """Close it now. A second call does nothing."""
+        """Close the descriptor now. A second call does nothing."""
         held = self._held
         reclaim_lock()
         with lock:
@@ -104,8 +104,9 @@ def _after_fork_in_child() -> None:
     try:
         lock.release()
     except RuntimeError:
-        # Fact: a signal handler that raises ends the wait for the lock, and the fork goes on without it. Consequence:
-        # the lock's owner may be a thread that is not here. Decision: a new beginning, as `threading` does.
+        # Facts: a signal handler that raises ends the wait for the lock, and the fork goes on without the lock.
+        # Consequence: the lock's owner may be a thread that the child does not have. Decision: make the lock new, as
+        # `threading` does.
         lock._at_fork_reinit()  # type: ignore[attr-defined]
 
 

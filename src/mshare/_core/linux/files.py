@@ -6,6 +6,6 @@ from io import FileIO
 
 
 def read_bytes(path: str) -> bytes:
-    """Return what the file has, in as few reads as it takes. Raises `OSError`."""
+    """Return the contents of the file, with as few reads as possible. Raises `OSError`."""
     with FileIO(path) as file:  # not `open`, which the end of the interpreter takes away before finalizers run
         return file.read()

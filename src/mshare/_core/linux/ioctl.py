@@ -1,6 +1,6 @@
 """The ioctls of msharefs, as kernel/uapi/linux/msharefs.h defines them. May depend on: descriptors, typed.
 
-Facts: other file systems answer ENOTTY to a number they do not know, and so does msharefs for its `mshare_info`.
+Other file systems answer ENOTTY to an unknown number, and so does msharefs for its file `mshare_info`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WRITE, _READ = 1, 2
 
 
 def _request(direction: int, number: int, size: int) -> int:
-    """Return what the macros `_IOR` and `_IOW` make of it (include/uapi/asm-generic/ioctl.h)."""
+    """Return the number that the macros `_IOR` and `_IOW` make (include/uapi/asm-generic/ioctl.h)."""
     return direction << 30 | size << 16 | 0xBC << 8 | number
 
 
@@ -32,7 +32,7 @@ _IOC_HANDLE = _request(_WRITE, 5, 4)
 
 
 class RegionFacts(NamedTuple):
-    """`struct mshare_info`: what the kernel knows about a region. Its fields are explained in uapi/linux/msharefs.h."""
+    """`struct mshare_info`: the kernel's facts about a region. uapi/linux/msharefs.h explains the fields."""
 
     abi: int
     flags: int
@@ -55,7 +55,7 @@ class RegionFacts(NamedTuple):
 
 
 def region_facts(fd: int) -> RegionFacts | None:
-    """Return what the kernel knows about the open file; None if it is not on an msharefs that we can talk to."""
+    """Return the kernel's facts about the open file; None if the file is not on an msharefs that we understand."""
     raw = bytearray(_INFO.size)
     try:
         fcntl.ioctl(fd, _IOC_INFO, raw)
@@ -68,7 +68,7 @@ def region_facts(fd: int) -> RegionFacts | None:
 
 
 def set_base(fd: int, addr: int) -> None:
-    """Set the address at which everybody should attach the open file. Raises `OSError`: EINVAL, EBUSY, EPERM, EBADF."""
+    """Set the address at which all processes should attach the file. Raises `OSError`: EINVAL, EBUSY, EPERM, EBADF."""
     fcntl.ioctl(fd, _IOC_SET_BASE, _BASE.pack(addr))
 
 
@@ -78,6 +78,6 @@ def seal(fd: int) -> None:
 
 
 def map_only(fd: int, *, writable: bool) -> Descriptor:
-    """Return a new descriptor of the open file that can map and read it, and nothing more. Raises `OSError`: EBADF,
-    EPERM, EMFILE."""
+    """Return a new descriptor that can map and read the open file, and nothing more. Raises `OSError`: EBADF, EPERM,
+    EMFILE."""
     return Descriptor.made_by(fcntl.ioctl, fd, _IOC_HANDLE, bytearray(struct.pack("=I", int(writable))))

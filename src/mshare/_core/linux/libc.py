@@ -1,6 +1,6 @@
-"""mmap, munmap, madvise: what Python's own `mmap` module cannot do at a chosen address. May depend on: held.
+"""mmap, munmap and madvise at a chosen address, which Python's own `mmap` module cannot do. May depend on: held.
 
-Each raises `OSError` with the kernel's errno; errors get their meaning further up.
+Each raises `OSError` with the kernel's errno. The callers turn the errors into those of mshare.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ PROT_READ, PROT_WRITE = 1, 2
 MAP_SHARED = 0x01
 MAP_FIXED = 0x10
 MAP_FIXED_NOREPLACE = 0x100000
-"""Linux 4.17 (commit a4ff8e8620d3): fail with EEXIST instead of replacing what lies at the address."""
+"""Linux 4.17 (commit a4ff8e8620d3): fail with EEXIST instead of replacing the mapping at the address."""
 MADV_DONTFORK = 10
 MADV_POPULATE_READ = 22
 """Linux 5.14 (commit 4ca9b3859dac): fill the page tables; what would be SIGBUS is EFAULT."""
 MADV_COLLAPSE = 25
-"""Linux 6.1 (commit 7d8faaf15545): make 2 MiB pages of a range now, whatever the THP settings say."""
+"""Linux 6.1 (commit 7d8faaf15545): make 2 MiB pages of a range now, with any THP settings."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -44,7 +44,7 @@ _FAILED = ctypes.c_void_p(-1).value
 
 
 def raise_errno() -> NoReturn:
-    """Raise what errno says of the call just made through ctypes."""
+    """Raise the `OSError` of the last call through ctypes."""
     number = ctypes.get_errno()
     raise OSError(number, os.strerror(number))
 
@@ -52,8 +52,9 @@ def raise_errno() -> NoReturn:
 def mmap_into(at: list[int], fd: int, length: int, *, writable: bool, addr: int | None = None, offset: int = 0) -> None:
     """Map `length` bytes of `fd` with MAP_SHARED and put the address into `at`, before any signal handler can run.
 
-    With `addr` the mapping lies there or nowhere (`MAP_FIXED_NOREPLACE`, EEXIST). The mapping keeps the open file
-    description alive, and with it every lock taken through `fd`, also after `fd` is closed and in forked children.
+    With `addr` the mapping lies at that address, or the call fails (`MAP_FIXED_NOREPLACE`, EEXIST). The mapping keeps
+    the open file description alive, and thereby every lock taken through `fd`, even after `fd` is closed and in forked
+    children.
     """
     flags = MAP_SHARED | (MAP_FIXED_NOREPLACE if addr is not None else 0)
     prot = PROT_READ | (PROT_WRITE if writable else 0)
@@ -73,8 +74,8 @@ def remap(fd: int, length: int, *, writable: bool, addr: int) -> None:
 
 
 def pidfd_getfd(pidfd: int, number: int) -> int:
-    """Return a duplicate of a descriptor of another process, which one must be allowed to ptrace. Linux 5.6 (commit
-    8649c322f75c)."""
+    """Return a duplicate of a descriptor of another process. The caller needs the right to ptrace that process. Linux
+    5.6 (commit 8649c322f75c)."""
     got = int(_libc.syscall(ctypes.c_long(438), ctypes.c_int(pidfd), ctypes.c_int(number), ctypes.c_uint(0)))
     if got < 0:
         raise_errno()
@@ -95,7 +96,7 @@ def process_madvise(pidfd: int, addr: int, length: int, advice: int) -> None:
 
 
 def munmap_from(at: list[int], length: int) -> None:
-    """Unmap `length` bytes at the address in `at`, taken out of it in the same step; nothing if it is empty."""
+    """Take the address out of `at` and unmap `length` bytes there, in one step. If `at` is empty, do nothing."""
     if held.give_back(at, _libc.munmap, length):
         raise_errno()
 
@@ -132,21 +133,21 @@ def mincore(addr: int, length: int) -> bytes:
 
 
 def lock_memory() -> None:
-    """Keep in memory what this process has mapped by now, its programs included (mlockall(2), MCL_CURRENT). It needs
-    CAP_IPC_LOCK or the limit; forks and new programs do not inherit it."""
+    """Keep the present mappings of this process in memory, its programs included (mlockall(2), MCL_CURRENT). The call
+    needs CAP_IPC_LOCK or a high limit. Forks and new programs do not inherit the lock."""
     if _libc.mlockall(1):
         raise_errno()
 
 
 def unlock_memory() -> None:
-    """Take `lock_memory` back."""
+    """Undo `lock_memory`."""
     if _libc.munlockall():
         raise_errno()
 
 
 def free_memory() -> tuple[int, int]:
-    """Return the bytes of memory of this machine, and the bytes that are free, swap included, by sysinfo(2). That works
-    without /proc, and knows nothing of memory that can be reclaimed."""
+    """Return the bytes of memory of this machine, and the bytes that are free, swap included, by sysinfo(2). The call
+    works without /proc, and does not count reclaimable memory as free."""
     answer = (ctypes.c_ulong * 16)()  # larger than struct sysinfo, which has 14 words
     if _libc.sysinfo(answer):
         raise_errno()
@@ -155,7 +156,7 @@ def free_memory() -> tuple[int, int]:
 
 
 def file_system_magic(path: str) -> int | None:
-    """Return `f_type` of statfs(2) for what lies under `path`; None if that cannot be told. Python's `statvfs` lacks
-    it."""
+    """Return `f_type` of statfs(2) for the file system under `path`; None if statfs fails. Python's `statvfs` lacks
+    the field."""
     answer = (ctypes.c_long * 32)()  # larger than any struct statfs, which begins with f_type
     return int(answer[0]) if _libc.statfs(os.fsencode(path), answer) == 0 else None

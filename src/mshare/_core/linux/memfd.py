@@ -1,9 +1,9 @@
 """Files without a name or a file system, and their seals. May depend on: descriptors.
 
-Facts: a seal takes a right from a file for everybody, root included, for good; who may write the file may add seals,
-unless `F_SEAL_SEAL` is among them. `F_SEAL_WRITE` is refused (EBUSY) while anybody has a mapping that could be written
-through; `F_SEAL_FUTURE_WRITE` lets those live and refuses new ones, `write` and holes. Files on a mounted tmpfs or
-hugetlbfs carry `F_SEAL_SEAL` from birth: they cannot be sealed.
+Facts: a seal takes a right from a file for everybody, even for root, for good. A process that may write the file may
+add seals, unless the file has `F_SEAL_SEAL`. `F_SEAL_WRITE` is refused (EBUSY) while any process has a mapping that
+could write. `F_SEAL_FUTURE_WRITE` lets such mappings live, and refuses new ones, `write` and holes. Files on a mounted
+tmpfs or hugetlbfs have `F_SEAL_SEAL` from birth and cannot be sealed.
 Source: fcntl(2), "File Sealing"; Linux 3.17, 5.1 (commit ab3948f58ff8).
 """
 
@@ -37,5 +37,5 @@ def seals(fd: int) -> int:
 
 
 def add_seals(fd: int, more: int) -> None:
-    """Add seals. Raises `OSError`: EPERM if it has `SEAL`, or `fd` is not open for writing; EBUSY, see above."""
+    """Add seals. Raises `OSError`: EPERM if the file has `SEAL` or `fd` is not open for writing; EBUSY, see above."""
     fcntl.fcntl(fd, _F_ADD_SEALS, more)

@@ -1,4 +1,4 @@
-"""How much memory a new region may take without making somebody pay for it later. May depend on: files, libc, proc,
+"""The memory that a new region may take without harm to other programs later. May depend on: files, libc, proc,
 procfs, typed."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CGROUP_ROOT = "/sys/fs/cgroup"
 
 
 class Room(NamedTuple):
-    """Bytes that can still be had, and what sets that limit."""
+    """Bytes that are still available, and the name of the limit."""
 
     free_bytes: int
     limit: str
@@ -27,12 +27,12 @@ class Room(NamedTuple):
 def _number(path: str) -> int | None:
     try:
         return int(read_bytes(path))
-    except (OSError, ValueError):  # not there, not ours to read, or "max"
+    except (OSError, ValueError):  # absent, unreadable, or "max"
         return None
 
 
 def _reclaimable(group: str) -> int:
-    """Bytes of page cache in the group that the kernel gives back before it kills anybody."""
+    """Bytes of page cache in the group that the kernel gives back before it kills a process."""
     try:
         lines = read_bytes(f"{group}/memory.stat").decode().split("\n")
     except OSError:
@@ -95,7 +95,7 @@ def _lists_this_process(group: str) -> bool:
     try:
         return str(os.getpid()).encode() in read_bytes(f"{group}/cgroup.procs").split()
     except OSError as error:
-        return error.errno == errno.EOPNOTSUPP  # a threaded group, which is where it should be
+        return error.errno == errno.EOPNOTSUPP  # a threaded group, which is in its place
 
 
 def _limit(which: int) -> int | None:
@@ -104,12 +104,12 @@ def _limit(which: int) -> int | None:
 
 
 def file_size_limit() -> int | None:
-    """Return the bytes a file that this process makes may have (`RLIMIT_FSIZE`, `ulimit -f`); None if any number."""
+    """Return the largest size of a file that this process makes (`RLIMIT_FSIZE`, `ulimit -f`); None: no limit."""
     return _limit(resource.RLIMIT_FSIZE)
 
 
 def address_space_limit() -> int | None:
-    """Return the bytes of addresses that this process may map (`RLIMIT_AS`, `ulimit -v`); None if any number."""
+    """Return the bytes of addresses that this process may map (`RLIMIT_AS`, `ulimit -v`); None: no limit."""
     return _limit(resource.RLIMIT_AS)
 
 
@@ -124,10 +124,13 @@ def descriptor_limit() -> int:
 
 
 def memory_room() -> Room:
-    """Return the memory a region made of ordinary pages can still take: `MemAvailable` and free swap of
-    /proc/meminfo less 1/64 of all memory for everybody else (taking the last page calls the OOM killer, not an
-    error), or the control group's room where that is less. Where /proc/meminfo cannot be read, what sysinfo(2) calls
-    free takes the place of `MemAvailable`: that is less, because page cache is not in it."""
+    """Return the memory that a region of ordinary pages can still take.
+
+    The figure is `MemAvailable` and free swap of /proc/meminfo, less 1/64 of all memory for other programs, because
+    the last page calls the OOM killer and gives no error. If the control group has less room, that room is the figure.
+    If /proc/meminfo cannot be read, the free memory of sysinfo(2) replaces `MemAvailable`. That memory is less, because
+    it does not include page cache.
+    """
     try:
         fields = memory_fields()
         total, free_bytes = fields["MemTotal"], fields["MemAvailable"] + fields.get("SwapFree", 0)

@@ -1,7 +1,7 @@
-"""Kernel modules: whether this kernel takes any, and putting one in or out. May depend on: files, libc.
+"""Kernel modules: whether this kernel takes any, and loading or unloading one. May depend on: files, libc.
 
-The system calls themselves (finit_module(2), delete_module(2)), as their errno tells causes apart that insmod and rmmod
-print as text.
+This module makes the system calls itself (finit_module(2), delete_module(2)), because their errno distinguishes causes
+that insmod and rmmod print as text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def is_loaded(name: str) -> bool:
 
 
 def obstacle() -> str | None:
-    """Return why this kernel takes no modules from anybody, or None."""
+    """Return why this kernel takes no modules, not even from root, or None."""
     if not os.path.exists(_LIST):
         return "this kernel cannot load modules"
     if os.uname().machine not in _NUMBERS:
@@ -43,7 +43,7 @@ def obstacle() -> str | None:
 
 
 def insert(path: str | os.PathLike[str]) -> None:
-    """Put the module file into the kernel. Raises `OSError`: EPERM, EEXIST, ENOEXEC, EKEYREJECTED, or its own."""
+    """Load the module file. Raises `OSError`: EPERM, EEXIST, ENOEXEC, EKEYREJECTED, or the module's own error."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if _libc.syscall(_NUMBERS[os.uname().machine][0], fd, b"", 0):
@@ -53,6 +53,6 @@ def insert(path: str | os.PathLike[str]) -> None:
 
 
 def remove(name: str) -> None:
-    """Take the module out. Raises `OSError`: EWOULDBLOCK (in use), ENOENT, EPERM."""
+    """Unload the module. Raises `OSError`: EWOULDBLOCK (in use), ENOENT, EPERM."""
     if _libc.syscall(_NUMBERS[os.uname().machine][1], name.encode(), os.O_NONBLOCK):
         raise_errno()

@@ -1,4 +1,4 @@
-"""Which file system lies under a path; mounting one. May depend on: files, libc, procfs."""
+"""Finding the file system under a path, and mounting one. May depend on: files, libc, procfs."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def mount_under(path: str) -> Mount | None:
 
 
 def private() -> bool:
-    """Give this process and its children a mount namespace of their own, which no mount enters or leaves, and which
-    goes with them. False, and nothing done, if the kernel does not allow it (not root)."""
+    """Give this process and its children a private mount namespace, which no mount enters or leaves, and which ends
+    with them. If the kernel does not allow this (not root), do nothing and return False."""
     new_namespace, recursive, make_private = 0x20000, 0x4000, 0x40000
     if _libc.unshare(new_namespace):
         return False

@@ -1,9 +1,9 @@
 """Where a process has page-table entries: /proc/PID/pagemap, walked. May depend on: geometry.
 
-*Facts.* Since Linux 6.7 (commit 52526ca7fdb9) the ioctl PAGEMAP_SCAN returns ranges of addresses with entries and
-says which are mapped by 2 MiB leaves; measured, 3 ns per entry. Before, one reads 8 bytes per page, which do not tell
-leaves. *Decision.* `Scanner` where the ioctl is there, else `read_blocks`, and the caller asks smaps for the leaves.
-Both need the right to ptrace the process, no more: page frame numbers are not used.
+Since Linux 6.7 (commit 52526ca7fdb9) the ioctl PAGEMAP_SCAN returns ranges of addresses with entries, and says which
+ranges are mapped by 2 MiB leaves; measured, 3 ns per entry. Older kernels have 8 bytes per page, which do not tell
+leaves. `Scanner` uses the ioctl. Without the ioctl, the caller uses `read_blocks` and reads the leaves from smaps. Both
+need only the right to ptrace the process, because page frame numbers are not used.
 Source: Documentation/admin-guide/mm/pagemap.rst, include/uapi/linux/fs.h.
 """
 
@@ -28,13 +28,13 @@ _SAMPLES = 16
 
 
 class Scanner:
-    """PAGEMAP_SCAN with a buffer of its own. One per thread."""
+    """PAGEMAP_SCAN with a private buffer. Each thread needs its own `Scanner`."""
 
     def __init__(self) -> None:
         self._ranges = (ctypes.c_uint64 * (3 * _RANGES))()
 
     def _scan(self, pagemap: int, start: int, end: int) -> tuple[int, list[int]]:
-        """Return how far the kernel came, and triples of start, end, categories."""
+        """Return the address that the kernel has reached, and triples of start, end, categories."""
         argument = bytearray(
             _ARGUMENT.pack(
                 _ARGUMENT.size,
@@ -55,10 +55,10 @@ class Scanner:
         return struct.unpack_from("Q", argument, 32)[0], self._ranges[: 3 * count]
 
     def blocks(self, pagemap: int, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-        """Yield the ranges of whole 2 MiB blocks, cut to `start` and `end`, that have entries: start, end, and whether
-        by 2 MiB leaves. Adjacent ones of a kind come as one.
+        """Yield the ranges of whole 2 MiB blocks with entries, cut to `start` and `end`: start, end, and whether the
+        block has 2 MiB leaves. Adjacent ranges of a kind come as one.
 
-        Raises `OSError`: ENOTTY where the kernel has no such call, ESRCH if the process is gone.
+        Raises `OSError`: ENOTTY if the kernel has no such call, ESRCH if the process is gone.
         """
         pending: tuple[int, int, bool] | None = None
         at = start
@@ -81,7 +81,7 @@ class Scanner:
             yield pending
 
     def leaves(self, pagemap: int, start: int, end: int) -> set[int]:
-        """Return the leaf sizes (4 KiB, 2 MiB) at up to 16 places spread over `start` to `end`; raises as `blocks`."""
+        """Return the leaf sizes (4 KiB, 2 MiB) at up to 16 places spread over `start` to `end`. Raises as `blocks`."""
         found = set()
         step = max(PMD, (end - start) // _SAMPLES & -PMD)
         for at in range(start, end, step):

@@ -14,12 +14,12 @@ from .files import read_bytes
 _PART_BYTES = 1 << 14
 
 _NOT_FOR_US = (FileNotFoundError, ProcessLookupError, PermissionError)
-"""What reading about a process raises that is gone, or not ours to read. All else, a lack of descriptors say, is an
-error: a process that is left out may be the one that matters."""
+"""The errors of reading about a process that is gone or unreadable. Every other error, such as a lack of descriptors,
+is raised: a process that is left out may be the one that matters."""
 
 
 def is_mounted() -> bool:
-    """Tell whether there is a /proc. Without, a file that has no name cannot be given one."""
+    """Tell whether there is a /proc. Without a /proc, a file without a name cannot be given one."""
     return os.path.exists("/proc/self/fd")
 
 
@@ -29,9 +29,9 @@ def process_ids() -> Iterator[int]:
 
 
 def maps(pid: int | str = "self") -> Iterator[Vma]:
-    """Yield the mappings of a process, in address order. Raises `OSError` if it is gone or not ours to read.
+    """Yield the mappings of a process, in address order. Raises `OSError` if the process is gone or unreadable.
 
-    Part by part: a process with as many mappings as it may have cannot get memory for the whole text.
+    The text is read part by part, because a process at its limit of mappings cannot get memory for the whole text.
     """
     rest = b""
     with Descriptor(f"/proc/{pid}/maps", os.O_RDONLY) as fd:
@@ -58,10 +58,10 @@ def max_map_count() -> int:
 
 
 def refresh_counters() -> bool:
-    """Have `PageTables` and the like in /proc/meminfo brought up to date; False, and nothing done, if not root.
+    """Bring `PageTables` and similar figures of /proc/meminfo up to date. Without root, do nothing and return False.
 
-    Each CPU counts for itself and adds up once per `vm.stat_interval` (1 s), or when root reads vm.stat_refresh
-    (mm/vmstat.c). Without, the figures lag by up to half a megabyte per CPU.
+    Each CPU has its own count, and adds it to the total once per `vm.stat_interval` (1 s), or when root reads
+    vm.stat_refresh (mm/vmstat.c). Without this call the figures lag by up to half a megabyte per CPU.
     """
     try:
         read_bytes("/proc/sys/vm/stat_refresh")
@@ -76,9 +76,9 @@ def minor_faults(pid: int | str = "self") -> int:
 
 
 def processes_mapping(files: set[FileId]) -> dict[FileId, tuple[int, ...]]:
-    """Return, for each of `files`, the processes that map it, in order; those this process may not read are absent.
+    """Return, for each of `files`, the processes that map it, in order. Unreadable processes are absent.
 
-    Cost: reads every readable /proc/PID/maps once, whatever the number of files.
+    Cost: reads every readable /proc/PID/maps once, for any number of files.
     """
     found: dict[FileId, list[int]] = {file: [] for file in files}
     if not files:
@@ -94,7 +94,7 @@ def processes_mapping(files: set[FileId]) -> dict[FileId, tuple[int, ...]]:
 
 
 def writers(file: FileId) -> tuple[int, ...]:
-    """Return the processes that map `file` so that they can write through it, as far as this one may look."""
+    """Return the processes that map `file` and can write through the mapping, as far as this process may look."""
     found = []
     for pid in sorted(process_ids()):
         try:

@@ -1,8 +1,8 @@
 """A descriptor of /proc/PID, through which the process's files are opened. May depend on: procfs.
 
-*Facts.* /proc/PID is about one process, but the number can mean another process a moment later. A descriptor of that
-directory never does: what is opened through the descriptor fails with ESRCH once the process is gone. *Decision.* One
-descriptor per process; everything is read through the descriptor.
+/proc/PID is about one process, but the number can mean another process a moment later. A descriptor of that directory
+never means another process: opening a file through the descriptor fails with ESRCH once the process is gone. There is
+therefore one descriptor per process, and everything is read through the descriptor.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class ProcessDirectory:
         os.close(self._fd)
 
     def living_thread(self, status: Status) -> Status:
-        """Return the status of a thread that has the process's memory, and read from that one from now on, if the main
-        thread has ended and others go on; else `status`."""
+        """Return `status`, unless the main thread has ended and others go on. In that case return the status of a
+        thread that has the process's memory, and read from that thread from now on."""
         for tid in os.listdir(f"{self._path}/task"):
             with suppress(OSError, ValueError):
                 other = parse_status(self.read(f"task/{tid}/status"))
@@ -54,7 +54,7 @@ class ProcessDirectory:
             os.close(fd)
 
     def namespace(self, name: str) -> int:
-        """Return the number of one of its namespaces, 0 if it is not ours to see."""
+        """Return the number of one of the process's namespaces, 0 if this process may not see the namespace."""
         try:
             digits = os.readlink(f"ns/{name}", dir_fd=self._fd).partition("[")[2].rstrip("]")
         except OSError:
