@@ -1,17 +1,17 @@
-"""What this process has mapped: one `Mapping` per region and address, with its owners. May depend on: limits, linux,
+"""The mappings of this process: one `Mapping` per region and address, with its owners. May depend on: limits, linux,
 errors, units, geometry, procfs.
 
-Facts: a memoryview or numpy array keeps the object it was made from alive, and nothing else; memory under it must
-not be unmapped before. A ctypes array at an address is such an object.
-Decision: a mapping is unmapped when the last of its owners lets go or dies. Owners are what the open `Region`s have
-attached, and one for each exporter, the ctypes array that all views of a `Region` hang on. At process exit the kernel
-unmaps; we register nothing.
+Facts: a memoryview or numpy array keeps only the object from which it was made alive. The memory under a view must not
+be unmapped while the view lives. A ctypes array at an address can be such an object.
+Decision: a mapping is unmapped when its last owner releases it or dies. The owners are the attachments of open
+`Region`s, and one owner for each exporter, the ctypes array that all views of a `Region` keep alive. At process exit
+the kernel unmaps; we register nothing.
 
 Facts: a signal handler, and a finalizer that the garbage collector calls, run in the middle of a call of the same
-thread, which may hold `lock` already. Either may attach or close what that call is about. Either is over, or has
-raised, before the call goes on.
-Consequence: the lock does not keep them apart. What a call has looked at may have changed when it acts.
-Decision: each change is one step in C, and nothing has to be undone. An owner is let go of by one `dict.pop`. A mapping
+thread, which may hold `lock` already. Either may attach or close the same region. Either is over, or has raised,
+before the call goes on.
+Consequence: the lock does not separate them. The state that a call has seen may have changed when the call acts.
+Decision: each change is one step in C, and nothing has to be undone. One `dict.pop` releases an owner. A mapping
 without owners is never held again. A thread that finds such a mapping unmaps it: the one thread that takes the address
 out of `at` calls munmap. A mapping is found in `_mappings` from the moment in which `mmap` puts its address into `at`.
 """
@@ -47,30 +47,30 @@ _mappings: dict[int, Mapping] = {}
 """Every mapping by its id(), from before it is mapped until it is unmapped."""
 
 _index: dict[tuple[FileId, int], Mapping] = {}
-"""The mapping that was last made of a file at an address. A hint, and fast: what it lacks is still in `_mappings`."""
+"""The last mapping of a file at an address. A fast hint: `_mappings` also has the mappings that this table lacks."""
 
 _dead: list[object] = []
-"""Owners that died before they let go: those whose destructor was interrupted by a signal handler. Put here by C, where
-none runs. Also mappings that somebody is letting go of. The next `map_file` or `release` unmaps what they had."""
+"""Owners that died before their release, because a signal handler interrupted their destructor. C code puts them here,
+and no handler runs in C. Also mappings that are being released. The next `map_file` or `release` unmaps all of them."""
 
 _BOX = (lambda: None).__code__
-"""Facts: where an object is part of a cycle, the collector clears all weak references to the members of that cycle,
-and finalizes the members in any order. A `__del__` among them may use the region, or keep an array of it alive for
-good. The collector does not look into objects that it does not track, such as code objects: what only they hold is not
-a member, and dies when they are really freed.
-Decision: `anchor` puts an owner among the constants of a code object of its own."""
+"""Facts: if an object is part of a cycle, the collector clears all weak references to the members of that cycle, and
+finalizes the members in any order. A `__del__` among them may use the region, or keep an array of it alive for good.
+The collector does not look into objects that it does not track, such as code objects. An object that only a code object
+holds is not a member, and dies when the code object is really freed.
+Decision: `anchor` puts an owner among the constants of a new code object."""
 
 
 class Owner:
-    """What keeps a mapping in this process: what a `Region` has attached, or a mere hold, such as an exporter's. It
-    lets go with `Mapping.release`, or when it is freed."""
+    """An object that keeps a mapping in this process: a `Region`'s attachment, or a mere hold, such as an exporter's.
+    The owner ends its hold with `Mapping.release`, or when the owner is freed."""
 
     area: Mapping | None = None
-    """The mapping, from before it is there (a signal handler may raise at any time) until it is let go of."""
+    """The mapping, from before its mmap (a signal handler may raise at any time) until its release."""
 
     def leave(self) -> None:
-        """Let go of the mapping, if there is one."""
-        area = self.area  # looked at once: a handler or finalizer may let go in between
+        """Release the mapping, if there is one."""
+        area = self.area  # read only once: a handler or finalizer may release it in between
         if area is not None:
             area.release(self)
 
@@ -80,7 +80,7 @@ class Owner:
 
 
 class Hold(Owner):
-    """An owner for the time of a `with` block."""
+    """Give an owner for the time of a `with` block."""
 
     def __enter__(self) -> Self:
         return self
@@ -103,13 +103,13 @@ class Mapping:
         self.length = length
         self.writable = writable
         self.region_name = ""
-        """For messages; /proc has no name for what was mapped before it got one."""
+        """The name for messages; /proc has no name for a region that was mapped before it was named."""
         self.draft_of: int | None = None
-        """The thread that is creating this region; None when it is there. Protected by `lock`."""
+        """The thread that is creating this region; None when the region is complete. Protected by `lock`."""
         self.at: list[int] = []
         """The address while it is mapped."""
         self._owners: dict[int, weakref.ref[Owner]] = {}
-        """By id(), so that letting go twice, as an interrupted owner may, does no harm."""
+        """The owners by id(), so that a second release by an interrupted owner does no harm."""
 
     @property
     def span(self) -> Span:
@@ -133,7 +133,7 @@ class Mapping:
             return owner.area is self
 
     def promise(self, owner: Owner) -> None:
-        """Make `owner` an owner of what is about to be mapped. Under `lock`, as the next four."""
+        """Make `owner` an owner before the mmap. Under `lock`, as the next four methods."""
         owner.area = self
         self._owners[id(owner)] = weakref.ref(owner, _dead.append)
 
@@ -145,20 +145,20 @@ class Mapping:
             _index.pop((self.file, self.addr), None)
 
     def replace(self, fd: int, *, writable: bool) -> None:
-        """Map `fd`, the same file opened otherwise, in its place. The caller holds it."""
+        """Replace the mapping by one of `fd`, the same file opened with other rights. The caller holds the mapping."""
         libc.remap(fd, self.length, writable=writable, addr=self.addr)
         self.writable = writable
 
     def published(self, name: str) -> None:
-        """The region is complete, and has its name, if it gets one: it is not a draft any more."""
+        """Note that the region is complete, with its name if it gets one, and no longer a draft."""
         self.draft_of = None
         self.region_name = name or self.region_name
 
     def release(self, owner: Owner) -> None:
-        """Let go. With the last owner the memory is unmapped, and the kernel drops the attachment's lock."""
+        """Release the mapping. The last release unmaps the memory, and the kernel drops the attachment's lock."""
         descriptors.reclaim_lock()
         with lock:
-            _dead.append(self)  # until it is done: what an interrupt leaves, the next call does
+            _dead.append(self)  # until the work is done: the next call completes an interrupted release
             self._owners.pop(id(owner), None)
             if not self.owners():
                 self.unmap()
@@ -169,8 +169,8 @@ class Mapping:
             _settle()
 
     def export(self, size_bytes: int) -> Exporter | None:
-        """Return a new exporter over the first `size_bytes`, which holds the mapping until it dies; None if the mapping
-        is gone."""
+        """Return a new exporter over the first `size_bytes`, which holds the mapping while the exporter lives; None if
+        the mapping is gone."""
         with lock:
             hold = Owner()
             if not self.hold(hold):
@@ -181,7 +181,7 @@ class Mapping:
 
 
 def _settle() -> None:
-    """Unmap what has lost its last owner to an interrupt. Under `lock`."""
+    """Unmap the mappings that have lost their last owner to an interrupt. Under `lock`."""
     if _dead:
         _dead.clear()
         for mapping in list(_mappings.values()):
@@ -192,7 +192,7 @@ def _settle() -> None:
 def find(file: FileId, addr: int, *, writable: bool, owner: Owner) -> Mapping | None:
     """Return this process's mapping of `file` at `addr`, held by `owner`, if there is one.
 
-    Raises `ReadOnlyMappingError` if `writable` is asked and it is not.
+    Raises `ReadOnlyMappingError` if the caller wants `writable` and the mapping is not.
     """
     return _held(_index.get((file, addr)), writable=writable, owner=owner)
 
@@ -232,9 +232,9 @@ def map_file(
 ) -> Mapping:
     """Map the first `length` bytes of `fd` and return the mapping, held by `owner`. Under `lock`.
 
-    `next_addr` gives the address; if something lies there and `fixed` is false, it is asked again. `region_name`: for
-    messages. `draft`: a child that another thread forks in the meantime shall not have it.
-    Raises `AddressTakenError` naming what lies there, `InvalidAddressError`, `NoSpaceError`, or `OSError`.
+    `next_addr` gives the address, and is called again if the address is taken and `fixed` is false. `region_name`: for
+    messages. `draft`: a child that another thread forks in the meantime does not get the mapping.
+    Raises `AddressTakenError`, which names the mapping that is there, `InvalidAddressError`, `NoSpaceError`, `OSError`.
     """
     _settle()
     for _ in range(16):
@@ -272,7 +272,7 @@ def map_file(
 
 
 def _just_mapped(wanted: Mapping, *, writable: bool, owner: Owner) -> Mapping | None:
-    """Return what a signal handler or finalizer has mapped, after `find` did not find it."""
+    """Return the mapping that a signal handler or finalizer has made after `find` did not find one."""
     for mapping in list(_mappings.values()):
         if (mapping.file, mapping.addr) == (wanted.file, wanted.addr):
             held = _held(mapping, writable=writable, owner=owner)
@@ -290,7 +290,7 @@ def _not_allowed(addr: int, length: int) -> InvalidAddressError:
 
 
 def _in_the_way(wanted: Span) -> Vma | str | None:
-    """Return this process's first mapping there, None if there is none (any more), "unknown" without a /proc."""
+    """Return this process's first mapping there, None if there is none now, "unknown" without a /proc."""
     try:
         return proc.mapping_in_the_way(wanted)
     except OSError:
@@ -298,7 +298,7 @@ def _in_the_way(wanted: Span) -> Vma | str | None:
 
 
 def _taken(wanted: Mapping, vma: Vma | str, region_name: str) -> AddressTakenError:
-    """Return what to raise if `wanted`, of the region `region_name`, finds `vma` in its way."""
+    """Return the exception for `vma` in the way of `wanted`, the addresses of the region `region_name`."""
     what, hint = "another mapping", "unmap that, or attach elsewhere with addr=mshare.ANYWHERE"
     if isinstance(vma, Vma):
         path = vma.path.decode("utf-8", "backslashreplace") or "anonymous memory"
@@ -317,7 +317,7 @@ def _taken(wanted: Mapping, vma: Vma | str, region_name: str) -> AddressTakenErr
 
 
 def _after_fork_in_child() -> None:
-    """Drop what threads that this child does not have were creating: nobody here would ever."""
+    """Drop the drafts of threads that this child does not have, because nobody else in the child would."""
     for mapping in list(_mappings.values()):
         if mapping.draft_of not in (None, threading.get_ident()):
             mapping.unmap()

@@ -1,12 +1,12 @@
-"""Names: which file has a name, giving a file its name, and taking the name back. May depend on: entry, roots, linux,
-errors, units, procfs, record.
+"""Names: finding the file of a name, giving a file its name, and taking the name back. May depend on: entry, roots,
+linux, errors, units, procfs, record.
 
-A region is one file under a root; its name is the file's name. There is no other list, so there is nothing to repair
-after a crash. Who is attached is told by a lock on `ATTACHED_BYTE` that the kernel ties to each mapping. The order that
+A region is one file under a root, and its name is the file's name. There is no other list, so there is nothing to
+repair after a crash. Each attachment has a lock on `ATTACHED_BYTE`, which the kernel ties to the mapping. This order
 keeps names true:
 
-- publish: the file is complete, locked and mapped before one `linkat` makes it visible (`O_TMPFILE`).
-- attach: open, take the read lock, then look whether the file still has a name; if not, it is not there.
+- publish: the file is complete, locked and mapped before one `linkat` makes the file visible (`O_TMPFILE`).
+- attach: open the file, take the read lock, and check that the file still has its name. If not, the region is gone.
 - remove: see `removal`.
 """
 
@@ -35,7 +35,7 @@ from .record import ATTACHED_BYTE
 from .units import whole
 
 _PATIENCE_S = 1.0
-"""How long to wait for somebody who removes a name: they need microseconds, unless they were stopped."""
+"""The longest wait for a process that removes a name. A removal takes microseconds, unless the process was stopped."""
 
 
 def check_name(name: str) -> str:
@@ -54,7 +54,7 @@ def check_name(name: str) -> str:
 
 
 def check_mode(mode: int) -> int:
-    """Return `mode` if it is permission bits and no more. Raises `InvalidArgumentError`."""
+    """Return `mode` if it has only permission bits. Raises `InvalidArgumentError`."""
     try:
         bits = whole(mode, "a mode")
     except TypeError:
@@ -71,12 +71,12 @@ def find(name: str) -> Iterator[RootEntry]:
     """Give the file that has `name`.
 
     Raises `InvalidNameError`, `RegionNotFoundError`, `AmbiguousNameError`, or `NotARegionError` for anything but an
-    ordinary file; a symlink is never followed and a FIFO or device never opened.
+    ordinary file. A symlink is never followed, and a FIFO or device is never opened.
 
-    Facts: a root can come or go at any time (a mount, MSHARE_ROOT), and asking for all means reading the mount table:
-    four times as long as all the rest of an attach. Consequence: a file found in a remembered root is the one, if
-    that still has the file system it had; a name not found may be in a new root.
-    Decision: look where roots were; before saying "there is none", look where they are.
+    Facts: a root can come or go at any time (a mount, MSHARE_ROOT). Finding all roots means reading the mount table,
+    which takes four times as long as the rest of an attach. Consequence: a file in a remembered root is the right one
+    if the root still has the same file system. A name that is not found may be in a new root.
+    Decision: look in the remembered roots first. Before the answer "there is none", look in the present roots.
     """
     check_name(name)
     hits = _hits(name, roots.remembered()) or _hits(name, roots.present())
@@ -92,7 +92,7 @@ def find(name: str) -> Iterator[RootEntry]:
 
 
 def _hits(name: str, places: tuple[roots.Root, ...]) -> list[RootEntry]:
-    """Open what has `name` in each of the places, if these are still what they were."""
+    """Open the files that have `name` in each of the places, if each place still has the same file system."""
     hits: list[RootEntry] = []
     for place in places:
         try:
@@ -107,7 +107,7 @@ def _hits(name: str, places: tuple[roots.Root, ...]) -> list[RootEntry]:
 
 
 def _the_one(name: str, hits: list[RootEntry]) -> RootEntry:
-    """Return the file that is meant: names are unique, unless somebody has put files there by hand."""
+    """Return the file of the name. Names are unique, unless somebody has put files into the roots by hand."""
     if len(hits) > 1:
         mine = [hit for hit in hits if hit.status.st_uid == os.geteuid()]
         if len(mine) != 1:
@@ -141,17 +141,17 @@ def wait(done: Callable[[], bool]) -> bool:
 
 
 Opened = tuple[Descriptor, str, os.stat_result]
-"""A region's open file that carries an attachment's lock, its root, and its status: it is still named."""
+"""A region's open file with an attachment's lock, its root, and its status. The file still has its name."""
 
 
 def open_to_attach(name: str, *, writable: bool) -> Opened | None:
-    """Open the region's file and take the attachment's lock; None while somebody removes it.
+    """Open the region's file and take the attachment's lock; None while another process removes the region.
 
-    Raises what `find` and `RootEntry.open` raise.
+    Raises the errors of `find` and `RootEntry.open`.
 
-    Facts: `find` needs three system calls before the file is open. With O_NOFOLLOW and O_NONBLOCK opening at once is
-    harmless, whatever has the name: a symlink is refused, a FIFO does not block.
-    Decision: open at once; whatever is out of the ordinary then goes by `find`, which also knows what to say.
+    `find` needs three system calls before the file is open. With O_NOFOLLOW and O_NONBLOCK a direct open is harmless
+    for any file of that name: a symlink is refused, and a FIFO does not block. The file is therefore opened directly.
+    `find` handles every unusual case and has the messages.
     """
     found = _open_at_once(name, os.O_RDWR if writable else os.O_RDONLY)
     while True:
@@ -165,13 +165,13 @@ def open_to_attach(name: str, *, writable: bool) -> Opened | None:
         status = os.fstat(file.fd)
         if status.st_nlink and status.st_dev == dev and stat.S_ISREG(status.st_mode):
             return file, root, status
-        file.close()  # now: it carries a lock
+        file.close()  # close now, because the descriptor carries a lock
         found = None  # Removed since (there may be a new one), or nothing of ours.
 
 
 def _open_at_once(name: str, access: int) -> tuple[Descriptor, str, int] | None:
-    """Open the file of that name where roots were at the last look, if exactly one of them has one that opens; return
-    it with its root and the device that lay there."""
+    """Open the file of that name in the remembered roots, if exactly one root has a file that opens. Return the file
+    with its root and the root's device."""
     found = None
     for place in roots.remembered() or roots.present():
         try:
@@ -187,7 +187,7 @@ def _open_at_once(name: str, access: int) -> tuple[Descriptor, str, int] | None:
 
 
 def refuse_existing(name: str) -> None:
-    """Raise `RegionExistsError` if anything has `name` under any root."""
+    """Raise `RegionExistsError` if any file has `name` under any root."""
     for root in roots.directories():
         if os.path.lexists(os.path.join(root, name)):
             raise _exists(name, root)
@@ -211,7 +211,7 @@ def publish(fd: int, root: str, name: str) -> None:
     """
     with ExitStack() as held:
         if len(roots.directories()) > 1:
-            with suppress(PermissionError):  # a directory we may search, but not read
+            with suppress(PermissionError):  # a directory that we may search, but not read
                 turn = held.enter_context(Descriptor(roots.directories()[0], os.O_RDONLY | os.O_DIRECTORY))
                 wait(lambda: locks.try_flock(turn))
         root_fd = held.enter_context(Descriptor(root, os.O_PATH | os.O_DIRECTORY))

@@ -26,7 +26,7 @@ def check_address(addr: int, size: int, unit: int) -> int:
 
 
 def free_address(seed: int, size: int, known: list[Span]) -> int:
-    """Return an address clear of what this process has mapped right now, and of `known` regions if they leave room."""
+    """Return an address clear of this process's present mappings, and of `known` regions if they leave room."""
     window = Span(*WINDOW)
     mine: list[Span] = []
     try:

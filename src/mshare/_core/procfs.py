@@ -1,7 +1,7 @@
 """Parsers of /proc text: bytes in, records out. Pure. May depend on: geometry, typed.
 
-Every parser accepts what a hostile or dying process can put there: paths with spaces, newlines (the kernel escapes
-them as `\\012`), ` (deleted)`, lines cut short. A line in another format is skipped, never guessed at.
+Every parser accepts all text of a hostile or dying process: paths with spaces, newlines (the kernel escapes them as
+`\\012`), ` (deleted)`, lines cut short. A line in another format is skipped, never guessed at.
 Source: Documentation/filesystems/proc.rst.
 """
 
@@ -14,7 +14,7 @@ from .typed import NamedTuple
 
 
 class FileId(NamedTuple):
-    """What /proc calls a file: device number (as `os.makedev`) and inode."""
+    """A file as /proc names it: device number (as `os.makedev`) and inode."""
 
     dev: int
     ino: int
@@ -48,7 +48,7 @@ def make_dev(major: int, minor: int) -> int:
 
 
 def parse_maps(text: bytes) -> Iterator[Vma]:
-    """Yield the areas in the text of /proc/PID/maps, in address order as there."""
+    """Yield the areas in the text of /proc/PID/maps, in the text's order, which is that of addresses."""
     for line in text.split(b"\n"):
         vma = parse_maps_line(line)
         if vma is not None:
@@ -56,7 +56,7 @@ def parse_maps(text: bytes) -> Iterator[Vma]:
 
 
 def parse_maps_line(line: bytes) -> Vma | None:
-    """Return the area in one line of /proc/PID/maps, None for what is none."""
+    """Return the area in one line of /proc/PID/maps, None for any other line."""
     fields = line.split(None, 5)
     if len(fields) < 5:
         return None
@@ -102,7 +102,7 @@ def parse_stat_faults(text: bytes) -> int:
 def parse_mountinfo(text: bytes, fs_type: str | None = None) -> list[Mount]:
     """Return the mounts in the text of /proc/self/mountinfo, in order; later ones cover earlier ones.
 
-    With `fs_type` only those of that type, at next to no cost if there is none.
+    With `fs_type` the result has only mounts of that type. The call costs almost nothing if there is none.
     """
     wanted = b" - " + (fs_type or "").encode()
     if wanted not in text:
@@ -141,24 +141,24 @@ def unescape(text: bytes) -> str:
 
 
 class Status(NamedTuple):
-    """What /proc/PID/status says of who a process is."""
+    """The identity of a process in /proc/PID/status."""
 
     name: str
     """`Name`: up to 15 bytes that the process chose, newline and backslash escaped by the kernel."""
     uid: int
     """Effective."""
     pid_namespaces: int
-    """How many PID namespaces deeper than ours it is (`NSpid`, Linux 4.1)."""
+    """The number of PID namespaces by which the process is deeper than ours (`NSpid`, Linux 4.1)."""
     vmpte: int | None
-    """`VmPTE` in bytes; None for what has no memory: kernel threads, zombies, a process that is just ending."""
+    """`VmPTE` in bytes; None for a task without memory: a kernel thread, a zombie, a process that is just ending."""
     zombie: bool
-    """It has ended and waits to be collected. Its other threads may go on, with all its memory."""
+    """The main thread has ended and waits to be collected. Other threads may go on, with all the memory."""
     tgid: int
     """The process that the thread belongs to; 0 if the text does not say."""
 
 
 def parse_status(text: bytes) -> Status:
-    """Return who a process is, from the text of /proc/PID/status. Raises ValueError if the text is cut."""
+    """Return the identity of a process from the text of /proc/PID/status. Raises ValueError if the text is cut."""
     found: dict[bytes, list[bytes]] = {}
     for line in text.split(b"\n"):
         name, colon, rest = line.partition(b":\t")
@@ -178,11 +178,11 @@ def parse_status(text: bytes) -> Status:
 
 
 class SmapsArea(NamedTuple):
-    """What /proc/PID/smaps adds to one line of maps."""
+    """The facts that /proc/PID/smaps adds to one line of maps."""
 
     start: int
     page: int
-    """`KernelPageSize`: bytes of the pages it is made of."""
+    """`KernelPageSize`: bytes of the area's pages."""
     pmd_mapped: int
     """Bytes mapped with 2 MiB leaves: `AnonHugePages`, `ShmemPmdMapped` and `FilePmdMapped` together."""
 

@@ -1,7 +1,7 @@
-"""The record a region carries in its own file, and the record `info()` shows people. Pure. May depend on: geometry,
-typed.
+"""The record that a region has in its own file, and the record that `info()` shows to people. Pure. May depend on:
+geometry, typed.
 
-A region is one file, so that it appears, moves and goes in one step whatever dies in the meantime::
+A region is one file, so that it appears, moves and goes in one step, even if processes die in the meantime::
 
     0                      size_bytes                         file size - 4096        file size
     | the region's bytes   | zeros up to the file's unit      | record (one page)     |
@@ -22,7 +22,7 @@ MAGIC = b"mshare\r\n"
 VERSION = 1
 RECORD_SIZE = PAGE
 FLAG_FROZEN = 1
-"""Made with `O_CREAT | O_RDONLY`: nobody may attach it read-write."""
+"""The region was made with `O_CREAT | O_RDONLY`: nobody may attach it read-write."""
 
 ATTACHED_BYTE = 1 << 62
 """Every attachment holds an open-file-description read lock (`F_OFD_SETLK`, `F_RDLCK`) on this byte of the file."""
@@ -37,7 +37,7 @@ _REASON_LIMIT = RECORD_SIZE - _LAYOUT.size - _CRC.size
 
 _FILE_UNITS = {(PAGE, PAGE): PAGE, (PMD, PAGE): PAGE, (PMD, PMD): PMD, (PAGE, PUD): PAGE}
 """The file's unit for each pair of leaf size and unit of mappings that a backend has. On msharefs mappings come in
-whole GiB and may reach beyond the end of the file; everywhere else they end within it."""
+whole GiB and may reach beyond the end of the file; on other backends mappings end within the file."""
 
 
 class RecordError(ValueError):
@@ -49,13 +49,13 @@ class NoRecordError(RecordError):
 
 
 class Record(NamedTuple):
-    """What a region's file says about itself; everything else (mode, owner) is the file's own."""
+    """The facts in a region's file. Other facts (mode, owner) are those of the file itself."""
 
     size_bytes: int
     addr: int
     leaf_size: int
     map_unit: int
-    """Bytes that every mapping of it is a multiple of; see `file_unit`."""
+    """The unit in bytes of the region's mappings; see `file_unit`."""
     created_ns: int
     backend: str
     reason: str
@@ -63,7 +63,7 @@ class Record(NamedTuple):
 
     @property
     def file_unit(self) -> int:
-        """Bytes that the file's size is a multiple of."""
+        """The unit in bytes of the file's size."""
         return _FILE_UNITS[self.leaf_size, self.map_unit]
 
     @property
@@ -73,7 +73,7 @@ class Record(NamedTuple):
 
     @property
     def align(self) -> int:
-        """Bytes that every address of it is a multiple of."""
+        """The unit in bytes of the region's addresses."""
         return max(self.leaf_size, self.map_unit)
 
     def encode(self) -> bytes:
@@ -100,7 +100,7 @@ class Record(NamedTuple):
     def decode(cls, page: bytes, file_size: int) -> Record:
         """Return the record in `page`, the last 4,096 bytes of a file of `file_size` bytes.
 
-        The file may come from an enemy: every number is checked against the others before anybody maps by it.
+        The file may come from an enemy: every number is checked against the others before any process maps by it.
         Raises `RecordError` with the reason.
         """
         if len(page) != RECORD_SIZE or page[: len(MAGIC)] != MAGIC:
@@ -112,7 +112,7 @@ class Record(NamedTuple):
         if version != VERSION or flags & ~FLAG_FROZEN:
             raise RecordError(f"its region record is of version {version}, this library reads {VERSION}")
         file_unit = _FILE_UNITS.get((leaf, map_unit))
-        # What is mapped beyond the file's end (msharefs) is also beyond `size`: no view ever shows it.
+        # Memory that is mapped beyond the file's end (msharefs) is also beyond `size`: no view ever shows it.
         sane = (
             0 < size <= file_size - RECORD_SIZE
             and file_unit is not None
@@ -132,7 +132,7 @@ class Record(NamedTuple):
             text = reason.decode()
         except UnicodeDecodeError:
             raise RecordError("its region record is not text where it should be") from None
-        if not text.isprintable():  # it is shown on terminals
+        if not text.isprintable():  # the text is shown on terminals
             raise RecordError("its region record has control characters in its text")
         return cls(
             size_bytes=size,
@@ -157,48 +157,48 @@ class RegionInfo(NamedTuple):
 
     name: str
     size: int
-    """Bytes, as asked for at creation."""
+    """The size in bytes that the creator asked for."""
     mode: int
     """Permission bits of the file."""
     uid: int
-    """Owner: the uid that created it (or was given it by `chown`)."""
+    """Owner: the uid that created the region (or got it by `chown`)."""
     backend: str
     leaf_size: int
-    """Bytes one last-level page-table entry maps: 4,096 or 2,097,152."""
+    """Bytes that one last-level page-table entry maps: 4,096 or 2,097,152."""
     map_unit: int
-    """Bytes its mappings are rounded up to."""
+    """The unit in bytes to which the region's mappings are rounded up."""
     addr: int
-    """Where every process attaches it."""
+    """The address at which every process attaches the region."""
     pids: tuple[int, ...]
-    """Processes that map it, as far as this one may look, by their numbers in /proc (`/proc/PID/maps`); in order."""
+    """Processes that map the region, by their numbers in /proc, in order, as far as this one may read their maps."""
     orphan: bool
-    """True if nobody is attached, other users' processes included: the kernel keeps a lock per attachment."""
+    """True if no process of any user is attached: the kernel keeps a lock per attachment."""
     created: float
-    """Seconds since the epoch."""
+    """The time of creation in seconds since the epoch."""
     reason: str
-    """Why this backend was chosen at creation."""
+    """The reason for the choice of the backend at creation."""
     frozen: bool
-    """True if nobody may attach it read-write (`O_CREAT | O_RDONLY`)."""
+    """True if nobody may attach the region read-write (`O_CREAT | O_RDONLY`)."""
     named: bool
     """True while the region has a name. The memory of a region without one goes with its last attachment or handle."""
     path: str
-    """The file that is the region, for programs that map it without this library; empty if it has no name."""
+    """The region's file, for programs that map it without this library; empty if the region has no name."""
     memory_bytes: int
     """Bytes of memory that the region's pages hold now, its record included: `mshare_info.pages` on msharefs, else
     `st_blocks` of stat(2), where tmpfs counts swapped pages as well. Once the name has been removed, the figure is the
     one from when this process attached."""
     shared_table_bytes: int | None
     """Bytes of page tables that belong to the region and are paid once for all processes (`mshare_info.table_bytes`,
-    msharefs only). None where every process has its own, or this process may not ask."""
+    msharefs only). None if every process has its own tables, or if this process may not ask."""
     charged_bytes: int | None
     """Bytes of the mount's `size=` that the region holds (`mshare_info.charged_bytes`, msharefs only): its pages and
     their page tables, made or promised. None as for `shared_table_bytes`."""
 
     @property
     def page_table_bytes(self) -> int:
-        """Bytes of page tables one attached process pays that has touched all of it, by arithmetic (see
-        `geometry.page_tables`); `VmPTE` in /proc/PID/status is the measured figure. Where processes link the region's
-        tables (msharefs), a process pays what leads to them. The figures are the record's, and no backend is asked: the
-        file may name a backend that this version does not have."""
+        """Bytes of page tables of one attached process that has touched all of the region, by arithmetic (see
+        `geometry.page_tables`). `VmPTE` in /proc/PID/status is the measured figure. If processes link the region's
+        tables (msharefs), a process pays for the tables that lead to them. The figures come from the record and not
+        from a backend, because the file may name a backend that this version does not have."""
         tables = page_tables(round_up(self.size, self.map_unit), leaf_size=self.leaf_size, addr=self.addr)
         return tables.pud_pages * PAGE if is_linked(self.map_unit) else tables.bytes

@@ -26,7 +26,7 @@ class Root(NamedTuple):
 
 
 _remembered: tuple[str | None, tuple[Root, ...]] = (None, ())
-"""$MSHARE_ROOT and the roots that were there at the last look. Replaced as a whole, so it needs no lock."""
+"""$MSHARE_ROOT and the roots of the last look. The value is replaced as a whole, so it needs no lock."""
 
 
 def remembered() -> tuple[Root, ...]:
@@ -36,7 +36,7 @@ def remembered() -> tuple[Root, ...]:
 
 
 def present() -> tuple[Root, ...]:
-    """Look which roots there are now, and remember them."""
+    """Find the present roots, and remember them."""
     global _remembered  # noqa: PLW0603
     found: dict[str, Root] = {}
     for root in (backend.root() for backend in backends.ALL):
@@ -47,7 +47,7 @@ def present() -> tuple[Root, ...]:
             status = os.stat(root)
         except OSError:
             continue
-        # A root that is not ours to search (a pool kept for one group, say) holds nothing for us.
+        # A root that we may not search (such as a pool for one group) holds nothing for us.
         if stat.S_ISDIR(status.st_mode) and os.access(root, os.X_OK, effective_ids=True):
             found[prefix] = Root(root, status.st_dev, prefix)
     _remembered = os.environ.get("MSHARE_ROOT"), tuple(found.values())
@@ -60,12 +60,12 @@ def directories() -> list[str]:
 
 
 def root_of(dev: int) -> str | None:
-    """Return the root that lies on the file system `dev`, if one does."""
+    """Return the root on the file system `dev`, if there is one."""
     return next((root.path for root in present() if root.dev == dev), None)
 
 
 def no_proc() -> BackendUnavailableError:
-    """Return what to raise where there is no /proc that has this process in it."""
+    """Return the exception for a machine without a /proc that has this process in it."""
     if os.path.lexists("/proc/self"):
         problem = "/proc is that of a PID namespace which this process is not in"
     else:
@@ -74,7 +74,7 @@ def no_proc() -> BackendUnavailableError:
 
 
 def hidden_proc(error: OSError) -> BackendUnavailableError:
-    """Return what to raise where a file of /proc that every machine has cannot be read."""
+    """Return the exception for an unreadable file of /proc that every machine has."""
     if not proc.is_mounted():
         return no_proc()
     return BackendUnavailableError(

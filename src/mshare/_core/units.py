@@ -19,7 +19,7 @@ _AGE = r"(?ia)\s*(\d{1,12}(?:\.\d{1,6})?)\s*([a-z]*)\s*"
 
 
 def whole(value: object, what: str) -> int:
-    """Return `value` as an int, if it is a whole number of any type (numpy's included) and no truth value.
+    """Return `value` as an int, if it is a whole number of any type (numpy's included), but not a truth value.
 
     Raises TypeError, which calls it `what`.
     """
@@ -80,7 +80,7 @@ def format_time(nanoseconds: float) -> str:
 
 
 def format_apart(size_bytes: int, other_bytes: int) -> tuple[str, str]:
-    """Return two different sizes such that their texts differ as well: with `format_size` if that is enough, else exact
+    """Return two different texts for two different sizes: of `format_size` if these texts differ, else exact bytes
     ("67391488 bytes")."""
     texts = format_size(size_bytes), format_size(other_bytes)
     if texts[0] == texts[1] and size_bytes != other_bytes:
@@ -109,8 +109,8 @@ def parse_age(text: str) -> float:
 
 
 def format_age(seconds: float) -> str:
-    """Return `seconds` in the largest unit that fits, rounded down to a whole number ("26h" reads "1d"). What seems to
-    come from the future, because a clock was set, is 0s old."""
+    """Return `seconds` in the largest unit that fits, rounded down to a whole number ("26h" reads "1d"). A time in the
+    future, after a clock was set, gives "0s"."""
     whole = max(0, int(seconds))
     unit = next((unit for unit in "wdhms" if whole >= _SECONDS[unit]), "s")
     return f"{whole // _SECONDS[unit]}{unit}"
