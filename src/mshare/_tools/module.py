@@ -1,5 +1,5 @@
 """Our kernel module: built from the source that comes with this package, loaded, mounted, and taken out again.
-May depend on: kbuild, backends.msharefs, linux, errors, units, procfs.
+May depend on: cache, kbuild, backends.msharefs, linux, errors, units, procfs.
 
 A module that root loads is built by root, in a directory only root can write to (/var/cache/mshare): what another user
 has built is never loaded. Building needs the headers of the kernel it is for, make and a compiler.
@@ -8,7 +8,6 @@ has built is never loaded. Building needs the headers of the kernel it is for, m
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 import tempfile
@@ -29,6 +28,7 @@ from .._core.linux.mounts import mount, mounts, unmount
 from .._core.procfs import Mount
 from .._core.units import format_list
 from . import kbuild
+from .cache import cache_directory, digest, is_safe
 
 SOURCE = Path(__file__).parents[1] / "kernel_source"
 FILE_SYSTEM = "msharefs"
@@ -93,13 +93,6 @@ def status(cache: Path | None = None) -> Status:
     )
 
 
-def cache_directory() -> Path:
-    """Return where built modules are kept: /var/cache/mshare for root, else `$XDG_CACHE_HOME/mshare`."""
-    if os.geteuid() == 0:
-        return Path("/var/cache/mshare")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mshare"
-
-
 def headers_of(release: str) -> Path:
     """Return where distributions put the headers of that kernel."""
     return Path("/lib/modules") / release / "build"
@@ -109,23 +102,13 @@ def _names() -> list[str]:
     return sorted(name for name in os.listdir(DEFAULT_ROOT) if name != _INFO_FILE)
 
 
-def _digest() -> str:
-    """Return a name for this source: another source is another module."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in SOURCE.rglob("*") if path.is_file()):
-        inside = path.relative_to(SOURCE)
-        if not any(inside.match(pattern) for pattern in kbuild.PRODUCTS):
-            digest.update(f"{inside}\0{path.stat().st_size}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def _built(release: str, cache: Path) -> Path:
-    return cache / release / _digest() / f"{MODULE}.ko"
+    return cache / release / digest(SOURCE, kbuild.PRODUCTS) / f"{MODULE}.ko"
 
 
 def build(release: str | None = None, cache: Path | None = None) -> Path:
     """Compile the module for the running kernel, or the one of that release, and return its path. Once built, it is
-    found again in `cache` (default: `cache_directory`). Takes about a minute.
+    found again in `cache` (default: the cache of this user). Takes about a minute.
 
     Raises `BackendUnavailableError` (no headers, no tools), `ModuleBuildError`.
     """
@@ -136,7 +119,7 @@ def build(release: str | None = None, cache: Path | None = None) -> Path:
         )
     cache = cache or cache_directory()
     target = _built(release, cache)
-    if target.is_file() and _is_safe(target):
+    if target.is_file() and is_safe(target):
         return target
     headers = headers_of(release)
     if not (SOURCE / "Kbuild").is_file():
@@ -171,15 +154,6 @@ def _make(tree: Path, headers: Path, release: str, log: Path) -> None:
     )
 
 
-def _is_safe(path: Path) -> bool:
-    """Tell whether nobody but this user and root can have put that file there."""
-    for place in (path, path.parent, path.parent.parent, path.parent.parent.parent):
-        found = os.lstat(place)
-        if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
-            return False
-    return True
-
-
 def _need_root(action: str) -> None:
     if os.geteuid() != 0:
         raise AccessDeniedError(f"uid {os.geteuid()} may not {action} kernel modules", f"sudo mshare module {action}")
@@ -212,7 +186,7 @@ def load(size: int | None = None, mode: int | None = None, gid: int | None = Non
     _need_root("load")
     if not loaded:
         path = build(cache=cache)
-        if not _is_safe(path):
+        if not is_safe(path):
             raise AccessDeniedError(
                 f"others may have changed {path}", "remove it, or give --cache a directory of root's"
             )
