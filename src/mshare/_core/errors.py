@@ -34,6 +34,8 @@ DemoFailedError    EIO         -                  `demo.story`        something 
 StuckError         ETIMEDOUT   ChildProcessError  `lab.fleet`         clients of the lab, or their parent, have stopped
 ChildEndedError    ECHILD      ChildProcessError  `measure.child`     a process that mshare started ended too early
 CannotListenError  EADDRINUSE  -                  `exporter.server`   the exporter cannot listen at the address
+LibraryBuildError  ENOEXEC     -                  `preload.library`   the preload library does not compile
+UnsuitableProgramError  EOPNOTSUPP  -             `preload.program`   the loader would not preload into the program
 
 Every message ends with what the caller can do. Pure. May depend on: nothing.
 """

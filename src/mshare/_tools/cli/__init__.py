@@ -29,6 +29,7 @@ COMMANDS = (
     "gc",
     "scan",
     "top",
+    "run",
     "collapse",
     "report",
     "exporter",
@@ -67,7 +68,9 @@ def make_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
         if hasattr(each, "SUBCOMMANDS"):
             app.add_typer(_group(name, each), name=name, help=each.HELP, epilog=_examples(each.EXAMPLES))
         else:
-            app.command(name, epilog=_examples(each.EXAMPLES))(each.command)
+            app.command(name, epilog=_examples(each.EXAMPLES), context_settings=getattr(each, "CONTEXT", None))(
+                each.command
+            )
     return app
 
 
@@ -110,7 +113,7 @@ def _run(argv: Sequence[str], begin: Callable[[], object]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # where stdout is ASCII, escape what does not fit instead of failing
         sys.stdout.reconfigure(errors="backslashreplace")
     command = typer.main.get_command(app)
-    as_json = "--json" in argv
+    as_json = "--json" in argv[: argv.index("--") if "--" in argv else None]  # what follows is another program's
     try:
         try:
             with command.make_context("mshare", list(argv) or ["--help"]) as context:

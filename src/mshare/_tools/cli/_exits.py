@@ -30,7 +30,7 @@ MEANINGS = {
     BUSY: "processes are attached",
     NO_SPACE: "it does not fit into memory, file system or huge page pool",
     DENIED: "permission denied",
-    UNAVAILABLE: "the backend cannot be used on this machine",
+    UNAVAILABLE: "the backend cannot be used on this machine, or not by this program",
     NOT_A_REGION: "the name belongs to something else than a region, or to two files; or the file is not a snapshot",
     INTERRUPTED: "interrupted (Ctrl-C); nothing is left half done",
     BROKEN_PIPE: "the reader of the output has gone",
@@ -55,6 +55,7 @@ _CLASSES: tuple[tuple[type[Exception], int], ...] = (
     (PermissionError, DENIED),
 )
 _NUMBERS = {errno.ENOSPC: NO_SPACE, errno.EDQUOT: NO_SPACE, errno.EFBIG: NO_SPACE, errno.ENOMEM: NO_SPACE}
+_NUMBERS[errno.EOPNOTSUPP] = UNAVAILABLE  # also errors of parts that are loaded only where they are used
 
 
 def code_of(error: Exception) -> int:

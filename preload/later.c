@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: MIT
+/*
+ * A thread that makes 2 MiB leaves of what the program has touched.
+ *
+ * A block is collapsed when half of its pages are in memory: its memory at most
+ * doubles.  mincore(2) tells, without touching anything.  The thread sleeps four
+ * times as long as a collapse took, holds no lock, allocates nothing and blocks
+ * all signals, so that a fork at any moment finds the library whole.  A child
+ * has no such thread until it maps memory itself; it sees the leaves that the
+ * parent's thread makes.  The thread does not keep a process whose main thread
+ * has ended.
+ */
+#include "preload.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+#define RANGES 64
+#define BLOCK_PAGES (PMD / PAGE)
+#define WARM_PAGES (BLOCK_PAGES / 2)
+#define FIRST_WAIT_MS 200
+#define LONGEST_WAIT_MS 3000
+#define CALMNESS 4 /* sleep that many times what a collapse took */
+
+/*
+ * A slot belongs to the process in @owner; 0, or another process (before a
+ * fork), is free.  @start is stored last.
+ */
+static struct range {
+	_Atomic int owner;
+	_Atomic size_t start; /* of the first whole block; 0: being written */
+	_Atomic size_t end;
+} ranges[RANGES];
+
+static _Atomic int worker; /* the process that has the thread; 0: none yet */
+
+static void wait_ms(long ms)
+{
+	struct timespec left = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000 };
+
+	while (nanosleep(&left, &left) && errno == EINTR)
+		;
+}
+
+static long now_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+enum warmth { COLD, WARM, GONE };
+
+static enum warmth look(size_t block)
+{
+	unsigned char present[BLOCK_PAGES];
+	unsigned int page, count = 0;
+
+	if (mincore((void *)block, PMD, present))
+		return GONE; /* unmapped in the meantime */
+	for (page = 0; page < BLOCK_PAGES; page++)
+		count += present[page] & 1;
+	return count >= WARM_PAGES ? WARM : COLD;
+}
+
+/* Which blocks of a range need no further look: the thread's own memory. */
+struct seen {
+	size_t start, end;
+	unsigned char *done; /* one bit per block */
+};
+
+static size_t done_length(const struct seen *seen)
+{
+	return round_up((seen->end - seen->start) / PMD / 8 + 1, PAGE);
+}
+
+static void drop_seen(struct seen *seen)
+{
+	if (seen->done)
+		kernel_munmap(seen->done, done_length(seen));
+	seen->done = NULL;
+}
+
+static bool renew_seen(struct seen *seen, size_t start, size_t end)
+{
+	if (seen->done && seen->start == start && seen->end == end)
+		return true;
+	drop_seen(seen);
+	seen->start = start;
+	seen->end = end;
+	seen->done = kernel_mmap(NULL, done_length(seen), PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (seen->done == MAP_FAILED)
+		seen->done = NULL;
+	return seen->done;
+}
+
+struct progress {
+	unsigned long made, left;
+};
+
+/* Look at every block of a range that is not done, and collapse what is warm. */
+static void look_at(struct range *range, struct seen *seen, struct progress *progress)
+{
+	struct line why = { .length = 0 };
+	size_t block, at;
+	enum warmth found;
+	long began;
+
+	for (at = 0; seen->start + (at + 1) * PMD <= seen->end; at++) {
+		block = seen->start + at * PMD;
+		if (seen->done[at / 8] & (1 << at % 8))
+			continue;
+		if (range->start != seen->start)
+			return; /* forgotten in the meantime */
+		found = look(block);
+		if (found == COLD || (found == WARM && !has_room(2 * PMD, &why))) {
+			progress->left++;
+			continue;
+		}
+		if (found == WARM) {
+			began = now_us();
+			if (kernel_madvise((void *)block, PMD, MADV_COLLAPSE)) {
+				progress->left++;
+				wait_ms(1);
+				continue;
+			}
+			progress->made++;
+			wait_ms(1 + CALMNESS * (now_us() - began) / 1000);
+		}
+		seen->done[at / 8] |= (unsigned char)(1 << at % 8);
+	}
+}
+
+static bool main_thread_has_ended(void)
+{
+	char text[64];
+	size_t at;
+
+	if (read_text("/proc/self/stat", text, sizeof(text)) <= 0)
+		return false;
+	for (at = 0; text[at]; at++)
+		if (text[at] == ')' && text[at + 1] == ' ' && text[at + 2] == 'Z')
+			return true;
+	return false;
+}
+
+static void say_made(unsigned long made, unsigned long left)
+{
+	struct line line = { .length = 0 };
+
+	add(&line, "2 MiB leaves for ");
+	add_number(&line, made);
+	add(&line, " of ");
+	add_number(&line, made + left);
+	add(&line, " blocks, as the program touched them");
+	say(&line);
+}
+
+static void *work(void *unused)
+{
+	static struct seen seen[RANGES]; /* one thread at a time; a child's starts over */
+	struct progress progress;
+	unsigned long made = 0, said = 0;
+	long began, ms = FIRST_WAIT_MS, took;
+	int at, me = getpid();
+
+	prctl(PR_SET_NAME, "mshare-later");
+	for (at = 0; at < RANGES; at++)
+		drop_seen(&seen[at]);
+	do {
+		wait_ms(ms);
+		progress.made = progress.left = 0;
+		began = now_us();
+		for (at = 0; at < RANGES; at++) {
+			size_t start = ranges[at].start, end = ranges[at].end;
+
+			if (ranges[at].owner != me || !start) {
+				drop_seen(&seen[at]);
+				continue;
+			}
+			if (!renew_seen(&seen[at], start, end)) {
+				progress.left++;
+				continue;
+			}
+			look_at(&ranges[at], &seen[at], &progress);
+		}
+		took = (now_us() - began) / 1000;
+		made += progress.made;
+		if (!progress.made && made != said)
+			say_made(said = made, progress.left);
+		/* Nothing new: wait longer, and always a hundred times what looking took. */
+		ms = progress.made ? FIRST_WAIT_MS : 2 * ms;
+		if (ms > LONGEST_WAIT_MS)
+			ms = LONGEST_WAIT_MS;
+		if (!progress.made && ms < 100 * took)
+			ms = 100 * took;
+	} while (!main_thread_has_ended());
+	return unused;
+}
+
+/* A thread that receives no signal. */
+static bool start_worker(void)
+{
+	unsigned long all = ~0UL, before;
+	bool started;
+
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, sizeof(all));
+	started = start_thread(work);
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, sizeof(all));
+	return started;
+}
+
+bool collapse_later(const struct memory *memory)
+{
+	size_t first = (size_t)memory->addr + (-(size_t)memory->offset & (PMD - 1));
+	size_t end = (size_t)memory->addr + memory->whole;
+	int at, me = getpid(), owner, before = worker;
+
+	if (first + PMD > end)
+		return true; /* no whole block */
+	for (at = 0; at < RANGES; at++) {
+		owner = ranges[at].owner;
+		if (owner == me || !atomic_compare_exchange_strong(&ranges[at].owner, &owner, me))
+			continue;
+		ranges[at].start = 0;
+		ranges[at].end = end;
+		ranges[at].start = first;
+		if (before == me || !atomic_compare_exchange_strong(&worker, &before, me) ||
+		    start_worker())
+			return true;
+		worker = 0;
+		ranges[at].owner = 0;
+		return false;
+	}
+	return false;
+}
+
+/*
+ * The program unmaps a range.  The thread may collapse one more block of what
+ * the kernel then maps there: that costs time and harms nothing.
+ */
+void forget_later(const void *addr, size_t length)
+{
+	size_t start = (size_t)addr, end = start + length;
+	int at, me;
+
+	if (length < PMD || !worker)
+		return;
+	me = getpid();
+	for (at = 0; at < RANGES; at++)
+		if (ranges[at].owner == me && ranges[at].start >= start && ranges[at].end <= end) {
+			ranges[at].start = 0;
+			ranges[at].owner = 0;
+		}
+}
