@@ -146,19 +146,19 @@ def attached(region: Regions) -> Iterator[tuple[int, int]]:
 @pytest.fixture(scope="session")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Program:
     """Run client/ with arguments; returns its output."""
-    return Program(HERE / "client", tmp_path_factory.mktemp("client"))
+    return Program(HERE / "client", tmp_path_factory.mktemp("client"), HERE / "common")
 
 
 @pytest.fixture(scope="session")
 def probe(tmp_path_factory: pytest.TempPathFactory) -> Program:
-    """Run probe.c with arguments; returns its output."""
-    return Program(HERE / "probe.c", tmp_path_factory.mktemp("probe"))
+    """Run probe/ with arguments; returns its output."""
+    return Program(HERE / "probe", tmp_path_factory.mktemp("probe"), HERE / "common")
 
 
 @pytest.fixture(scope="session")
 def attack(tmp_path_factory: pytest.TempPathFactory) -> Program:
-    """Run attack.c with arguments; returns its output."""
-    return Program(HERE / "attack.c", tmp_path_factory.mktemp("attack"))
+    """Run attack/ with arguments; returns its output."""
+    return Program(HERE / "attack", tmp_path_factory.mktemp("attack"), HERE / "common")
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 class Program:
-    """A program of one source file, or of all files in a directory: program(*args) is its output."""
+    """A program of all files in a directory of C: program(*args) is its output."""
 
-    def __init__(self, source: Path, directory: Path) -> None:
-        """Compile the source into the directory."""
-        path = directory / source.stem
-        sources = sorted(source.glob("*.c")) if source.is_dir() else [source]
+    def __init__(self, source: Path, directory: Path, *shared: Path) -> None:
+        """Compile the source into the directory; `shared`: further directories of C that are part of the program."""
+        path = directory / source.name
+        sources = [file for each in (source, *shared) for file in sorted(each.glob("*.c"))]
         subprocess.run(["gcc", "-O1", "-Wall", "-Wno-unused-result", "-pthread", "-o", path, *sources], check=True)
         self.program = str(path)
 

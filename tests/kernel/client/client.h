@@ -3,35 +3,7 @@
 #ifndef CLIENT_H
 #define CLIENT_H
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/falloc.h>
-#include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
-#include "../../../kernel/uapi/linux/msharefs.h"
-
-#define UNIT MSHARE_UNIT
-#define PAGE 4096UL
-#define RW (PROT_READ | PROT_WRITE)
-#define PUNCH (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
-#define CHECK(what) do { \
-	if (!(what)) { \
-		printf("FAIL %s:%d %s errno=%d\n", __func__, __LINE__, #what, errno); \
-		fflush(stdout); \
-		_exit(1); \
-	} \
-} while (0)
+#include "../common/common.h"
 
 /* ---- region.c ---- */
 

@@ -1,15 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /* What processes pay that attach a region and read it. */
 #include "client.h"
-#include <sys/resource.h>
-
-static long minor_faults(void)
-{
-	struct rusage usage;
-
-	getrusage(RUSAGE_SELF, &usage);
-	return usage.ru_minflt;
-}
 
 static long page_tables_kb(void)
 {

@@ -3,33 +3,11 @@
 #include "client.h"
 #include <pthread.h>
 #include <sched.h>
-#include <setjmp.h>
-
-static sigjmp_buf escape;
-static volatile int last_signal;
-
-static void on_signal(int sig)
-{
-	last_signal = sig;
-	siglongjmp(escape, 1);
-}
-
-static void catch_faults(void)
-{
-	struct sigaction act = { .sa_handler = on_signal, .sa_flags = SA_NODEFER };
-
-	sigaction(SIGSEGV, &act, NULL);
-	sigaction(SIGBUS, &act, NULL);
-}
 
 /* A context switch or a move to another CPU could hide a missing flush. */
 static void have_last_cpu(void)
 {
-	cpu_set_t cpus;
-
-	CPU_ZERO(&cpus);
-	CPU_SET(sysconf(_SC_NPROCESSORS_ONLN) - 1, &cpus);
-	CHECK(!sched_setaffinity(0, sizeof(cpus), &cpus));
+	have_cpu(last_cpu());
 }
 
 int spin(const char *path, size_t offset, const char *what)
@@ -45,7 +23,7 @@ int spin(const char *path, size_t offset, const char *what)
 	printf("ready\n");
 	fflush(stdout);
 	if (sigsetjmp(escape, 1)) {
-		printf("signal %d\n", last_signal);
+		printf("signal %d\n", last_fault.si_signo);
 		return 0;
 	}
 	if (writing)
@@ -63,7 +41,7 @@ static void *spin_thread(void *arg)
 
 	have_last_cpu();
 	if (sigsetjmp(escape, 1)) {
-		printf("signal %d\n", last_signal);
+		printf("signal %d\n", last_fault.si_signo);
 		fflush(stdout);
 		return NULL;
 	}
