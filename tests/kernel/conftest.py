@@ -16,8 +16,7 @@ import pytest
 
 from vm import dmesg
 
-from . import mfs
-from . import probe as oracle
+from . import mfs, oracle
 from .programs import Program
 from .regions import Regions
 
@@ -194,4 +193,4 @@ def control_group() -> Iterator[Callable[..., str]]:
 
     yield make
     for path in made:
-        mfs.eventually(partial(mfs.removed, path), "the cgroup is still in use")
+        mfs.eventually(partial(mfs.removed, path), (pathlib.Path(path) / "cgroup.procs").read_text)

@@ -164,15 +164,15 @@ def found(pattern: str, text: str) -> re.Match[str]:
     return match
 
 
-def eventually(condition: Callable[[], object], complaint: str, seconds: float = 60) -> None:
-    """Wait until condition() is true, or fail with the complaint."""
+def eventually(condition: Callable[[], object], complaint: str | Callable[[], object], seconds: float = 60) -> None:
+    """Wait until condition() is true, or fail with the complaint, which may be computed then."""
     limit = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < limit, complaint
+        assert time.monotonic() < limit, complaint if isinstance(complaint, str) else complaint()
         os.sched_yield()
 
 
-def removed(directory: str) -> bool:
+def removed(directory: PathLike) -> bool:
     """Remove a directory, unless it is in use.  Return whether the directory is gone."""
     try:
         os.rmdir(directory)
@@ -180,6 +180,12 @@ def removed(directory: str) -> bool:
         assert error.errno == errno.EBUSY
         return False
     return True
+
+
+class Iovec(ctypes.Structure):
+    """`struct iovec`."""
+
+    _fields_ = [("base", ctypes.c_void_p), ("len", ctypes.c_size_t)]
 
 
 class Child:

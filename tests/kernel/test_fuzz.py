@@ -5,14 +5,12 @@ MSHARE_FUZZ_REPLAY=WORKER.INCARNATION runs one worker alone.  MSHARE_FUZZ_SKIP=O
 """
 
 import contextlib
-import errno
 import os
 import pathlib
 import re
 import shutil
 import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -24,7 +22,6 @@ WORKERS = os.environ.get("MSHARE_FUZZ_WORKERS", "8")
 REPLAY = os.environ.get("MSHARE_FUZZ_REPLAY")
 SKIP = os.environ.get("MSHARE_FUZZ_SKIP", "")
 SOURCE = pathlib.Path(__file__).parent / "fuzz"
-CGROUPS = pathlib.Path("/sys/fs/cgroup")
 TRACING = pathlib.Path("/sys/kernel/tracing")
 
 
@@ -68,31 +65,12 @@ def disk(place: pathlib.Path) -> Iterator[pathlib.Path]:
     subprocess.run(["umount", path], check=True)
 
 
-def remove(group: pathlib.Path) -> None:
-    """Remove a cgroup.  A process that was killed may need a moment to leave it."""
-    limit = time.monotonic() + 60
-    while True:
-        try:
-            group.rmdir()
-        except OSError as error:
-            assert error.errno == errno.EBUSY
-            assert time.monotonic() < limit, (group / "cgroup.procs").read_text()
-            os.sched_yield()
-        else:
-            return
-
-
 @pytest.fixture
-def groups() -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+def groups(control_group: Callable[..., str]) -> tuple[pathlib.Path, pathlib.Path]:
     """Two memory cgroups: one is too small for the work of its members, and the fuzzer sets the limit of the other."""
-    small, tight = CGROUPS / "mshare-fuzz", CGROUPS / "mshare-fuzz-tight"
-    small.mkdir()
-    tight.mkdir()
-    (CGROUPS / "cgroup.subtree_control").write_text("+memory")
+    small, tight = pathlib.Path(control_group("memory")), pathlib.Path(control_group("memory"))
     (small / "memory.max").write_text("12M")
-    yield small, tight
-    remove(small)
-    remove(tight)
+    return small, tight
 
 
 @pytest.fixture

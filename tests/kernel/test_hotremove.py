@@ -11,8 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from . import mfs
-from . import probe as oracle
+from . import mfs, oracle
 
 MEMORY = pathlib.Path("/sys/devices/system/memory")
 BLOCKS = sorted(MEMORY.glob("memory[0-9]*"), key=lambda path: int(path.name[len("memory") :]))

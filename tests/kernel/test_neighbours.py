@@ -16,8 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
-from . import mfs
-from . import probe as oracle
+from . import mfs, oracle
 from .regions import Regions
 
 HERE = pathlib.Path(__file__).parent
@@ -63,7 +62,7 @@ Clients = Callable[..., mfs.Child]
 def module() -> Iterator[None]:
     path = os.environ.get("MSHARE_SPY_KO", str(HERE / "spy" / "mshare_spy.ko"))
     subprocess.run(["insmod", path], check=True)
-    oracle.until(lambda: os.path.exists(DEVICE), "no device appeared")
+    mfs.eventually(lambda: os.path.exists(DEVICE), "no device appeared")
     yield
     subprocess.run(["rmmod", "mshare_spy"], check=True)
 
@@ -193,10 +192,10 @@ def test_leaving_is_told(region: Regions, clients: Clients, spy: Spies, how: str
     else:
         one.proceed()
     if how in ("exit", "kill"):
-        oracle.until(lambda: listener.heard().released, "the listener was not released")
+        mfs.eventually(lambda: listener.heard().released, "the listener was not released")
         assert listener.heard().starts == listener.heard().ends
         return
-    oracle.until(lambda: oracle.task_state(one.pid) == "T", "it did not detach")
+    mfs.eventually(lambda: oracle.task_state(one.pid) == "T", "it did not detach")
     heard = listener.heard()
     assert heard.intervals > before.intervals
     assert heard.starts == heard.ends
@@ -226,7 +225,7 @@ def test_the_end_in_any_order(region: Regions, clients: Clients, spy: Spies, ord
             closing.start()
             one.kill()
             closing.join()
-        oracle.until(lambda: mfs.info(fd)["attachments"] == 0, "still attached")
+        mfs.eventually(lambda: mfs.info(fd)["attachments"] == 0, "still attached")
         mfs.fallocate(fd, 0, 0, 16 * mfs.PAGE)
 
 
@@ -259,7 +258,7 @@ def test_a_listener_may_sleep(region: Regions, clients: Clients, spy: Spies) -> 
     listener = spy(clients(region.path).pid)
     listener.tell("hold")
     other = mfs.Child(lambda ready, wait: punch(fd))
-    oracle.until(lambda: listener.heard().waiting, "the listener was not asked")
+    mfs.eventually(lambda: listener.heard().waiting, "the listener was not asked")
     assert os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
     listener.tell("go")
     assert other.result() == 0
@@ -289,7 +288,7 @@ def test_a_fault_that_waits_for_a_punch_leaves_the_other_threads_alone(
         thread = threading.Thread(target=touch)
         wait()
         thread.start()
-        oracle.until(lambda: ids and oracle.task_state(os.getpid(), ids[0]) in ("D", ""), "it did not wait")
+        mfs.eventually(lambda: ids and oracle.task_state(os.getpid(), ids[0]) in ("D", ""), "it did not wait")
         ready()
         length = 3 * mfs.UNIT
         flags = mfs.MAP_PRIVATE | mfs.MAP_ANONYMOUS | mfs.MAP_NORESERVE
@@ -301,7 +300,7 @@ def test_a_fault_that_waits_for_a_punch_leaves_the_other_threads_alone(
     listener.tell("hold")
     other = mfs.Child(lambda ready, wait: punch(fd))
     try:
-        oracle.until(lambda: listener.heard().waiting, "the listener was not asked")
+        mfs.eventually(lambda: listener.heard().waiting, "the listener was not asked")
         waiting.proceed()
         waiting.wait_ready()
         mapped = select.select([waiting.ready], [], [], 10)[0]

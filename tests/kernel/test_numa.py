@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
-from . import mfs
-from . import probe as oracle
+from . import mfs, oracle
 from .regions import Regions
 
 several_nodes = pytest.mark.only_if(oracle.NODES > 1)
@@ -157,7 +156,7 @@ def test_balancing_passes_by(region: Regions, prot: int) -> None:
         try:
             with scans(child.pid) as scanned:
                 child.wait_ready()
-                oracle.until(lambda: len(among(scanned(), own, 1 << 20)) >= 3, "balancing does not scan", 120)
+                mfs.eventually(lambda: len(among(scanned(), own, 1 << 20)) >= 3, "balancing does not scan", 120)
                 calls = scanned()
             line = numa_line(child.pid, at)
         finally:

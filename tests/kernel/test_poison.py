@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from . import mfs
-from . import probe as oracle
+from . import mfs, oracle
 from .programs import Program
 from .regions import Regions
 

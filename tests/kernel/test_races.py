@@ -6,8 +6,7 @@ import ctypes
 import errno
 import os
 import signal
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -16,45 +15,29 @@ from .programs import Program
 from .regions import Regions
 
 SECONDS = int(os.environ.get("MSHARE_RACE_SECONDS", "5"))
-GROUP = "/sys/fs/cgroup/mshare-race"
 PIDFD_OPEN, PROCESS_MADVISE, PROCESS_MRELEASE = 434, 440, 448
 COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE, COLLAPSE = 20, 21, 22, 23, 25
 HWPOISON, SOFT_OFFLINE = 100, 101
 
 
-def group_busy() -> bool:
-    """Remove the group.  Return whether that was impossible because a process is in the group."""
-    try:
-        os.rmdir(GROUP)
-    except OSError as error:
-        assert error.errno == errno.EBUSY
-        return True
-    return False
-
-
 class Group:
     """A memory cgroup of its own."""
 
+    def __init__(self, path: str) -> None:
+        self.path = path
+
     def set(self, field: str, value: object) -> None:
-        with open(f"{GROUP}/{field}", "w") as f:
+        with open(f"{self.path}/{field}", "w") as f:
             f.write(str(value))
 
     def get(self, field: str) -> str:
-        with open(f"{GROUP}/{field}") as f:
+        with open(f"{self.path}/{field}") as f:
             return f.read()
 
 
 @pytest.fixture
-def group() -> Iterator[Group]:
-    os.mkdir(GROUP)
-    with open("/sys/fs/cgroup/cgroup.subtree_control", "w") as f:
-        f.write("+memory")
-    made = Group()
-    yield made
-    limit = time.monotonic() + 60
-    while group_busy():  # a killed process is not quite gone
-        assert time.monotonic() < limit, made.get("cgroup.procs")
-        os.sched_yield()
+def group(control_group: Callable[..., str]) -> Group:
+    return Group(control_group("memory"))
 
 
 def pattern(page: int) -> int:
@@ -71,10 +54,7 @@ def intact(addr: int, pages: int) -> bool:
 
 
 def nobody_left(fd: int) -> None:
-    limit = time.monotonic() + 60
-    while mfs.info(fd)["attachments"]:
-        assert time.monotonic() < limit, mfs.pids(fd)
-        os.sched_yield()
+    mfs.eventually(lambda: not mfs.info(fd)["attachments"], lambda: mfs.pids(fd))
 
 
 @pytest.mark.timeout(300)

@@ -72,14 +72,10 @@ def test_proc_mem(readonly: tuple[int, int]) -> None:
     os.close(mem)
 
 
-class Iovec(ctypes.Structure):
-    _fields_ = [("base", ctypes.c_void_p), ("len", ctypes.c_size_t)]
-
-
 def test_process_vm(readonly: tuple[int, int]) -> None:
     _fd, addr = readonly
     buffer = ctypes.create_string_buffer(b"x", 1)
-    local, remote = Iovec(ctypes.addressof(buffer), 1), Iovec(addr, 1)
+    local, remote = mfs.Iovec(ctypes.addressof(buffer), 1), mfs.Iovec(addr, 1)
     arguments = (os.getpid(), ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
     assert mfs.libc.process_vm_writev(*arguments) == -1
     assert ctypes.get_errno() == errno.EFAULT
@@ -123,7 +119,7 @@ def test_ptrace(readonly: tuple[int, int]) -> None:
 def register_buffer(addr: int) -> int:
     """io_uring fixed buffer: 0 or errno."""
     ring = mfs.check(mfs.libc.syscall(425, 1, ctypes.byref(ctypes.create_string_buffer(120))))
-    iovec = Iovec(addr, 4 * mfs.PAGE)
+    iovec = mfs.Iovec(addr, 4 * mfs.PAGE)
     try:
         return 0 if mfs.libc.syscall(427, ring, 0, ctypes.byref(iovec), 1) == 0 else ctypes.get_errno()
     finally:
@@ -170,7 +166,7 @@ def test_writable_proc_mem(attached: tuple[int, int]) -> None:
 def test_writable_process_vm(attached: tuple[int, int]) -> None:
     fd, addr = attached
     buffer = ctypes.create_string_buffer(b"q", 1)
-    local, remote = Iovec(ctypes.addressof(buffer), 1), Iovec(addr + 5 * mfs.PAGE, 1)
+    local, remote = mfs.Iovec(ctypes.addressof(buffer), 1), mfs.Iovec(addr + 5 * mfs.PAGE, 1)
     arguments = (os.getpid(), ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
     assert mfs.libc.process_vm_writev(*arguments) == 1
     assert os.pread(fd, 1, 5 * mfs.PAGE) == b"q"

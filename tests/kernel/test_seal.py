@@ -18,13 +18,9 @@ PROTECTED, SEALED = 1, 2
 NOBODY = 65534
 
 
-class Iovec(ctypes.Structure):
-    _fields_ = [("base", ctypes.c_void_p), ("len", ctypes.c_size_t)]
-
-
 def vmsplice(pipe: int, addr: int, times: int = 1) -> None:
     """Put one byte at an address into a pipe, so that the pipe holds a reference to the page."""
-    vector = (Iovec * times)(*[Iovec(addr, 1)] * times)
+    vector = (mfs.Iovec * times)(*[mfs.Iovec(addr, 1)] * times)
     assert mfs.check(mfs.libc.vmsplice(pipe, vector, ctypes.c_ulong(times), 0)) == times
 
 

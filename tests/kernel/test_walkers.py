@@ -7,12 +7,10 @@ import pathlib
 import signal
 import struct
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import pytest
 
-from . import mfs
-from . import probe as oracle
+from . import mfs, oracle
 from .programs import Program
 from .regions import Regions
 
@@ -23,14 +21,10 @@ FUTEX, REMAP_FILE_PAGES, MLOCK2, PKEY_MPROTECT, PKEY_ALLOC, MSEAL = 202, 216, 32
 REMOVE, DONTFORK, DOFORK, HWPOISON, SOFT_OFFLINE = 9, 10, 11, 100, 101
 
 
-class Iovec(ctypes.Structure):
-    _fields_ = [("base", ctypes.c_void_p), ("len", ctypes.c_size_t)]
-
-
 def by_process_vm(pid: int, addr: int, value: int | None) -> int:
     """Write (or read, without a value) one byte of another process."""
     buffer = ctypes.create_string_buffer(bytes([value or 0]), 1)
-    local, remote = Iovec(ctypes.addressof(buffer), 1), Iovec(addr, 1)
+    local, remote = mfs.Iovec(ctypes.addressof(buffer), 1), mfs.Iovec(addr, 1)
     call = mfs.libc.process_vm_readv if value is None else mfs.libc.process_vm_writev
     assert mfs.check(call(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)) == 1
     return buffer.raw[0]
@@ -131,8 +125,8 @@ def test_a_futex_across_processes(region: Regions, punched: str) -> None:
     child = mfs.Child(wait_there)
     child.wait_ready()
     call = pathlib.Path(f"/proc/{child.pid}/syscall")
-    oracle.until(lambda: call.read_text().startswith(f"{FUTEX} "), "it does not wait")
-    oracle.until(lambda: oracle.task_state(child.pid) == "S", "it does not sleep")
+    mfs.eventually(lambda: call.read_text().startswith(f"{FUTEX} "), "it does not wait")
+    mfs.eventually(lambda: oracle.task_state(child.pid) == "S", "it does not sleep")
     mfs.fallocate(fd, mfs.PUNCH_HOLE, (3 if punched == "its page" else 4) * mfs.PAGE, mfs.PAGE)
     assert mfs.libc.syscall(FUTEX, word, FUTEX_WAKE, 1, None, None, 0) == 1
     assert child.result() == 0
@@ -172,7 +166,7 @@ def test_a_process_that_was_away_sees_the_hole(region: Regions, neighbour: str) 
         child = mfs.Child(away)
         for turn in range(1, 32):
             child.wait_ready()
-            oracle.until(lambda: oracle.task_state(child.pid) == "S", "it does not wait")
+            mfs.eventually(lambda: oracle.task_state(child.pid) == "S", "it does not wait")
             mfs.fallocate(fd, mfs.PUNCH_HOLE, 5 * mfs.PAGE, mfs.PAGE)
             os.pwrite(fd, bytes([turn + 101]), 5 * mfs.PAGE)
             child.proceed()
@@ -192,7 +186,7 @@ def test_walkers_against_punching_truncating_and_dying(region: Regions, probe: P
     """pagemap, smaps, numa_maps, PAGEMAP_SCAN, mincore, move_pages, futex, mlock, process_vm_* all at once."""
     fd = region(61)
     print(probe("walk", region.path, 2 * SECONDS))
-    oracle.until(lambda: mfs.info(fd)["attachments"] == 0, "still attached")
+    mfs.eventually(lambda: mfs.info(fd)["attachments"] == 0, "still attached")
     assert [os.pread(fd, 1, page * mfs.PAGE)[0] for page in range(16)] == list(range(1, 17))
     mfs.protect(fd, 0, 16 * mfs.PAGE, mfs.READWRITE)
 
@@ -318,21 +312,7 @@ def test_write_protection_by_pagemap_scan(region: Regions) -> None:
     in_a_child(region, scan)
 
 
-GROUPS = [f"/sys/fs/cgroup/mshare-payer-{name}" for name in ("makes", "uses")]
-
-
-@pytest.fixture
-def groups() -> Iterator[list[str]]:
-    with open("/sys/fs/cgroup/cgroup.subtree_control", "w") as f:
-        f.write("+memory")
-    for path in GROUPS:
-        os.mkdir(path)
-    yield GROUPS
-    for path in GROUPS:
-        mfs.eventually(partial(mfs.removed, path), "somebody is left")
-
-
-def test_who_makes_the_pages_pays_for_them(region: Regions, groups: list[str]) -> None:
+def test_who_makes_the_pages_pays_for_them(region: Regions, control_group: Callable[..., str]) -> None:
     """Pages and tables are charged to the first group, while it lives and after.  The second group pays nothing."""
     pages = 2003
     fd = region(pages, reserve=False)
@@ -367,7 +347,7 @@ def test_who_makes_the_pages_pays_for_them(region: Regions, groups: list[str]) -
         assert process.result() == 0
         return grown, paid
 
-    maker, user = groups
+    maker, user = control_group("memory"), control_group("memory")
     # Each CPU holds up to 64 pages of a group's charge back.
     least = (pages - 64 * os.sysconf("SC_NPROCESSORS_ONLN")) * mfs.PAGE
     grown, _ = touch(maker)
@@ -378,4 +358,4 @@ def test_who_makes_the_pages_pays_for_them(region: Regions, groups: list[str]) -
     assert grown < 1 << 20
     assert int(current(maker)) >= least
     os.ftruncate(fd, 0)
-    oracle.until(lambda: int(current(maker)) < least, "the charge outlived the pages")
+    mfs.eventually(lambda: int(current(maker)) < least, "the charge outlived the pages")

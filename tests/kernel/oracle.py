@@ -1,28 +1,13 @@
 """The kernel's own words about pages and tasks, from /proc: the oracles of these tests."""
 
-import os
 import pathlib
-import time
-from collections.abc import Callable
-from typing import TypeVar
 
 from . import mfs
-
-T = TypeVar("T")
 
 HWPOISON, BUDDY = 1 << 19, 1 << 10  # /proc/kpageflags
 PLACED = 61  # pages of the fixture `placed`
 NODES = sum(1 for each in pathlib.Path("/sys/devices/system/node").glob("node[0-9]*"))
 KNOWS_BAD_PAGES = "HardwareCorrupted" in pathlib.Path("/proc/meminfo").read_text()
-
-
-def until(condition: Callable[[], T], what: str, limit_s: int = 60) -> T:
-    """Wait for a condition, but not forever.  Return the condition's value."""
-    limit = time.monotonic() + limit_s
-    while not (value := condition()):
-        assert time.monotonic() < limit, what
-        os.sched_yield()
-    return value
 
 
 def frame(addr: int) -> int:
