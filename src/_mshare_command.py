@@ -2,14 +2,21 @@
 
 Facts: loading the package takes long enough for Ctrl-C, and an interrupt while Python imports shows a traceback. The
 package `mshare` is loaded before any module in it. Consequence: nothing inside the package is early enough to prevent
-that. Decision: this module is outside of the package and loads next to nothing. (`python -m mshare` comes too late.)
+that. Decision: this module is outside of the package and loads nothing that Python has not loaded at its start:
+`signal` would load `enum`, and half of the time in which Ctrl-C shows a traceback would be this module's (decision 29).
+(`python -m mshare` comes too late.)
 """
 
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Callable
+
+TYPE_CHECKING = False  # `typing` is not loaded for it
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable
+else:
+    import _signal as signal
 
 
 def main() -> int:
@@ -20,7 +27,7 @@ def main() -> int:
 def run(process: Callable[[Callable[[], object]], int]) -> int:
     """Call `process` with what it has to call when the work begins. Until then, Ctrl-C ends this process silently, with
     exit code 130; from then on it raises KeyboardInterrupt. A process that ignores Ctrl-C goes on to do so."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) != signal.default_int_handler:
         return process(bool)
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     try:
@@ -28,7 +35,7 @@ def run(process: Callable[[Callable[[], object]], int]) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # the end of the interpreter has nothing left to interrupt
 
 

@@ -47,6 +47,13 @@ def test_the_import_loads_nothing_heavy() -> None:
     assert modules & HEAVY == set()
 
 
+def test_the_command_s_first_module_loads_nothing() -> None:
+    """Until it is there, Ctrl-C shows a traceback. `os`, which it uses, is loaded by `site` at Python's start."""
+    before = loaded(f"sys.path.insert(0, {str(SOURCE)!r}); import os", "-S", "-I")
+    after = loaded(f"sys.path.insert(0, {str(SOURCE)!r}); import os, _mshare_command", "-S", "-I")
+    assert after - before == {"_mshare_command", "__future__"}
+
+
 def test_the_import_is_complete(tmp_path: Path) -> None:
     """A program may lose sight of the library's files, by its rights or its root, and only then use a name."""
     program = (
