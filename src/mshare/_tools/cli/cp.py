@@ -50,18 +50,18 @@ def command(
     readonly: Annotated[bool, typer.Option("--readonly", help="The same as --mode 0444.")] = False,
     backend: BackendName = None,
     size: Annotated[
-        str | None, typer.Option(help="Exact size of a SRC that does not tell: no spooling then.", metavar="SIZE")
+        str | None, typer.Option(help="Exact size of a SRC of unknown size, to avoid spooling.", metavar="SIZE")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Copy a file into a new region, or a region to a file.
 
-    A region is written region:NAME, stdin or stdout is -, everything else is a file (./region:x for a file of such a
-    name). The copy is all or nothing: a new region's name, or the file, appears when every byte is there, and an
-    existing region is never written to.
+    region:NAME means a region, - means stdin or stdout, and everything else is a file (./region:x for a file of such a
+    name). The copy is all or nothing: the new region's name, or the file, appears when every byte is there. cp never
+    writes to an existing region.
 
-    The size of a pipe is not known beforehand. Above 4 MiB cp spools it into an unnamed file in $TMPDIR, unless
-    --size says what it is.
+    The size of a pipe is not known beforehand. Above 4 MiB cp spools the pipe into an unnamed file in $TMPDIR, unless
+    --size gives the size.
     """
     if source.startswith(PREFIX) is target.startswith(PREFIX) is False:
         raise UsageError("one of SRC and DST must be a region, written region:NAME")
@@ -99,7 +99,7 @@ def _copy_in(source: str, name: str, mode: int, backend: str | None, size: int |
             read = _files.reader_of_region(stack.enter_context(region.handle()).fileno(), size)
         else:
             names.check_name(name)
-            names.refuse_existing(name)  # before a pipe is drained for nothing
+            names.refuse_existing(name)  # before a pipe is drained in vain
             read, size = stack.enter_context(_files.sized_source(source, size, spooling))
 
         def fill(view: memoryview) -> None:

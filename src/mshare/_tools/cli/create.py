@@ -28,14 +28,15 @@ def command(
     mode: Annotated[str, typer.Option(metavar="MODE", help="Permission bits, in octal.")] = "0600",
     backend: BackendName = None,
     addr: Annotated[
-        str | None, typer.Option(metavar="ADDR", help="Where every process attaches it, like 0x200000000000.")
+        str | None, typer.Option(metavar="ADDR", help="The address for all processes, like 0x200000000000.")
     ] = None,
-    sparse: Annotated[bool, typer.Option("--sparse", help="Reserve nothing: memory on first touch.")] = False,
+    sparse: Annotated[bool, typer.Option("--sparse", help="Reserve nothing: memory comes on first touch.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Create a region of zeros that stays until somebody removes it.
 
-    All its memory is reserved now. It is an orphan until a process attaches it: `mshare gc --all` would take it.
+    All memory of the region is reserved now. The region is an orphan until a process attaches it, and `mshare gc --all`
+    would remove it.
     """
     with (
         bars(f"reserving {printable(name)}") as (step,),

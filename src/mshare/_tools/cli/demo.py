@@ -32,8 +32,9 @@ def command(
 ) -> None:
     """Show all of it on real data, without root.
 
-    All flights of 2013 from New York, repeated until they fill a region; many processes compute on it while its loader
-    is killed; then what page tables cost here, measured. Needs the extra `demo`. Leaves nothing behind.
+    The demo repeats all flights of 2013 from New York until they fill a region. Many processes compute on the region
+    while its loader is killed. The demo then measures what page tables cost here. It needs the extra `demo`, and leaves
+    nothing behind.
     """
     with steps() as tell:
         result = _main.demonstrate(

@@ -1,5 +1,5 @@
-"""`mshare doctor`: what this machine can do, and what to change. May depend on: _console, _exits, findings, machine,
-table, units, rich, typer."""
+"""`mshare doctor`: the abilities of this machine, and useful changes. May depend on: _console, _exits, findings,
+machine, table, units, rich, typer."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def _print_finding(finding: Finding) -> None:
 
 
 def command(
-    size: Annotated[str, typer.Option(metavar="SIZE", help="The size of region you have in mind.")] = "1G",
+    size: Annotated[str, typer.Option(metavar="SIZE", help="The size of a region that you plan.")] = "1G",
     as_json: AsJson = False,
 ) -> int:
     """Say what this machine can do, and what to change.
 
-    Looks at backends, huge pages, /dev/shm and limits, and changes nothing: commands are printed, never run. Exit
-    code 8 if no backend can be used, else 0.
+    doctor looks at backends, huge pages, /dev/shm and limits, and changes nothing: commands are printed, never run. The
+    exit code is 8 if no backend can be used, else 0.
     """
     facts = machine.inspect(parse_size(size))
     found = findings(facts)

@@ -52,8 +52,8 @@ def command(
 ) -> None:
     """Give Prometheus what page tables cost.
 
-    One scan per scrape, without --exact. It ends at SIGTERM or Ctrl-C with 0. docs/exporter.md has a systemd unit, what
-    it may need of root's rights, and what the metrics mean. Needs the extra `exporter`.
+    The exporter makes one scan per scrape, without --exact. It ends at SIGTERM or Ctrl-C with 0. docs/exporter.md has a
+    systemd unit, the rights that the exporter may need, and the meaning of the metrics. Needs the extra `exporter`.
     """
     del as_json  # `run` looks at it
     if what is not None:

@@ -1,4 +1,4 @@
-"""`mshare gc`: remove what nobody uses any more. May depend on: _console, _exits, removal, show, table, units,
+"""`mshare gc`: remove regions that nobody uses any more. May depend on: _console, _exits, removal, show, table, units,
 typer."""
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def command(
 ) -> None:
     """Remove orphans: regions that nobody is attached to.
 
-    Only your own, unless you are root. A region that waits for its first or next user is an orphan too, so say an age
-    that no such wait reaches, or --all. The age counts from the creation, not from the last use.
+    Only root removes orphans of other users. A region that waits for its first or next user is also an orphan. Give an
+    age that no such wait reaches, or --all. The age counts from the creation, not from the last use.
     """
     if older_than is not None and every:
         raise UsageError("say --older-than AGE or --all, not both")

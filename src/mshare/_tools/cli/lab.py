@@ -41,7 +41,7 @@ HELP = "Run an experiment: how many processes there is memory for."
 def sga_server(
     *,
     factor: Annotated[
-        int, typer.Option(min=1, max=scale.MOST, metavar="N", help="Divide the sizes of the proposal's server by it.")
+        int, typer.Option(min=1, max=scale.MOST, metavar="N", help="Divide the sizes of the proposal's server by N.")
     ] = 128,
     mechanisms: Annotated[
         str, typer.Option(metavar="MECHANISM,...", help=f"Of {', '.join(MECHANISMS)}; one after the other.")
@@ -62,9 +62,10 @@ def sga_server(
 ) -> int:
     """Rebuild the server that ran out of memory.
 
-    300 GiB shared by 1,500 clients on 512 GiB, all sizes divided by a factor. Clients attach and read all of it until
-    all are there or the kernel kills one for lack of memory; then the region's creator is killed. It happens in a
-    memory control group of its own, and nobody outside of it is killed. Needs root.
+    On that server 1,500 clients share 300 GiB of 512 GiB. The lab divides all sizes by a factor. Clients attach the
+    region and read all of it until all are there or the kernel kills one for lack of memory. The region's creator is
+    then killed. All this happens in a private memory control group, and no process outside the group is killed. Needs
+    root.
     """
     full = scale.server(factor)
     load = sga.Load(
@@ -80,7 +81,7 @@ def sga_server(
         with extra("report"):
             import matplotlib  # noqa: F401
     limited = full.memory_bytes if memory is None else parse_size(memory)
-    # A run that is ended must take its processes, its region and its control group along: that is done in `finally`.
+    # A run that is ended must also end its processes, its region and its control group: `finally` clauses do so.
     for number in _ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
@@ -101,7 +102,7 @@ def sga_server(
 
 
 def _end(number: int, _: object) -> None:
-    """End the run by an exception, once: what is sent later, perhaps to all of a group, must not end the clean-up."""
+    """End the run by an exception, once: a later signal, perhaps to all of a group, must not end the clean-up."""
     for each in _ENDING:
         signal.signal(each, signal.SIG_IGN)
     if number == signal.SIGINT:

@@ -17,8 +17,9 @@ mshare ls --json | jq -r '.regions[] | select(.orphan) | .name'
 def command(as_json: AsJson = False) -> None:
     """List the regions that you may read.
 
-    USERS is the number of attached processes that you can see, `others` if only processes are attached that you cannot
-    see (another user's or another container's), `orphan` if none is. LEAF is what one last-level page-table entry maps.
+    USERS is the number of attached processes that you can see. USERS is `others` if all attached processes are hidden
+    from you (another user's or another container's), and `orphan` if no process is attached. LEAF is the size that one
+    last-level page-table entry maps.
     """
     infos = listing.regions()
     if as_json:

@@ -86,7 +86,7 @@ def build(
 
 def load(
     size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="What all regions may take. Default: half the memory.")
+        str | None, typer.Option(metavar="SIZE", help="Limit of all regions together. Default: half the memory.")
     ] = None,
     mode: Annotated[
         str | None, typer.Option(metavar="OCTAL", help="Mode of the directory. Default: 0755, with --group 1775.")
@@ -99,13 +99,13 @@ def load(
 ) -> None:
     """Load the module and mount msharefs.
 
-    Builds the module if the cache has none, puts the module into the kernel, and mounts msharefs on /sys/fs/mshare.
-    Needs root.
+    The command builds the module if the cache has none, loads the module, and mounts msharefs on /sys/fs/mshare. Needs
+    root.
 
     Who may make regions: the kernel never swaps the memory of regions and counts that memory in no process. A user who
     makes regions can fill all of --size, and the OOM killer then ends processes of others. Only root makes regions
-    unless --group or --mode says otherwise. --group admits one group: this is safe if you trust its members with that
-    memory. --mode 1777 admits everybody: this is safe on a machine of one user. On a mount that is there already,
+    unless --group or --mode says otherwise. --group admits one group, which is safe if you trust its members with that
+    memory. --mode 1777 admits everybody, which is safe on a machine of one user. If msharefs is already mounted,
     --group and --mode change the directory, and --size changes nothing.
     """
     found = module.load(

@@ -20,14 +20,14 @@ mshare plan 64G 200 --json
 def command(
     size: Annotated[str, typer.Argument(metavar="SIZE", help="The region's size: 512M, 300G.", show_default=False)],
     processes: Annotated[
-        int, typer.Argument(metavar="PROCESSES", help="How many processes attach it.", show_default=False)
+        int, typer.Argument(metavar="PROCESSES", help="The number of processes that attach it.", show_default=False)
     ],
     as_json: AsJson = False,
 ) -> None:
     """Compute what the page tables will cost.
 
-    SIZE mapped by PROCESSES, for each backend.
-    It is arithmetic: nothing is created or measured, and no backend need be usable here.
+    The table has the costs of SIZE mapped by PROCESSES, for each backend.
+    All figures are arithmetic: nothing is created or measured, and no backend need be usable here.
     """
     found = plan(parse_size(size), processes, reversed(backends.ALL))
     if as_json:

@@ -60,9 +60,10 @@ def command(
 ) -> None:
     """Write a page about page tables here: who pays, what to do.
 
-    One HTML file with pictures and the commands to apply, for this moment, for a time that it records (--for; Ctrl-C
-    ends it early and still writes), or for saved snapshots. With --json the same as JSON, and no page unless -o names
-    one. docs/report.md says how the advice is derived. Needs the extra `report`.
+    The page is one HTML file with pictures and the commands to apply. The report covers this moment, a recording
+    (--for; Ctrl-C ends the recording early and still writes the page), or saved snapshots. With --json the result is
+    JSON, and there is no page unless -o names one. docs/report.md says how the advice is derived. Needs the extra
+    `report`.
     """
     if snapshots and (duration or exact or pids or user):
         raise UsageError("--for, --exact, --pid and --user choose what is read from this machine: not with snapshots")
@@ -103,7 +104,7 @@ def command(
 
 
 def _need_extra() -> None:
-    """Raise `MissingExtraError` before anything is recorded that could then not be shown."""
+    """Raise `MissingExtraError` before a recording that could then not be shown."""
     with extra("report"):
         import jinja2
         import matplotlib  # noqa: F401
@@ -125,8 +126,8 @@ def _saved(paths: list[Path]) -> tuple[Snapshot, list[Point]]:
 
 
 def _recorded(read: Callable[[], Snapshot], seconds: float, step: float) -> tuple[Snapshot, list[Point]]:
-    """Take snapshots for `seconds`, one every `step`, and return as `_saved`. Ctrl-C ends it; before there is one
-    snapshot, it ends the command."""
+    """Take snapshots for `seconds`, one every `step`, and return the same as `_saved`. Ctrl-C ends the recording, or
+    the command if there is no snapshot yet."""
     start = time.monotonic()
     last = read()
     points = [point(last, survey(last))]
@@ -148,7 +149,7 @@ def _recorded(read: Callable[[], Snapshot], seconds: float, step: float) -> tupl
 
 
 def _wait(until: float, state: str, shown: bool) -> None:
-    """Wait for the next snapshot, and tell so on a terminal. (Reading has a bar of its own.)"""
+    """Wait for the next snapshot, and say so on a terminal. (Reading has its own bar.)"""
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console(stderr=True), transient=True, disable=not shown) as bar:
         bar.add_task(f"recording: {state} now; Ctrl-C ends it and writes")

@@ -1,4 +1,4 @@
-"""`mshare rm`: take names away. May depend on: _complete, _console, _exits, calls, removal, table, errors, typer."""
+"""`mshare rm`: remove names. May depend on: _complete, _console, _exits, calls, removal, table, errors, typer."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def command(
         typer.Argument(metavar="NAME...", help="Regions to remove.", show_default=False, autocompletion=region_names),
     ],
     force: Annotated[
-        bool, typer.Option("--force", help="Remove the name also while processes are attached; they keep the memory.")
+        bool, typer.Option("--force", help="Remove the name even while processes are attached. They keep the memory.")
     ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Remove regions that nobody is attached to.
 
-    One that is in use is refused (exit code 5). Of several names each is tried; the exit code is that of the first
-    that failed.
+    rm refuses a region that is in use (exit code 5). With several names rm tries each name. The exit code is that of
+    the first failure.
     """
     removed: list[str] = []
     failed: list[tuple[str, MshareError]] = []

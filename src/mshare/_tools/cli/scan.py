@@ -49,9 +49,10 @@ def command(
 ) -> None:
     """Show who pays for page tables, and what sharing would save.
 
-    One line per object that processes map: its page tables NOW (bounds, or with --exact one figure), with one SHARED
-    set of tables, with 2 MiB and with 1 GiB leaves; its LEAF now. Root sees all processes, others their own.
-    docs/scan.md says what the numbers mean.
+    There is one line per object that processes map. NOW has the object's page tables (bounds, or one figure with
+    --exact). The next columns have the page tables with one SHARED set of tables, with 2 MiB and with 1 GiB leaves.
+    LEAF is the present leaf. Root sees all processes, and other users see their own. docs/scan.md says what the numbers
+    mean.
     """
     if by is not None and by not in KEYS:
         raise UsageError(f"--by {by} is not one of {', '.join(KEYS)}")

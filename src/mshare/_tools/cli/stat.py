@@ -1,4 +1,4 @@
-"""`mshare stat`: all about one region. May depend on: _console, show, listing."""
+"""`mshare stat`: all facts about one region. May depend on: _console, show, listing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ mshare stat sga --json | jq .page_table_bytes
 def command(name: RegionName, as_json: AsJson = False) -> None:
     """Show everything about one region.
 
-    Rights, backend and why, what its page tables cost a process, who is attached, and its file.
+    The command shows the region's rights, its backend and the reason for that backend, the page tables that a process
+    pays, the attached processes, and the region's file.
     """
     info = listing.region_info(name)
     if as_json:

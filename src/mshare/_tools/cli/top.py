@@ -44,8 +44,8 @@ def command(
 ) -> None:
     """Show who pays for page tables, live.
 
-    What mshare scan shows without --exact, again and again. The keys are in the last line. Where input or output is not
-    a terminal it prints tables instead; with --json one document per line. Needs the extra `top` on a terminal.
+    top repeats the table of mshare scan without --exact. The last line shows the keys. If input or output is not a
+    terminal, top prints tables, and with --json one document per line. Needs the extra `top` on a terminal.
     """
     least_bytes = parse_size(least)
     choice = Choice(uid=None if user is None else uid_of(user))
