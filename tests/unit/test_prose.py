@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "mshare"
-SOURCES = ("src", "vm", "benchmarks", "tests", "examples", "kernel", "include")
+SOURCES = ("src", "vm", "benchmarks", "tests", "examples", "kernel", "preload", "include")
 C_TEXT = re.compile(r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|/\*.*?\*/|//[^\n]*', re.DOTALL)
 """A string, a character, or a comment of C: whatever begins first hides the others."""
 
