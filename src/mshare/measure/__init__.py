@@ -1,4 +1,4 @@
-"""What processes pay for shared memory, measured in real processes. What the numbers mean: docs/measuring.md.
+"""The costs of shared memory for processes, measured in real processes. docs/measuring.md explains the numbers.
 
 >>> from mshare.measure import Mshare, measure
 >>> cost = measure(Mshare("shm"), 4 << 20, name="docs-measure", processes=2, runs=1)

@@ -1,7 +1,8 @@
-"""A process of ours that does what it is told, one JSON line each way. May depend on: errors.
+"""A child process that serves requests, one JSON line each way. May depend on: errors.
 
-It is a fresh interpreter, as a further process of a real service is: a fork would inherit mappings, faults taken and
-page tables. It ends when its creator closes it, or dies (its input ends), and never gets the terminal's Ctrl-C.
+The child is a fresh interpreter, like a further process of a real service: a fork would inherit mappings, past faults
+and page tables. The child ends when its creator closes it or dies (its input ends), and never gets the terminal's
+Ctrl-C.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .._core.errors import MshareError
 
 
 class ChildEndedError(MshareError, ChildProcessError):
-    """A process that mshare started has ended before it was told to."""
+    """A process that mshare started has ended too early."""
 
     code = errno.ECHILD
 
@@ -42,7 +43,7 @@ class Child:
     def ask(self, **request: Any) -> None:
         """Send a request; `answer` gives the answer."""
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # its death is told by `answer`
+        with suppress(BrokenPipeError):  # `answer` reports the child's death
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
 
@@ -57,7 +58,7 @@ class Child:
         return json.loads(line)
 
     def kill(self) -> int:
-        """Kill it with SIGKILL, wait until it is gone, and return its status (-9 if that was what ended it)."""
+        """Kill the child with SIGKILL, wait for its end, and return its status (-9 if the kill ended it)."""
         self._process.kill()
         return self._process.wait()
 
@@ -76,20 +77,20 @@ class Child:
 
 
 def ask_all(group: Sequence[Child], **request: Any) -> list[Any]:
-    """Let all do the same at once, and return their answers when the last one is done."""
+    """Send one request to all children at once, and return their answers when the last one is done."""
     for child in group:
         child.ask(**request)
     return [child.answer() for child in group]
 
 
 def requests() -> Iterator[dict[str, Any]]:
-    """In the child: yield what the creator asks, until it closes or dies."""
+    """In the child: yield the creator's requests, until the creator closes or dies."""
     for line in sys.stdin:
         yield json.loads(line)
 
 
 def say(answer: Any) -> None:
-    """In the child: send an answer, or end in silence if nobody is there to hear it."""
+    """In the child: send an answer, or end in silence if the creator has gone."""
     try:
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()

@@ -17,7 +17,7 @@ from .mechanisms import Mechanism, touch_every_page
 from .probe import IN_A_ROW, ProcessCost
 
 Step = Callable[[str], None]
-"""Called with what is being done, before it is done."""
+"""A function that gets the name of each step before the step."""
 
 _GRACE_S = 0.2
 """Several RCU grace periods, after which freed tables have left `PageTables`."""
@@ -27,21 +27,22 @@ _INTERVAL = Path("/proc/sys/vm/stat_interval")
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a further process pays for `size_bytes` of shared memory that exists and is in memory. Medians."""
+    """The costs of a further process for `size_bytes` of shared memory that exists and is in memory. Medians."""
 
     mechanism: str
     size_bytes: int
     runs: int
-    """Fresh processes, one after the other, that `process` is the median of, field by field."""
+    """The number of fresh processes, one after the other, whose medians `process` has, field by field."""
     processes: int
     """Processes attached at once when `PageTables` was read."""
     create_ns: int
-    """Creating it, once; median of several times. With all its memory for mshare, without any for the others."""
+    """The time of one creation, median of several. mshare reserves all memory then; the others reserve none."""
     first_touch_ns: int
-    """Attaching it then and writing to every page, so that the kernel has given and zeroed all of it; median."""
+    """The time to attach then and write to every page, so that the kernel has given and zeroed all memory; median."""
     page_tables_bytes: int
-    """`PageTables` in /proc/meminfo: its median growth when `processes` processes attached and touched everything, by
-    their number. Counts shared tables once, and is the whole machine's: other programs' changes are in it."""
+    """`PageTables` in /proc/meminfo: its median growth when `processes` processes attached and touched everything,
+    divided by their number. The figure counts shared tables once. It is the whole machine's, so it has the changes of
+    other programs."""
     process: ProcessCost
 
     @property
@@ -57,7 +58,7 @@ class Cost:
 
 @contextmanager
 def probes(mechanism: Mechanism, token: str, count: int) -> Iterator[Sequence[Child]]:
-    """Give `count` processes that are warmed up and have attached nothing yet."""
+    """Give `count` warmed-up processes that have attached nothing yet."""
     with ExitStack() as stack:
         started = [stack.enter_context(Child(_PROBE, mechanism.spec, token)) for _ in range(count)]
         for probe in started:
@@ -68,7 +69,7 @@ def probes(mechanism: Mechanism, token: str, count: int) -> Iterator[Sequence[Ch
 def page_tables_bytes() -> int:
     """Return `PageTables` of /proc/meminfo: bytes of page tables on this machine, shared ones counted once.
 
-    Up to date: refreshed, or waited for. Raises `BackendUnavailableError` where /proc hides it.
+    The figure is up to date: refreshed by root, else after a wait. Raises `BackendUnavailableError` if /proc hides it.
     """
     try:
         if not proc.refresh_counters():
@@ -79,9 +80,10 @@ def page_tables_bytes() -> int:
 
 
 def page_tables_growth(mechanism: Mechanism, token: str, size_bytes: int, processes: int, rounds: int = 1) -> int:
-    """Return the bytes of `PageTables` that each of `processes` processes costs which have touched all of it.
+    """Return the bytes of `PageTables` that each of `processes` processes costs after it has touched all memory.
 
-    Median of `rounds` times; we measure growth, not fall, as tables are freed an RCU grace period after `munmap`.
+    The result is the median of `rounds` rounds. We measure growth, not fall, because tables are freed an RCU grace
+    period after `munmap`.
     """
     grown = []
     with probes(mechanism, token, processes) as group:
@@ -99,7 +101,7 @@ def page_tables_growth(mechanism: Mechanism, token: str, size_bytes: int, proces
 def process_costs(
     mechanism: Mechanism, token: str, runs: int, cycles: int, in_a_row: int = IN_A_ROW
 ) -> list[ProcessCost]:
-    """Return what each of `runs` fresh processes paid, one after the other. `in_a_row`: see `attach_close_often_ns`."""
+    """Return the costs of `runs` fresh processes, one after the other. `in_a_row`: see `attach_close_often_ns`."""
     costs = []
     for _ in range(runs):
         with probes(mechanism, token, 1) as (probe,):
@@ -109,7 +111,7 @@ def process_costs(
 
 
 def middle(costs: Sequence[ProcessCost]) -> ProcessCost:
-    """Return the median of every field for itself."""
+    """Return the median of every field separately."""
     return ProcessCost(*(int(median(values)) for values in zip(*costs, strict=True)))
 
 
@@ -123,13 +125,13 @@ class Existing(NamedTuple):
 
 @contextmanager
 def existing(mechanism: Mechanism, name: str, size_bytes: int) -> Iterator[Existing]:
-    """Give a newly created mechanism whose memory is warm; remove it at the end, come what may."""
+    """Give newly created memory of a mechanism, warm. Remove the memory at the end, even after an error."""
     start = time.perf_counter_ns()
     try:
         token = mechanism.create(name, size_bytes)
     except FileExistsError:
         raise
-    except BaseException:  # Ctrl-C among them, when it may exist already
+    except BaseException:  # such as Ctrl-C, after the memory may exist already
         with suppress(OSError):
             mechanism.destroy(name)
         raise
@@ -155,15 +157,15 @@ def measure(
     cycles: int = 51,
     step: Step = lambda _: None,
 ) -> Cost:
-    """Create `size_bytes` of `mechanism` under `name`, measure what a further process pays for it, and remove it.
+    """Create `size_bytes` of `mechanism` under `name`, measure the costs of a further process, and remove the memory.
 
-    - `processes`: how many attach at once for `PageTables`, whose noise is divided by them.
-    - `runs`: fresh processes for everything else.
-    - `creates`: how often it is created.
-    - `rounds`: how often `PageTables` is read with them attached and without.
-    - `cycles`: how often each process attaches and detaches untouched.
+    - `processes`: the number that attach at once for `PageTables`, whose noise is divided by this number.
+    - `runs`: the number of fresh processes for all other figures.
+    - `creates`: the number of creations.
+    - `rounds`: the number of times that `PageTables` is read with the processes attached and without.
+    - `cycles`: the number of times that each process attaches and detaches untouched memory.
 
-    Takes memory for one region of that size, and touches all of it about `5 * runs + processes` times.
+    Takes memory for one region of that size, and touches all of the memory about `5 * runs + processes` times.
     """
     made = []
     for _ in range(creates - 1):

@@ -1,7 +1,7 @@
-"""What can be measured: mshare and whatever else shares memory, behind one protocol, so that all of them go through
+"""Measured mechanisms: mshare and other ways to share memory, behind one protocol, so that all of them go through
 exactly the same code. May depend on: attachment, backend, backends, creation, removal, geometry, numpy.
 
-`attach` and `Attachment.close` are timed: they do what a user of that library would write and nothing more.
+`attach` and `Attachment.close` are timed. Both have only the code that a user of that library would write.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ class Attachment(Protocol):
 
 
 class Mechanism(Protocol):
-    """Something that shares memory between processes."""
+    """A way to share memory between processes."""
 
     @property
     def label(self) -> str:
-        """What tables call it."""
+        """The mechanism's name in tables."""
 
     @property
     def shares_tables(self) -> bool:
-        """True if processes have the last level of their page tables in common, whole GiB of it."""
+        """True if processes share the last level of their page tables, in whole GiB."""
 
     @property
     def spec(self) -> str:
-        """`module:class[:argument]`: how another process makes the same mechanism (see `load`)."""
+        """`module:class[:argument]`, from which another process makes the same mechanism (see `load`)."""
 
     def create(self, name: str, size_bytes: int) -> str:
-        """Make `size_bytes` of shared memory, detach, and return what `attach` needs to find it."""
+        """Make `size_bytes` of shared memory, detach, and return a token by which `attach` finds the memory."""
 
     def attach(self, token: str) -> Attachment:
-        """Attach what `create` made."""
+        """Attach the memory that `create` made."""
 
     def leave(self, token: str) -> None:
-        """Undo what attaching has done beyond the mapping. Called once, after the last detach, outside every timing."""
+        """Undo the other effects of attaching. Called once, after the last detach, outside every timing."""
 
     def destroy(self, token: str) -> None:
-        """Remove it."""
+        """Remove the memory."""
 
 
 def load(spec: str) -> Mechanism:
@@ -92,9 +92,10 @@ class Mshare:
 class SharedMemory:
     """The standard library's `multiprocessing.shared_memory`.
 
-    Fact: before Python 3.13 every attaching process tells its resource tracker, which removes the segment when that
-    process ends, though others use it (cpython #82300). Decision: attach with `track=False` where it exists, the
-    faster way; else `leave` takes the message back. The first attach of a process then starts that process's tracker.
+    Before Python 3.13 every attaching process tells its resource tracker, which removes the segment when that process
+    ends, even if others use the segment (cpython #82300). This class therefore attaches with `track=False` if Python
+    has that argument, which is faster. Otherwise `leave` takes the message back, and the first attach of a process
+    starts that process's tracker.
     """
 
     label = "multiprocessing.shared_memory"
@@ -131,7 +132,7 @@ class _Page:
 
 
 class Nothing:
-    """A process that shares nothing: what the measuring itself costs. Maps one page of its own, whatever the size."""
+    """A process that shares nothing shows the cost of measuring. It maps one private page, for any size."""
 
     label = "nothing (baseline)"
     shares_tables = False
@@ -153,8 +154,8 @@ class Nothing:
 
 
 def touch_every_page(buf: memoryview) -> None:
-    """Write one byte to every 4 KiB page, in C speed: the kernel then has given, and zeroed, all of the memory. What is
-    read-only, and was written by its creator, is read instead."""
+    """Write one byte to every 4 KiB page, in C speed. The kernel has then given, and zeroed, all of the memory. Memory
+    that is read-only, and was written by its creator, is read instead."""
     if buf.readonly:
         buf[::_PAGE].tobytes()
         return

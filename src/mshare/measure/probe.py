@@ -1,8 +1,9 @@
-"""The process that pays: a fresh interpreter that attaches, scans, forks and detaches when told, and says what it cost.
-May depend on: child, mechanisms, linux, numpy.
+"""The process that pays: a fresh interpreter that attaches, scans, forks and detaches on request, and reports the
+costs. May depend on: child, mechanisms, linux, numpy.
 
-The interpreter's own costs stay out: everything is done once on something small before it counts, the garbage collector
-is off, and the faults of a second scan (the region's pages are mapped by then) are taken from those of the first.
+The figures leave out the interpreter's own costs. Every step runs once on something small before it counts, and the
+garbage collector is off. The faults of a second scan, when the region's pages are mapped, are subtracted from those of
+the first.
 """
 
 from __future__ import annotations
@@ -28,32 +29,32 @@ _LAST = 1001
 
 
 class ProcessCost(NamedTuple):
-    """What one process paid. Times are of this one process on a machine that may do other things."""
+    """The costs of one process. Its times are from a machine that may do other things."""
 
     vmpte_bytes: int
     """Growth of `VmPTE` in /proc/self/status by attaching and scanning: bytes of page tables."""
     minor_faults: int
     """Growth of `ru_minflt` (getrusage) in the first scan, less that of a second one."""
     first_attach_ns: int
-    """The first attach of this process (modules are imported): what is set up only once is in it."""
+    """The first attach of this process, with modules imported. It includes all work that is done only once."""
     attach_ns: int
     """Attaching; median of several times, nothing touched."""
     close_ns: int
-    """Detaching what was not touched; median of several times."""
+    """Detaching untouched memory; median of several times."""
     attach_close_ns: int
     """Both together; median of several times."""
     attach_close_often_ns: int
-    """Both together, median of the last 1,001 of 4,001 times in a row: what is put off is paid by then."""
+    """Both together, median of the last 1,001 of 4,001 times in a row: deferred work is paid by then."""
     scan_ns: int
-    """Summing all of it for the first time in this process: with its faults and page tables."""
+    """Summing all memory for the first time in this process, with the faults and the page tables."""
     scan_again_ns: int
-    """Summing all of it when this process has it mapped: memory and TLB alone."""
+    """Summing all memory when this process has it mapped: memory and TLB alone."""
     detach_ns: int
-    """Detaching what was scanned: with the release of its page tables."""
+    """Detaching scanned memory, with the release of its page tables."""
     fork_ns: int
-    """`fork` with it attached and scanned; median."""
+    """`fork` with the memory attached and scanned; median."""
     exit_ns: int
-    """From `_exit` of a forked child that has scanned it until its parent knows; median."""
+    """From `_exit` of a forked child that has scanned the memory until the parent knows; median."""
 
 
 def scan(buf: memoryview) -> int:
@@ -122,7 +123,7 @@ def _time_fork(attachment: Attachment) -> tuple[int, int]:
 
 
 def _warm_up() -> None:
-    """Run what counts over a page of our own: imports, and writes to pages that a fork has left to be copied."""
+    """Run the measured code over a private page first: imports, and writes to pages that a fork has left to copy."""
     for _ in range(3):
         page = Nothing().attach("")
         scan(_buf(page))
@@ -132,7 +133,7 @@ def _warm_up() -> None:
 
 
 def pay(mechanism: Mechanism, token: str, cycles: int, in_a_row: int = IN_A_ROW) -> ProcessCost:
-    """Do all of it once and return the bill."""
+    """Do all steps once and return the costs."""
     _warm_up()
     first_attach_ns, *_ = _time_attach(mechanism, token, 1)
     attach_ns, close_ns, attach_close_ns = _time_attach(mechanism, token, cycles)
@@ -169,7 +170,7 @@ def pay(mechanism: Mechanism, token: str, cycles: int, in_a_row: int = IN_A_ROW)
 
 
 def main() -> None:
-    """Serve requests: `pay`, `attach`, `touch`, `detach`; each answers when it is done. `sys.argv`: spec and token."""
+    """Serve the requests `pay`, `attach`, `touch` and `detach`, each with an answer. `sys.argv`: spec and token."""
     spec, token = sys.argv[1:]
     gc.disable()
     mechanism = load(spec)

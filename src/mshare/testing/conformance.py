@@ -1,4 +1,4 @@
-"""What every backend promises, as a pytest class to inherit.
+"""The promises of every backend, as a pytest class to inherit.
 
     class TestMine(BackendConformance):
         @pytest.fixture
@@ -30,7 +30,7 @@ from .processes import in_child
 from .strategies import edge_sizes
 
 NO_REGIONS = ("hugetlb", "mshare_info")
-"""What may lie under a root besides regions: a mount point, and the file that msharefs has on its own."""
+"""Files that may lie under a root besides regions: a mount point, and msharefs' own file."""
 
 
 def backend_of(name: str) -> Backend:
@@ -119,7 +119,7 @@ class BackendConformance:
                 return region.addr, table_bytes() - before, smaps_of(region.addr)
 
         def measure_warm() -> tuple[int, int, dict[str, int]]:
-            measure()  # so that the interpreter has all the memory it wants
+            measure()  # so that the interpreter has all its memory before the measurement
             return measure()
 
         with mshare.create("r", size, backend=backend) as region:

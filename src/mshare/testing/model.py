@@ -1,9 +1,9 @@
-"""The reference model: what every call must do, by plain dictionaries and no operating system. Pure. May depend on:
-errors, geometry.
+"""The reference model: the right result of every call, by plain dictionaries and no operating system. Pure. May depend
+on: errors, geometry.
 
-Tests run each operation here and for real, and compare. The model is naive on purpose: it has no locks, files or
-mappings that could go wrong, only regions, processes and what each process has attached. A method returns what the
-real call must return, or raises the error class it must raise (the text is the model's own).
+Tests run each operation here and for real, and compare the results. The model is naive on purpose: it has no locks,
+files or mappings that could go wrong, only regions, processes and attachments. A method returns the right result of the
+real call, or raises the right error class (with the model's own text).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ NAMED, LINKABLE, MEMFD = "created with a name", "can have a name", "can be seale
 
 @dataclass(eq=False)
 class ModelRegion:
-    """Memory with a name or without. Lives while it has its name or an attachment; two of the same name are two
-    regions."""
+    """Memory with a name or without. The memory lives while it has its name or an attachment. Two regions can have had
+    the same name."""
 
     name: str
-    """The last one it had; empty for none so far."""
+    """The last name of the region; empty if it has had none."""
     size: int
     addr: int
     frozen: bool
@@ -59,25 +59,25 @@ class Attached:
     region: ModelRegion
     readonly: bool
     writes: bool | None = None
-    """Whether the handle that it keeps can write. None if it keeps none: it was attached by name, or created with one.
-    A handle of such a one is opened by name, with the rights that it has."""
+    """Whether the kept handle can write. None if there is no handle, because the region was attached by name, or was
+    created with a name. A handle of such a region is opened by name, with the rights of the attachment."""
 
 
 @dataclass
 class ModelProcess:
-    """What one process has attached, by number; `writable` has the rights of its mapping of each region."""
+    """The attachments of one process, by number; `writable` has the rights of its mapping of each region."""
 
     attached: dict[int, Attached] = field(default_factory=dict)
     writable: dict[int, bool] = field(default_factory=dict)
     known: dict[int, str] = field(default_factory=dict)
-    """The name it last attached each region by, or gave it."""
+    """The name by which the process last attached each region, or which it gave the region."""
 
     def mapped(self) -> list[ModelRegion]:
         return list({id(a.region): a.region for a in self.attached.values()}.values())
 
 
 class Seen(tuple[int, bool, tuple[int, ...], bool]):
-    """What `regions()` must show of one region: (size, frozen, pids, orphan)."""
+    """The facts that `regions()` must show about one region: (size, frozen, pids, orphan)."""
 
     __slots__ = ()
 
@@ -86,7 +86,7 @@ class Model:
     """All regions and processes of one world."""
 
     def __init__(self, *, handle_rights: bool = False) -> None:
-        """`handle_rights`: what `Capabilities` of the backend say."""
+        """`handle_rights`: the field of the backend's `Capabilities`."""
         self.handle_rights = handle_rights
         self.names: dict[str, ModelRegion] = {}
         self.processes: dict[int, ModelProcess] = {}
@@ -99,7 +99,7 @@ class Model:
         self.processes[pid] = ModelProcess()
 
     def fork(self, parent: int, child: int) -> None:
-        """A child appears that has attached what its parent has, by the same numbers."""
+        """A child appears with its parent's attachments, by the same numbers."""
         source = self.processes[parent]
         copies = {number: Attached(a.region, a.readonly, a.writes) for number, a in source.attached.items()}
         self.processes[child] = ModelProcess(copies, dict(source.writable), dict(source.known))
@@ -115,7 +115,7 @@ class Model:
         return next(self._numbers)
 
     def create(self, pid: int, number: int, name: str, size: int, addr: int, *, frozen: bool = False) -> None:
-        """`addr` is where the real region went, or 0 if it was not made."""
+        """`addr` is the real region's address, or 0 if the region was not made."""
         if name in self.names:
             raise RegionExistsError(name, _HINT)
         region = ModelRegion(name, size, addr, frozen)
@@ -124,7 +124,7 @@ class Model:
         self.processes[pid].known[id(region)] = name
 
     def attach(self, pid: int, number: int, name: str, *, readonly: bool) -> int:
-        """Return the address it is attached at."""
+        """Return the address of the attachment."""
         region = self._named(name)
         if (region.frozen or region.sealed) and not readonly:
             raise AccessDeniedError(name, _HINT)
@@ -149,7 +149,7 @@ class Model:
         self.processes[pid].attached[number].writes = True
 
     def give(self, pid: int, number: int, to: int, new_number: int, *, readonly: bool | None) -> int:
-        """The region's handle goes from one process to another, which attaches; return the address."""
+        """Send the region's handle to another process, which attaches. Return the address."""
         region, giver = self._with_handle(pid, number), self._attached(pid, number)
         writes = not giver.readonly if giver.writes is None else giver.writes
         if readonly is None:
@@ -159,8 +159,8 @@ class Model:
         return addr
 
     def seal(self, pid: int, number: int) -> None:
-        """Read-only forever, if nobody else can write. (Where `handle_rights` holds, others lose the right at once,
-        and die of the next store: nothing for a machine that wants to go on.)"""
+        """Make the region read-only forever, if nobody else can write. (With `handle_rights` others lose the right at
+        once and die of the next store, and the state machine could not go on.)"""
         region = self._with_handle(pid, number)
         if region.sealed:
             return
@@ -178,7 +178,7 @@ class Model:
             attached.readonly |= attached.region is region
 
     def link(self, pid: int, number: int, name: str) -> None:
-        """Give it a name, its first."""
+        """Give the region its first name."""
         region = self._with_handle(pid, number)
         if self.names.get(region.name) is region:
             raise RegionExistsError(region.name, _HINT)
@@ -202,7 +202,7 @@ class Model:
         return self._attached(pid, number).region.load(offset)
 
     def close(self, pid: int, number: int) -> None:
-        """An attachment closed before is closed again: nothing happens."""
+        """Close a closed attachment again: nothing happens."""
         process = self.processes[pid]
         attached = process.attached.pop(number, None)
         if attached is not None and attached.region not in process.mapped():
@@ -245,11 +245,11 @@ class Model:
     # what can be seen
 
     def pids(self, region: ModelRegion) -> tuple[int, ...]:
-        """Return the processes that have it attached, in order."""
+        """Return the processes that have the region attached, in order."""
         return tuple(sorted(pid for pid, process in self.processes.items() if region in process.mapped()))
 
     def regions(self) -> dict[str, Seen]:
-        """Return what `regions()` must show, by name."""
+        """Return the facts that `regions()` must show, by name."""
         shown = {}
         for name, region in self.names.items():
             pids = self.pids(region)

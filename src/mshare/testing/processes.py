@@ -2,9 +2,9 @@
 
 Facts: a process with threads should not fork, and a child inherits its parent's mappings. Starting an interpreter
 takes a tenth of a second.
-Decision: one `Nursery` process, started fresh, has nothing attached and one thread; every worker is forked from it or
-from another worker. Commands and answers are JSON over a socket each; a death is seen as the end of file there, waited
-for on a pidfd and verified by the exit status, which the parent collects.
+Decision: one fresh `Nursery` process has nothing attached and one thread. Every worker is a fork of the nursery or of
+another worker. Commands and answers are JSON over one socket for each worker. A death is seen as the end of file there,
+waited for on a pidfd and verified by the exit status, which the parent collects.
 
 May depend on: mshare.
 """
@@ -27,11 +27,11 @@ from typing import Any, NamedTuple, NoReturn
 import mshare
 
 LIMIT_S = 60.0
-"""How long any single thing may take before the test is stuck. Nothing is ever asserted about time."""
+"""The time after which a test counts as stuck. Nothing is ever asserted about time."""
 
 _MESSAGE_BYTES = 1 << 17
 _PR_SET_CHILD_SUBREAPER = 36
-"""prctl(2): children whose parent has died become ours, so that their exit status is never lost."""
+"""prctl(2): orphaned descendants become our children, so that their exit status is never lost."""
 
 
 class WorkerDied(Exception):
@@ -43,7 +43,7 @@ class WorkerDied(Exception):
 
 
 class Reply(NamedTuple):
-    """What an operation came to: its value, or the class name and text of its error."""
+    """The result of an operation: its value, or the class name and text of its error."""
 
     value: Any
     error: str | None = None
@@ -52,7 +52,7 @@ class Reply(NamedTuple):
 
 
 class Worker:
-    """One process under control. Made by `Nursery.start` and `Worker.fork`."""
+    """One process under control. `Nursery.start` and `Worker.fork` make it."""
 
     def __init__(
         self, pid: int, channel: socket.socket, reaper: Callable[[int], int], family: list[Worker] | None = None
@@ -66,9 +66,9 @@ class Worker:
         self.alive = True
 
     def do(self, operation: str, **arguments: Any) -> Reply:
-        """Have the worker execute `operation` (a method of `_Servant`) and return what came of it.
+        """Have the worker execute `operation` (a method of `_Servant`) and return the outcome.
 
-        Raises `WorkerDied` if it ends instead.
+        Raises `WorkerDied` if the worker ends instead.
         """
         self.send(operation, **arguments)
         return self.answer()
@@ -78,7 +78,7 @@ class Worker:
         self._channel.send(json.dumps([operation, arguments]).encode())
 
     def answer(self) -> Reply:
-        """Wait for the outcome of what was sent. Raises `WorkerDied`."""
+        """Wait for the outcome of the operation that `send` started. Raises `WorkerDied`."""
         try:
             raw = self._channel.recv(_MESSAGE_BYTES)
         except ConnectionResetError:
@@ -88,7 +88,7 @@ class Worker:
         return Reply(*json.loads(raw))
 
     def give(self, to: Worker, *, number: int, new_number: int, readonly: bool | None) -> Reply:
-        """Have a region's descriptor sent from here to another worker, which attaches by it."""
+        """Send a region's descriptor from this worker to another one, which attaches by the descriptor."""
         self.send("give", number=number)
         raw, fds, _, _ = socket.recv_fds(self._channel, _MESSAGE_BYTES, 1)
         if not raw:
@@ -101,7 +101,7 @@ class Worker:
         return to.answer()
 
     def fork(self) -> Worker:
-        """Return a forked child: it has attached what this one has, by the same numbers."""
+        """Return a forked child with this worker's attachments, by the same numbers."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             socket.send_fds(self._channel, [json.dumps(["fork", {}]).encode()], [theirs.fileno()])
@@ -110,12 +110,12 @@ class Worker:
         return Worker(pid, ours, self._reap_child, self._family)
 
     def kill(self) -> int:
-        """Kill it by SIGKILL, wait until it is gone, and return its exit status (-9)."""
+        """Kill the worker by SIGKILL, wait for its end, and return its exit status (-9)."""
         signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         return self._collect()
 
     def exit(self) -> int:
-        """Let it end by itself, by `os._exit(0)` with everything attached, and return its exit status."""
+        """Let the worker end by `os._exit(0)`, with everything attached, and return its exit status."""
         self.send("exit")
         return self._collect()
 
@@ -132,7 +132,7 @@ class Worker:
 
 
 class Nursery:
-    """Where workers come from: a process of its own, one thread, nothing attached. Use as a context manager."""
+    """The parent of workers: a separate process with one thread and nothing attached. Use as a context manager."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -177,7 +177,7 @@ def wait_readable(fd: int) -> None:
 
 
 class _Servant:
-    """The worker's side: every public method is an operation, its arguments come from the controller."""
+    """The worker's side: every public method is an operation. The controller sends the arguments."""
 
     def __init__(self) -> None:
         self.regions: dict[int, mshare.Region] = {}
@@ -284,16 +284,16 @@ def _serve(channel: socket.socket) -> NoReturn:
 
 
 class Ended(NamedTuple):
-    """How a child ended: its exit status (-N for signal N) and what its function returned."""
+    """The end of a child: its exit status (-N for signal N) and the value of its function."""
 
     status: int
     value: Any
 
 
 def in_child(function: Callable[[], Any], *, uid: int | None = None) -> Ended:
-    """Fork, call `function` in the child (as `uid`), and return how it ended. Its value must be JSON.
+    """Fork, call `function` in the child (as `uid`), and return the child's end. The function's value must be JSON.
 
-    Raises AssertionError with the child's traceback if it raised.
+    Raises AssertionError with the child's traceback if the function raised.
     """
     read_fd, write_fd = os.pipe()
     pid = os.fork()

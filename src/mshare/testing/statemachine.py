@@ -1,4 +1,4 @@
-"""A hypothesis state machine: real processes and `mshare.testing.model` do the same, and must come to the same.
+"""A hypothesis state machine: real processes and `mshare.testing.model` do the same, and must get the same results.
 
 Up to four processes over three names create, attach, store, close, unlink, call `mshare_unlink`, fork and are killed.
 After every step three things are compared: the outcome (value or error class), the contents every attachment sees,
@@ -40,14 +40,14 @@ from .strategies import byte_at, names, offsets, small_sizes
 
 MAX_PROCESSES = 4
 MAX_ATTACHED = 12
-"""Attachments at once: bounds what the machine takes of a pool of huge pages."""
+"""The most attachments at once, which bounds the machine's part of a pool of huge pages."""
 
 picks = st.integers(0, 11)
-"""Which of the processes or attachments there are; taken modulo their number."""
+"""The index of a process or an attachment, taken modulo their number."""
 
 
 class RegionMachine(RuleBasedStateMachine):
-    """One world, seen twice. Subclasses say which backend, and where workers come from."""
+    """One world, seen twice. Subclasses name the backend, and the source of workers."""
 
     backend: ClassVar[str]
     nursery: ClassVar[Nursery]
@@ -125,7 +125,7 @@ class RegionMachine(RuleBasedStateMachine):
     @precondition(lambda self: 0 < self._attached() < MAX_ATTACHED)
     @rule(which=picks, to=picks, readonly=st.sampled_from([None, True]))
     def give(self, which: int, to: int, readonly: bool | None) -> None:
-        """Of the regions without a name, or with one that came later: those with one have it tested elsewhere."""
+        """Send handles of regions without a name, or with a later name. Other tests cover regions with a name."""
         worker, number = self._attachment(which)
         if self.model.processes[worker.pid].attached[number].region.kind == NAMED:
             return
@@ -232,9 +232,9 @@ class RegionMachine(RuleBasedStateMachine):
 
 
 def check(backend: str, bounds: settings) -> None:
-    """Hold `backend`, which must be usable here, to the model; `bounds` says how many examples of how many steps.
+    """Compare `backend`, which must be usable here, with the model. `bounds` sets the number of examples and steps.
 
-    Deadlines and health checks are off whatever `bounds` says: real processes take the time they take.
+    Deadlines and health checks are always off, because real processes take different times.
     """
     with patch.dict(os.environ, MSHARE_BACKEND=backend), Nursery() as nursery:
         machine = type("Machine", (RegionMachine,), {"backend": backend, "nursery": nursery})

@@ -26,10 +26,10 @@ bad_names = st.one_of(
     st.tuples(st.text(), st.sampled_from("/\0"), st.text()).map("".join),
     st.text(min_size=256, max_size=300),
 )
-"""What no region may be called."""
+"""Names that no region may have."""
 
 edge_sizes = (1, PAGE - 1, PAGE, PAGE + 1, PMD - 1, PMD, PMD + 1, 3 * PMD + 5 * PAGE + 7)
-"""Sizes around everything that anything is rounded to."""
+"""Sizes around all units of rounding."""
 
 small_sizes = st.sampled_from((1, PAGE - 1, PAGE + 1, PMD + 1))
 
@@ -38,7 +38,7 @@ offsets = st.sampled_from((0, 1, 2))
 
 
 def byte_at(offset: int, size: int) -> int:
-    """Return the offset in bytes that `offsets` means in a region of `size` bytes."""
+    """Return the offset in bytes for a value of `offsets` in a region of `size` bytes."""
     return (0, size // 2, size - 1)[offset]
 
 
@@ -121,7 +121,7 @@ proc_text = st.one_of(
         b"".join
     ),
 )
-"""What no kernel would write into /proc."""
+"""Text that no kernel would write into /proc."""
 
 paths = st.binary(max_size=40).filter(lambda raw: b"\n" not in raw and raw == raw.strip())
 """Paths as /proc/PID/maps shows them."""
@@ -134,7 +134,7 @@ _hostile = st.sampled_from(
 
 @st.composite
 def objects(draw: st.DrawFn) -> Object:
-    """What processes map, hostile names included."""
+    """Objects that processes map, with hostile names."""
     kind: Kind = draw(st.sampled_from(get_args(Kind)))
     page = draw(st.sampled_from((PMD, PUD))) if kind == "hugetlb" else PAGE
     path = draw(st.sampled_from(("/", "/memfd:", "/SYSV", "/dev/shm/", "/anon_hugepage", "")))
