@@ -1,5 +1,5 @@
-"""The reference model: the right result of every call, by plain dictionaries and no operating system. Pure. May depend
-on: errors, geometry.
+"""The reference model: the right result of every call, by plain dictionaries and no operating system. Pure.
+May depend on: errors, geometry.
 
 Tests run each operation here and for real, and compare the results. The model is naive on purpose: it has no locks,
 files or mappings that could go wrong, only regions, processes and attachments. A method returns the right result of the
