@@ -34,6 +34,8 @@ class Block(NamedTuple):
     """Pages of 4 KiB that are in memory: 0 to 512."""
     huge: bool
     """They are one huge page."""
+    swapped: int = 0
+    """Pages that the object has, and that are not in memory."""
 
 
 def blocks(fd: int, size: int) -> Iterator[Block]:
@@ -51,6 +53,21 @@ def blocks(fd: int, size: int) -> Iterator[Block]:
                 yield from _window(pagemap, at[0], length, start // PMD)
             finally:
                 libc.munmap_from(at, length)
+
+
+def with_swapped(fd: int, block: Block) -> Block:
+    """Return the block with its pages that are in swap. Pages that the object does not have are holes of the file."""
+    if block.huge:
+        return block
+    has, at, end = 0, block.number * PMD, (block.number + 1) * PMD
+    try:
+        while at < end:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+            at = os.lseek(fd, start, os.SEEK_HOLE)
+            has += max(0, min(at, end) - start) // PAGE
+    except OSError:  # ENXIO: no data from there on
+        pass
+    return block._replace(swapped=max(0, has - block.pages))
 
 
 def _window(pagemap: int, addr: int, length: int, first: int) -> list[Block]:

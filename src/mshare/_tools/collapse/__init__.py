@@ -1,10 +1,11 @@
 """Makes 2 MiB pages of the shared memory of programs that run. May depend on: geometry, errors, units, procfs, linux,
-scan, table.
+scan, table, collect.
 
 - `plan`: which objects, and why not (pure)
 - `target`: an object and the processes that map it, held open
 - `tally`: blocks counted (pure)
 - `room`: whether the machine and the control group have memory for it
 - `work`: block by block
+- `follow`: again and again, in the background
 - `show`: what is planned and what was done, for people and programs (pure)
 """

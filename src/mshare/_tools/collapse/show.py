@@ -12,9 +12,11 @@ from ..table import printable
 from .plan import Candidate, unaligned_remedy
 from .tally import Counts, Done
 
-FASTEST_S, SLOWEST_S = 0.0007, 0.006
-"""What a block took on Linux 6.18, two cores: memory that the machine has at hand, and memory that a hypervisor must
+_BLOCK_S = (0.0007, 0.006)
+"""What copying a block took on Linux 6.18: to memory that the machine has at hand, and to memory that a hypervisor must
 back first."""
+_ENTRY_S = (0.15e-6, 0.45e-6)
+"""What taking away one page-table entry of 8 bytes took there: on an idle machine, and on a busy one."""
 
 
 class Prospect(NamedTuple):
@@ -33,6 +35,16 @@ class Prospect(NamedTuple):
             return 0.0
         there = self.counts.huge + self.counts.warm
         return there / (there + self.counts.cold) if there else 0.0
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """What the work takes, at least and at most."""
+        if self.counts is None:
+            return 0.0, 0.0
+        touched = self.counts.huge + self.counts.warm + self.counts.cold
+        entries = self.candidate.usage.now.likely / 8 * self.counts.warm / max(1, touched)
+        low, high = (self.counts.warm * _BLOCK_S[i] + entries * _ENTRY_S[i] for i in (0, 1))
+        return low, high
 
 
 class Result(NamedTuple):
@@ -56,7 +68,7 @@ def _blocks(count: int) -> str:
     return f"{count} block{'s' if count != 1 else ''}"
 
 
-def prospect_fields(prospect: Prospect) -> list[tuple[str, str]]:
+def prospect_fields(prospect: Prospect, max_cpu: float = 100) -> list[tuple[str, str]]:
     """Return what would be done to an object, as pairs of label and text."""
     candidate, counts = prospect.candidate, prospect.counts
     usage = candidate.usage
@@ -70,14 +82,14 @@ def prospect_fields(prospect: Prospect) -> list[tuple[str, str]]:
         return fields
     fields += [
         ("page tables", f"{bounds(usage.now)} now, about {format_size(candidate.after(prospect.part))} afterwards"),
-        (
-            "blocks",
-            f"{counts.warm} warm, to be collapsed; {counts.huge} are 2 MiB pages already; {counts.cold} cold, "
-            f"{counts.empty} empty: left alone",
-        ),
-        ("memory", _memory(counts, prospect.free_blocks)),
-        ("time", f"{counts.warm * FASTEST_S:.1f} to {counts.warm * SLOWEST_S:.1f} s on an idle machine"),
+        ("blocks", _blocks_text(counts)),
     ]
+    if counts.warm:
+        low, high = (seconds * 100 / max_cpu for seconds in prospect.seconds)
+        fields += [
+            ("memory", _memory(counts, prospect.free_blocks)),
+            ("time", f"{low:.1f} to {high:.1f} s, {max_cpu:g} % of which in the kernel; longer on a busy machine"),
+        ]
     stay = candidate.unaligned_pids
     if stay:
         fields.append(
@@ -88,6 +100,11 @@ def prospect_fields(prospect: Prospect) -> list[tuple[str, str]]:
             )
         )
     return fields
+
+
+def _blocks_text(counts: Counts) -> str:
+    alone = [f"{counts.cold} cold", f"{counts.empty} empty", *([f"{counts.swapped} in swap"] if counts.swapped else [])]
+    return f"{counts.warm} warm, to be collapsed; {counts.huge} are 2 MiB pages already; {', '.join(alone)}: left alone"
 
 
 def _memory(counts: Counts, free: int | None) -> str:
@@ -149,7 +166,17 @@ def prospect_json(prospect: Prospect) -> dict[str, Any]:
         "block_bytes": PMD,
         "blocks": None if counts is None else _counts_json(counts),
         "free_blocks": prospect.free_blocks,
+        "estimated_seconds": list(prospect.seconds),
     }
+
+
+def summary(result: Result) -> str:
+    """Return what was done to an object in one line, for a log."""
+    both = result.before.keys() & result.after.keys()
+    before, after = (sum(sizes[pid] for pid in both) for sizes in (result.before, result.after))
+    text = f"{_blocks(result.done.collapsed)} made 2 MiB pages in {result.done.seconds:.2f} s; VmPTE of "
+    text += f"{_processes(len(both))} {format_size(before)} before, {format_size(after)} now"
+    return f"{printable(result.prospect.candidate.name)}: {text}"
 
 
 def _counts_json(counts: Counts) -> dict[str, int]:

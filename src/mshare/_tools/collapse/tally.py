@@ -34,22 +34,25 @@ class Counts(NamedTuple):
     cold: int
     """Touched, but too little."""
     empty: int
+    swapped: int
+    """Partly in swap: collapsing would read the swapped pages."""
     missing_pages: int
     """Pages of 4 KiB that the warm blocks lack, and that collapsing adds."""
 
 
 def is_warm(block: Block, percent: float) -> bool:
     """Tell whether a block is worth a 2 MiB page: `percent` of its pages or more are in memory."""
-    return not block.huge and block.pages > 0 and block.pages * 100 >= percent * PAGES_PER_BLOCK
+    return not block.huge and not block.swapped and block.pages > 0 and block.pages * 100 >= percent * PAGES_PER_BLOCK
 
 
 def count(blocks: Collection[Block], percent: float) -> Counts:
     """Return the counts of blocks, where `percent` of the pages make a block warm."""
     warm = [each for each in blocks if is_warm(each, percent)]
     huge = sum(each.huge for each in blocks)
-    empty = sum(not each.pages for each in blocks)
+    swapped = sum(each.swapped > 0 for each in blocks)
+    empty = sum(not each.pages and not each.swapped for each in blocks)
     missing = sum(PAGES_PER_BLOCK - each.pages for each in warm)
-    return Counts(huge, len(warm), len(blocks) - len(warm) - huge - empty, empty, missing)
+    return Counts(huge, len(warm), len(blocks) - len(warm) - huge - empty - swapped, empty, swapped, missing)
 
 
 @dataclass
@@ -68,6 +71,8 @@ class Done:
     shortage: Refusal | None = None
     gone: bool = False
     """No process maps the object any more."""
+    interrupted: bool = False
+    """By Ctrl-C."""
 
     @property
     def reasons(self) -> dict[str, int]:

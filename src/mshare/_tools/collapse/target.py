@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 
 from ..._core.errors import AccessDeniedError
 from ..._core.geometry import PMD
-from ..._core.linux import incore, libc
+from ..._core.linux import incore, libc, proc
 from ..._core.linux.descriptors import Descriptor
 from .plan import Candidate, Mapping
 
@@ -61,7 +61,11 @@ class Target:
         """Return what is in memory of the blocks that an aligned mapping covers."""
         reachable = set().union(*(each.blocks for each in self.candidate.aligned))
         size = self.candidate.blocks * PMD
-        return [each for each in incore.blocks(self._file, size) if each.number in reachable]
+        found = [each for each in incore.blocks(self._file, size) if each.number in reachable]
+        memory = proc.memory_fields()
+        if memory.get("SwapFree", 0) < memory.get("SwapTotal", 0):
+            return [incore.with_swapped(self._file, each) for each in found]
+        return found
 
     @property
     def alive(self) -> bool:

@@ -15,10 +15,17 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from ..._core.linux import proc
-from .plan import Refusal
-from .room import shortage
-from .tally import REASONS, Done
-from .target import Target
+from .plan import Candidate, Mapping, Refusal
+from .room import forbidden, shortage
+from .tally import REASONS, Counts, Done, count, is_warm
+from .target import Target, opened
+
+Step = Callable[[int, int], None]
+"""Called with the blocks done and the blocks in all."""
+Room = Callable[[int, int], Refusal | None]
+"""What is short for so many blocks of a process."""
+
+_GONE = "no process maps the object any more"
 
 _BATCH = 16
 """Blocks between two looks at the memory that is left."""
@@ -35,63 +42,87 @@ class Pace(NamedTuple):
     """A block that takes longer ends the work."""
 
 
-def collapse(
-    target: Target, numbers: Collection[int], pace: Pace, done: Done, progress: Callable[[int, int], None]
-) -> None:
-    """Collapse the blocks, and once more those that were in use. `done` has at any moment what was done so far.
+def run(
+    candidate: Candidate, pace: Pace, warm: float, done: Done, progress: Step, room: Room = shortage
+) -> Counts | None:
+    """Collapse the warm blocks of an object, and once more those that were in use. `done` has at any moment what was
+    done so far. Ctrl-C ends the work, and `done` says so. Return the counts afterwards, None if the object has gone.
 
+    `warm` is in percent, as for `is_warm`. `room` says what memory is lacking for some blocks of a process.
     Raises `AccessDeniedError` without the rights.
     """
-    _round(target, numbers, pace, done, progress)
-    again = [number for number, error in done.refused.items() if error == errno.EAGAIN]
-    if again and not done.stopped:
-        _round(target, again, pace, done, lambda *_: None)
+    try:
+        with opened(candidate) as target:
+            try:
+                numbers = [each.number for each in target.blocks() if is_warm(each, warm)]
+                _round(target, numbers, pace, done, progress, room)
+                again = [number for number, error in done.refused.items() if error == errno.EAGAIN]
+                if again and not done.stopped:
+                    _round(target, again, pace, done, silent, room)
+            except KeyboardInterrupt:
+                done.stopped, done.interrupted = "interrupted", True
+            return None if done.gone else count(target.blocks(), warm)
+    except ProcessLookupError:
+        done.gone, done.stopped = True, _GONE
+        return None
 
 
-def _round(
-    target: Target, numbers: Collection[int], pace: Pace, done: Done, progress: Callable[[int, int], None]
-) -> None:
+def silent(done: int, total: int) -> None:
+    """Show no progress."""
+    del done, total
+
+
+def _round(target: Target, numbers: Collection[int], pace: Pace, done: Done, progress: Step, room: Room) -> None:
     without_memory = 0
     for index, number in enumerate(numbers):
         progress(index, len(numbers))
         mapping = target.carrier(number)
         if mapping is None:
             if not target.alive:
-                done.gone, done.stopped = True, "no process maps the object any more"
+                done.gone, done.stopped = True, _GONE
                 return
             continue
         if index % _BATCH == 0:
-            short = shortage(mapping.pid, min(_BATCH, len(numbers) - index))
-            if short is not None:
-                done.shortage, done.stopped = short, str(short)
-                return
-        start = time.perf_counter()
-        try:
-            target.collapse(mapping, number)
-        except ProcessLookupError:
-            done.refused[number] = errno.EAGAIN  # ended just now: another process may have the block
-        except OSError as error:
-            if error.errno not in REASONS:
-                raise
-            done.refused[number] = error.errno
-            without_memory += error.errno in (errno.ENOMEM, errno.EBUSY)
-            if without_memory == _IN_A_ROW:
-                done.shortage = Refusal(REASONS[error.errno], "free some memory, or raise the limit, and run again")
+            done.shortage = room(mapping.pid, min(_BATCH, len(numbers) - index))
+            if done.shortage is not None:
                 done.stopped = str(done.shortage)
                 return
+        error, took_s = _block(target, mapping, number)
+        done.seconds += took_s
+        done.worst_s = max(done.worst_s, took_s)
+        if error:
+            done.refused[number] = error
         else:
-            without_memory = 0
             done.collapsed += 1
             done.refused.pop(number, None)
-        took = time.perf_counter() - start
-        done.seconds += took
-        done.worst_s = max(done.worst_s, took)
-        if pace.max_stall_s is not None and took > pace.max_stall_s:
-            done.stopped = f"a block took {took * 1e3:.1f} ms, longer than --max-stall"
+        without_memory = without_memory + 1 if error in (errno.ENOMEM, errno.EBUSY) else 0
+        if without_memory == _IN_A_ROW:
+            done.shortage = Refusal(REASONS[error], "free some memory, or raise the limit, and run again")
+        elif error == errno.EINVAL:
+            done.shortage = forbidden()
+        if done.shortage is not None:
+            done.stopped = str(done.shortage)
+            return
+        if pace.max_stall_s is not None and took_s > pace.max_stall_s:
+            done.stopped = f"a block took {took_s * 1e3:.1f} ms, longer than --max-stall"
             return
         if pace.max_cpu < 100:
-            time.sleep(took * (100 / pace.max_cpu - 1))
+            time.sleep(took_s * (100 / pace.max_cpu - 1))
     progress(len(numbers), len(numbers))
+
+
+def _block(target: Target, mapping: Mapping, number: int) -> tuple[int, float]:
+    """Collapse one block. Return the errno, 0 if it is done, and the seconds."""
+    start, error = time.perf_counter(), 0
+    try:
+        target.collapse(mapping, number)
+    except ProcessLookupError:
+        error = errno.EAGAIN  # ended just now: another process may have the block
+    except OSError as refused:
+        if refused.errno not in REASONS:
+            raise
+        error = refused.errno
+    return error, time.perf_counter() - start
 
 
 def vmpte(pids: Collection[int]) -> dict[int, int]:

@@ -31,6 +31,8 @@ class Choice(NamedTuple):
 
     pids: Collection[int] | None = None
     uid: int | None = None
+    keep: Callable[[int, str], bool] | None = None
+    """Of all processes those for which this is true, given a pid and a command."""
 
 
 def collect(
@@ -120,6 +122,8 @@ class _Collector:
             if status.tgid not in (0, pid):
                 raise ProcessLookupError  # a thread: /proc answers to its number, too
             if status.vmpte is None or (self.choice.uid is not None and status.uid != self.choice.uid):
+                return None
+            if self.choice.keep is not None and not self.choice.keep(pid, status.name):
                 return None
             try:
                 areas = self._areas(here)
