@@ -1,9 +1,9 @@
-"""What the command `mshare` runs first. May depend on: mshare.
+"""The first module of the command `mshare`. May depend on: mshare.
 
-Facts: loading the package takes long enough for Ctrl-C, and an interrupt while Python imports shows a traceback. The
-package `mshare` is loaded before any module in it. Consequence: nothing inside the package is early enough to prevent
-that. Decision: this module is outside of the package and loads nothing that Python has not loaded at its start:
-`signal` would load `enum`, and half of the time in which Ctrl-C shows a traceback would be this module's (decision 29).
+Loading the package takes long enough for Ctrl-C, and an interrupt while Python imports shows a traceback. Python loads
+the package `mshare` before any module in it, so no module inside the package is early enough to prevent the traceback.
+This module is therefore outside of the package, and loads nothing that Python has not loaded at its start: `signal`
+would load `enum`, and this module would take half of the time in which Ctrl-C shows a traceback (decision 29).
 (`python -m mshare` comes too late.)
 """
 

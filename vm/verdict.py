@@ -13,7 +13,7 @@ from . import dmesg
 
 
 class Outcome(Enum):
-    """What happened; the value is what `--json` prints."""
+    """The outcome of a boot; `--json` prints the value."""
 
     PASSED = "passed"
     FAILED = "failed"

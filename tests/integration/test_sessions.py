@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 REGIONS = re.compile(r"mshare (create s|ls|stat|cp|rm|gc)|seq |gzip ")
 ADDRESS = re.compile(r"\b0x[23][0-9a-f]{11}\b")
-"""How the commands about regions begin; `create huge` fails in its own way on each machine."""
+"""The beginnings of commands about regions; `create huge` fails in its own way on each machine."""
 EVERYWHERE_THE_SAME = ("mshare plan ", "mshare scan --from tests/data/", "mshare scan --pid 4194305")
 
 

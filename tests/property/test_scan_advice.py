@@ -1,4 +1,4 @@
-"""The advice of `mshare report` on made-up servers: its numbers add up, whatever maps what."""
+"""The advice of `mshare report` on made-up servers: its numbers add up with any mappings."""
 
 from __future__ import annotations
 

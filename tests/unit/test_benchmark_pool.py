@@ -1,4 +1,4 @@
-"""The pool of huge pages has what it had before, whatever ends the run that borrowed from it."""
+"""The pool of huge pages is as large as before, however the run that borrowed from it ends."""
 
 from __future__ import annotations
 

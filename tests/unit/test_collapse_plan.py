@@ -1,4 +1,4 @@
-"""What is planned for which object: made-up processes, and the arithmetic of blocks."""
+"""The plan for each object: made-up processes, and the arithmetic of blocks."""
 
 from __future__ import annotations
 

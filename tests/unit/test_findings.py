@@ -1,4 +1,4 @@
-"""What `doctor` concludes, from facts made up here."""
+"""The conclusions of `doctor`, from made-up facts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is taken from the kernel's log when it kills for lack of memory: text of real kernels, shortened."""
+"""The lines from the kernel's log when it kills for lack of memory: text of real kernels, shortened."""
 
 from __future__ import annotations
 

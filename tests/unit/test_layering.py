@@ -1,10 +1,10 @@
-"""What each module says about its dependencies, compared with its imports.
+"""The sentence of each module about its dependencies agrees with its imports.
 
 The sentence "May depend on: NAME, NAME." of a module's docstring names what the module imports: modules beside the
 module, modules of an enclosing package or of `mshare._core` and `mshare._tools`, packages (for all of their modules),
 and distributions that are not part of Python. A module without such a sentence is covered by the sentence of its
 package; without either, the module imports nothing of the kind. A package's sentence bounds what all of its modules
-import from outside the package. What only a type checker imports need not be named.
+import from outside the package. Imports for a type checker alone need not be named.
 """
 
 from __future__ import annotations

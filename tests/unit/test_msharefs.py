@@ -1,6 +1,6 @@
-"""Backend `msharefs` where there is no msharefs: what it says, and that it takes nobody else's files for its own.
+"""Backend `msharefs` without a msharefs: its answers, and its refusal of files of other file systems.
 
-What it does with one is tested in a guest: tests/kernel/test_backend.py.
+tests/kernel/test_backend.py tests the backend with a msharefs, in a guest.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ C_TEXT = re.compile(r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|/\*.*?\*/|//[^\
 
 
 class Rule(NamedTuple):
-    """What is not written, why, and an example of it."""
+    """Words that are not written, the reason, and an example of them."""
 
     pattern: str
     reason: str
@@ -163,5 +163,7 @@ def test_sources_are_found() -> None:
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_docstrings_and_comments_keep_the_rules(path: Path) -> None:
     """*Facts* and *Decision* may stand where a lock, a lifetime or the TLB is decided."""
-    found = [fault for text in written(path) for fault in faults(prose(text))]
+    texts = list(written(path))
+    found = [fault for text in texts for fault in faults(prose(text))]
+    assert [text for text in texts if re.match(r"(What|Who)\b", text)] == [], "begin a docstring with a noun or a verb"
     assert [each for each in found if not each.endswith("write an ordinary sentence")] == []

@@ -1,4 +1,4 @@
-"""What is public: `__all__`, what docs/api.md documents, and what is typed are the same names."""
+"""The public names: `__all__`, the names in docs/api.md, and the typed names are the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is advised for which program: commands word by word, against made-up servers."""
+"""The advice for each program: commands word by word, against made-up servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sharing would save, where processes map different things of one object: made-up snapshots, sums by hand."""
+"""The gain from sharing, if processes map different parts of one object: made-up snapshots, sums by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is loaded at the start. Times are in docs/results/start.md: no test depends on one."""
+"""The modules that are loaded at the start. Times are in docs/results/start.md: no test depends on a time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEAVY = {
 }
 """Each takes more time than all but the largest modules of the core, or is an extra."""
 OTHERS = {"numpy", "pyarrow", "textual", "prometheus_client", "matplotlib", "jinja2", "hypothesis", "pydantic"}
-"""What other commands need."""
+"""The modules that other commands need."""
 
 
 def loaded(program: str, *options: str) -> set[str]:

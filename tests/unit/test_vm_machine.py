@@ -175,7 +175,7 @@ MAKEFILE = "mshare.ko: source.c\n\techo $(KDIR) > $@\n\tcat source.c *.o >> $@ 2
 
 
 def test_the_module_is_built_from_a_copy(tmp_path: Path, kernel: store.Kernel) -> None:
-    """What somebody built in kernel/ is neither used nor changed, and what is gone from it is gone from the copy."""
+    """Built files in kernel/ are neither used nor changed, and files that are gone there are gone from the copy."""
     source = tmp_path / "kernel"
     source.mkdir()
     (source / "Makefile").write_text(MAKEFILE)

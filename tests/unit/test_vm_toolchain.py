@@ -19,7 +19,7 @@ override CROSS_COMPILE = x86_64-linux-gnu-
 
 
 def _tree(path: Path) -> Path:
-    """What unpacked packages look like, with this machine's own loader, C library and `echo`."""
+    """Unpacked packages, with this machine's own loader, C library and `echo`."""
     loader = path / toolchain.LOADER
     loader.parent.mkdir(parents=True)
     shutil.copy2("/lib64/ld-linux-x86-64.so.2", loader)

@@ -35,7 +35,7 @@ class Offer(NamedTuple):
 
 
 class Capabilities(NamedTuple):
-    """How a backend differs from the others, and the only ways in which it may."""
+    """The properties in which backends differ. A backend may differ in nothing else."""
 
     leaf_size: int
     """Bytes one last-level page-table entry maps, for regions of at least that size."""

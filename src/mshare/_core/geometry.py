@@ -21,7 +21,7 @@ PGD = 1 << 39
 """Bytes one PUD page maps."""
 
 WINDOW = (0x2000_0000_0000, 0x4000_0000_0000)
-"""Where `mshare` places regions: 32 TiB to 64 TiB of user space.
+"""The addresses where `mshare` places regions: 32 TiB to 64 TiB of user space.
 
 Linux puts programs at two thirds of the 128 TiB (0x55…), libraries and stacks under its top (0x7…, at most 16 TiB
 of randomisation), small programs and Go heaps under 1 TiB, AddressSanitizer's shadow under 0x1000_8000_0000.

@@ -1,7 +1,7 @@
 """The directory where mshare keeps what it has compiled on this machine. May depend on: nothing.
 
-What root loads is built by root, in a directory that only root can write to. A user's own directory is for that user
-alone. What another user could have put there is never loaded.
+A file that root loads is built by root, in a directory that only root can write to. A user's own directory is for
+that user alone. A file that another user could have put there is never loaded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the facts of a machine mean for mshare, and the command that would change each. Pure. May depend on: units,
+"""The meaning of a machine's facts for mshare, and the command that would change each fact. Pure. May depend on: units,
 geometry, record.
 
 Levels: `ok`; `advice`, where something better can be had or a trap lies; `problem`, where what was asked for fails or
@@ -30,7 +30,7 @@ class BackendFacts(NamedTuple):
     free_bytes: int
     limit: str
     needed_bytes: int
-    """What a region of the machine's `size` would take of `free_bytes`."""
+    """The part of `free_bytes` that a region of the machine's `size` would take."""
 
 
 class HugePool(NamedTuple):

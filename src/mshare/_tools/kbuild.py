@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PRODUCTS = ("*.o", "*.ko", "*.mod", "*.mod.c", ".*", "modules.order", "Module.symvers")
-"""What a build leaves in the directory of the source, as patterns of names."""
+"""The files that a build leaves in the directory of the source, as patterns of names."""
 _TOOLS = ("make", "gcc")
 
 
@@ -28,7 +28,7 @@ class Build(NamedTuple):
     status: int
     """0 if make succeeded."""
     output: str
-    """What make and the compiler said, on both streams."""
+    """The output of make and the compiler, on both streams."""
 
     @property
     def telling(self) -> str:

@@ -1,4 +1,4 @@
-"""What this machine offers: facts only, judged by `findings`.
+"""The facts about this machine, which `findings` judges.
 
 May depend on: findings, backend, backends, linux, errors, units, geometry, record, roots.
 """
@@ -26,7 +26,7 @@ _THP = Path("/sys/kernel/mm/transparent_hugepage")
 _NO_LIMIT = 1 << 60
 """A version 1 control group without a limit says 8 EiB."""
 _LOGIND_DIRS = ("/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd")
-"""Where logind.conf and logind.conf.d/*.conf are, most important first (logind.conf(5))."""
+"""The directories of logind.conf and logind.conf.d/*.conf, most important first (logind.conf(5))."""
 
 
 def inspect(size: int) -> MachineFacts:

@@ -40,7 +40,7 @@ _NO_KEY = (errno.EKEYREJECTED, errno.ENOKEY, errno.EBADMSG)
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What `mshare module status` shows. None: not there."""
+    """The facts that `mshare module status` shows. None: not there."""
 
     kernel: str
     """Release of the running kernel."""
@@ -53,7 +53,7 @@ class Status:
     regions: int | None
     """Names on it."""
     size_bytes: int | None
-    """What all its regions together may take (`size=` of the mount)."""
+    """The limit of all its regions together (`size=` of the mount)."""
     free_bytes: int | None
     mode: int | None
     """Permission bits of the directory: who may write to it makes regions."""

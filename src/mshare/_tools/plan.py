@@ -1,4 +1,4 @@
-"""What page tables will cost, by arithmetic: size and processes in, bytes out.
+"""The future cost of page tables, by arithmetic: size and processes in, bytes out.
 
 Pure. May depend on: table, errors, units, geometry, backend (the type).
 

@@ -1,4 +1,4 @@
-"""Where a process has page-table entries: /proc/PID/pagemap, walked. May depend on: geometry.
+"""A walk of /proc/PID/pagemap finds a process's page-table entries. May depend on: geometry.
 
 Since Linux 6.7 (commit 52526ca7fdb9) the ioctl PAGEMAP_SCAN returns ranges of addresses with entries, and says which
 ranges are mapped by 2 MiB leaves; measured, 3 ns per entry. Older kernels have 8 bytes per page, which do not tell

@@ -1,4 +1,4 @@
-"""What the shell completes besides commands and options: names of regions. May depend on: listing.
+"""Completions of the shell besides commands and options: names of regions. May depend on: listing.
 
 typer's shell functions put each completion on the command line without quotes, and in zsh they evaluate the
 completions. A shell would run the command in a name like `$(command)`, which another user may have chosen. The shell
@@ -13,7 +13,7 @@ from collections.abc import MutableMapping
 from contextlib import suppress
 
 PREFIX = "region:"
-"""What `mshare cp` writes before the name of a region."""
+"""The text before the name of a region in `mshare cp`."""
 
 _CUT = "_MSHARE_CUT"
 _HARMLESS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@%+-]*", re.ASCII)

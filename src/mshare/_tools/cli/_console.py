@@ -1,4 +1,4 @@
-"""What every command prints with: tables and lines for people, JSON for programs.
+"""The printing of every command: tables and lines for people, JSON for programs.
 
 Rich's markup, emoji codes and highlighting are off everywhere: names are data. Lines are folded on a terminal only, so
 that `mshare ls | grep` sees one region per line.

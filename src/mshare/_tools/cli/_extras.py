@@ -1,4 +1,4 @@
-"""What to say where a command's extra is not installed. May depend on: errors."""
+"""The error for a command whose extra is not installed. May depend on: errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How commands get at a snapshot: of this machine, or from a file. May depend on: _console, _exits, _tools.scan,
+"""Snapshots for commands: of this machine, or from a file. May depend on: _console, _exits, _tools.scan,
 collect, listing, errors, procfs, rich, typer."""
 
 from __future__ import annotations

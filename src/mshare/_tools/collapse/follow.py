@@ -22,7 +22,7 @@ from .tally import Done
 
 
 class Watched(NamedTuple):
-    """What is watched."""
+    """The processes and objects that are watched."""
 
     pids: Collection[int]
     commands: Collection[str]

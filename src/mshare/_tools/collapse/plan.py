@@ -71,7 +71,7 @@ class Candidate(NamedTuple):
 
     @property
     def blocks(self) -> int:
-        """How many blocks of 2 MiB the mappings cover from the object's start."""
+        """The number of blocks of 2 MiB that the mappings cover from the object's start."""
         return max((each.blocks.stop for each in self.mappings), default=0)
 
     @property

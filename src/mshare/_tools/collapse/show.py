@@ -1,4 +1,4 @@
-"""What is planned for objects and what was done to them, as pairs of label and text and as JSON. Pure.
+"""Plans and results for objects, as pairs of label and text and as JSON. Pure.
 May depend on: plan, tally, units, geometry, scan, table."""
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from .plan import Candidate, unaligned_remedy
 from .tally import Counts, Done
 
 _BLOCK_S = (0.0007, 0.006)
-"""What copying a block took on Linux 6.18: to memory that the machine has at hand, and to memory that a hypervisor must
+"""The time to copy a block on Linux 6.18: to memory that the machine has at hand, and to memory that a hypervisor must
 back first."""
 _ENTRY_S = (0.15e-6, 0.45e-6)
-"""What taking away one page-table entry of 8 bytes took there: on an idle machine, and on a busy one."""
+"""The time to remove one page-table entry of 8 bytes there: on an idle machine, and on a busy one."""
 
 
 class Prospect(NamedTuple):
-    """What would be done to an object."""
+    """The plan for an object."""
 
     candidate: Candidate
     counts: Counts | None
@@ -38,7 +38,7 @@ class Prospect(NamedTuple):
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """What the work takes, at least and at most."""
+        """The least and the most time of the work."""
         if self.counts is None:
             return 0.0, 0.0
         touched = self.counts.huge + self.counts.warm + self.counts.cold
@@ -48,7 +48,7 @@ class Prospect(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What was done to an object."""
+    """The result for an object."""
 
     prospect: Prospect
     done: Done

@@ -21,7 +21,7 @@ REASONS = {
     errno.ENOMEM: "no free memory of 2 MiB in one piece",
     errno.EINVAL: "refused by the kernel: emptied, or forbidden for this mapping",
 }
-"""What the kernel means (madvise_collapse_errno in mm/khugepaged.c)."""
+"""The kernel's meaning of each errno (madvise_collapse_errno in mm/khugepaged.c)."""
 
 
 class Counts(NamedTuple):
@@ -57,7 +57,7 @@ def count(blocks: Collection[Block], percent: float) -> Counts:
 
 @dataclass
 class Done:
-    """What was done to one object, filled in while it happens."""
+    """The work on one object, filled in while it happens."""
 
     collapsed: int = 0
     refused: dict[int, int] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Done:
 
     @property
     def reasons(self) -> dict[str, int]:
-        """How many blocks were refused for each reason."""
+        """The number of blocks that were refused, by reason."""
         found: dict[str, int] = {}
         for number in self.refused.values():
             reason = REASONS.get(number, errno.errorcode.get(number, str(number)))

@@ -21,7 +21,7 @@ from ..._core.linux.descriptors import Descriptor
 from .plan import Candidate, Mapping
 
 RIGHTS = "CAP_SYS_PTRACE, CAP_SYS_NICE, CAP_CHECKPOINT_RESTORE and CAP_DAC_READ_SEARCH"
-"""What root has, and what a service needs."""
+"""The rights that root has and a service needs."""
 
 
 class Target:

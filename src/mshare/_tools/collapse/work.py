@@ -23,7 +23,7 @@ from .target import Target, opened
 Step = Callable[[int, int], None]
 """Called with the blocks done and the blocks in all."""
 Room = Callable[[int, int], Refusal | None]
-"""What is short for so many blocks of a process."""
+"""A function that names the resource that is short for so many blocks of a process, or returns None."""
 
 _GONE = "no process maps the object any more"
 
@@ -34,7 +34,7 @@ _IN_A_ROW = 8
 
 
 class Pace(NamedTuple):
-    """How much the work may disturb."""
+    """The limits of the disturbance by the work."""
 
     max_cpu: float = 100
     """Percent of the time in which blocks are collapsed; the rest is pause."""

@@ -1,5 +1,5 @@
-"""What processes map: each object once, with its kind and page size. May depend on: geometry, procfs, linux, system,
-scan."""
+"""The objects that processes map, each once, with its kind and page size. May depend on: geometry, procfs, linux,
+system, scan."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KERNELS_OWN = ("/memfd:", "/SYSV", "/anon_hugepage")
 
 
 class Objects:
-    """What was found mapped, each once, and what is needed to tell what it is."""
+    """The objects found so far, each once, and the facts by which their kinds are told."""
 
     def __init__(self, regions: Mapping[FileId, str]) -> None:
         self._regions = regions

@@ -1,4 +1,4 @@
-"""What it costs, measured here and now, for every backend this machine has and for the standard library.
+"""The costs, measured here and now, of every backend on this machine and of the standard library.
 May depend on: backend, backends, measure, errors, units, geometry."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Line:
 
     cost: Cost
     slope: Slope | None
-    """What one more GiB costs; None if there was no room to measure it."""
+    """The cost of one more GiB; None if there was no room to measure it."""
     projected_bytes: int | None
     """Arithmetic: the slope times 300 GiB times 1,500 processes."""
 

@@ -39,7 +39,7 @@ class Column(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Where everything goes."""
+    """The places of header and columns in the region."""
 
     header: bytes
     tiles: int

@@ -31,7 +31,7 @@ _SHM = Path("/dev/shm")  # where multiprocessing.shared_memory keeps its segment
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the demo has shown."""
+    """The results of the demo."""
 
     story: Story
     bill: Bill | None

@@ -1,4 +1,4 @@
-"""What happens, step by step, and what must be true after each step.
+"""The story, step by step, and the statements that must be true after each step.
 
 May depend on: columns, flights, loader, worker, measure, removal, errors, listing, roots.
 """
@@ -26,7 +26,7 @@ class DemoFailedError(MshareError):
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What was done and seen. Everything in it was observed, except that a failed promise raises `DemoFailedError`."""
+    """The observations of the story. A promise that fails raises `DemoFailedError` instead."""
 
     name: str
     size_bytes: int
@@ -36,7 +36,7 @@ class Story:
     backend: str
     reason: str
     addr: int
-    """Where all processes had it."""
+    """The region's address in all processes."""
     processes: int
     columns_written_when_killed: int
     columns: int

@@ -20,7 +20,7 @@ class Scan(NamedTuple, Generic[T]):
     """None if it failed."""
     seconds: float
     failures: int
-    """How many attempts have failed so far."""
+    """The number of attempts that have failed so far."""
 
 
 class Latest(Generic[T]):

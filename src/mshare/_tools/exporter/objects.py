@@ -20,7 +20,7 @@ OTHER = "other"
 
 
 class Series(NamedTuple):
-    """What objects of one name cost together."""
+    """The costs of all objects of one name together."""
 
     object: str
     kind: str

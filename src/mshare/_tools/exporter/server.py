@@ -24,7 +24,7 @@ class CannotListenError(MshareError):
 
 
 class Address(NamedTuple):
-    """Where to listen."""
+    """The address to listen on."""
 
     host: str
     port: int

@@ -34,7 +34,7 @@ class StuckError(MshareError, ChildProcessError):
 
 
 class Arrival(NamedTuple):
-    """What one client had to say when it had read everything."""
+    """The report of one client that has read everything."""
 
     good: int
     """Pages that held what the creator wrote."""
@@ -54,11 +54,11 @@ class Fleet:
     events: int
     again: int
     workers: int
-    """How many may be reading at the same time."""
+    """The most clients that may read at the same time."""
     alive: dict[int, Arrival] = field(default_factory=dict)
     """Those that have read everything and are there."""
     arrivals: list[Arrival] = field(default_factory=list)
-    """What everybody who got that far has said, in order."""
+    """The reports of all clients that have read everything, in order."""
     peak: int = 0
     """The most that were there at the same time and had read everything."""
     killed: list[int] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What the kernel says when it kills for lack of memory. Pure: text in, lines out. May depend on: nothing."""
+"""The kernel's messages when it kills for lack of memory. Pure: text in, lines out. May depend on: nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What memory the load may take before somebody is killed: the whole machine's, or a control group's. May depend on:
+"""The memory that the load may take before the kernel kills: the whole machine's, or a control group's. May depend on:
 linux, procfs, errors, roots, measure, run.
 
 Facts: page tables are charged to the memory control group of the process that needs them, shared pages to that of
@@ -39,7 +39,7 @@ class Reading(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """Where the limit is, and how to look at it."""
+    """The limit, and the ways to look at it."""
 
     kind: str
     """`MACHINE`, `V2` or `V1`."""

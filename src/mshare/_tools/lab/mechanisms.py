@@ -19,14 +19,14 @@ from ..._core.geometry import PAGE, PMD, WINDOW, round_up
 from ..._core.linux import proc
 
 _kept: list[object] = []
-"""What must not be closed while this process lives."""
+"""Objects that must not be closed while this process lives."""
 
 
 class Place(NamedTuple):
-    """Where clients find the region."""
+    """The place where clients find the region."""
 
     kind: str
-    """How they attach: `file`, `shared_memory`, or `nothing` for clients that attach nothing."""
+    """The way of attaching: `file`, `shared_memory`, or `nothing` for clients that attach nothing."""
     path: str
     """The file; for `shared_memory` the name."""
     addr: int

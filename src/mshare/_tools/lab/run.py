@@ -1,4 +1,4 @@
-"""What one run of the load gave, and the arithmetic on it. Pure. May depend on: geometry.
+"""The results of one run of the load, and the arithmetic on them. Pure. May depend on: geometry.
 
 Everything is in bytes, nanoseconds or seconds, as the field's name says. Page tables of a run are growths: `PageTables`
 less what it was before the region was made.
@@ -51,7 +51,7 @@ def fit(samples: Sequence[Sample]) -> Line:
 
 
 class Spread(NamedTuple):
-    """What clients said, each for itself."""
+    """The clients' reports, one per client."""
 
     median: float
     least: int
@@ -83,7 +83,7 @@ class Run:
     unavailable: str | None = None
     """Why this mechanism cannot be had here. Nothing else counts then."""
     failure: str | None = None
-    """What went wrong before the end. The rest is what was known by then."""
+    """The failure before the end. The other fields have the facts that were known by then."""
     samples: tuple[Sample, ...] = ()
     base: tuple[Sample, ...] = ()
     """The same processes with nothing mapped, in the same run, afterwards."""
@@ -105,7 +105,7 @@ class Run:
     all_read_s: float = 0.0
     """From the first client's start until the last one has read everything."""
     workers: int = 0
-    """How many clients were reading at the same time."""
+    """The number of clients that were reading at the same time."""
     fork_ns: int = 0
     exit_ns: int = 0
     """Median, of a child of an attached client that reads everything and ends."""
@@ -118,7 +118,7 @@ class Run:
     killed_later: int = 0
     """Of the `asked`, those that the kernel killed for lack of memory before they could."""
     newcomer: str = ""
-    """What a process got that attached by name after that: `ok`, or the error."""
+    """The result of a process that attached by name after that: `ok`, or the error."""
     total_s: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
 

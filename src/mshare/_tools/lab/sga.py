@@ -29,13 +29,13 @@ OUT_OF_MEMORY = "out of memory"
 
 
 class Load(NamedTuple):
-    """What to do."""
+    """The load's parameters."""
 
     size_bytes: int
     clients: int
     step_bytes: int = PAGE
     samples: int = 30
-    """How often the memory is looked at on the way."""
+    """The number of looks at the memory on the way."""
     workers: int = 2
     """Clients that read at the same time; the others wait for their turn or are done."""
 

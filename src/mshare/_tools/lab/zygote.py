@@ -9,8 +9,8 @@ fork. Decision: the C library's `fork` (there is one thread, and no client uses 
 and `mmap` at the region's address, as a C program attaches. The region is not mapped in the zygote: every client
 attaches by itself.
 
-Orders come as single bytes on standard input: `c` forks a client, `t` one that measures fork and exit and ends. What
-happens goes out as records on the descriptor `events` (see `EVENT`). When standard input ends, everybody is killed.
+Orders come as single bytes on standard input: `c` forks a client, `t` one that measures fork and exit and ends. Events
+go out as records on the descriptor `events` (see `EVENT`). When standard input ends, all clients are killed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _fork: Callable[[], int] = _python.fork
 
 
 class Client:
-    """What a client does, everything prepared before it exists."""
+    """The work of a client. Everything is prepared before the client exists."""
 
     def __init__(self, settings: dict[str, object]) -> None:
         self.kind = str(settings["kind"])

@@ -72,7 +72,7 @@ class Picture:
         self.name = name
         self.title = title
         self.text = text
-        """What it shows, for those who do not see it. Printable."""
+        """The picture in words, for readers who do not see it. Printable."""
         self.wide, self.narrow = drawings
 
 

@@ -1,4 +1,4 @@
-"""What this machine offers to unmodified programs, and whether that is enough to start one. May depend on: options,
+"""The offers of this machine to unmodified programs, and whether they are enough to start one. May depend on: options,
 backends.msharefs, linux, errors.
 """
 
@@ -22,7 +22,7 @@ _SETTINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What this machine offers to a program of this user."""
+    """The offers of this machine to a program of this user."""
 
     thp_obstacle: str
     """Why shared memory cannot have 2 MiB leaves; empty if it can."""
@@ -31,7 +31,7 @@ class Host:
     msharefs_obstacle: str
     """Why no msharefs can be used; empty if one can."""
     free_bytes: int
-    """What the machine and this user's control group can still give."""
+    """The memory that the machine and this user's control group can still give."""
 
     @property
     def huge_on_touch(self) -> bool:

@@ -17,7 +17,7 @@ from ..cache import ROOTS_OWN, cache_directory, digest, is_safe
 SOURCE = Path(__file__).parents[2] / "preload_source"
 NAME = "libmshare-preload.so"
 SHIPPED = Path("/usr/lib/mshare")
-"""Where a binary package puts the library, built."""
+"""The path where a binary package puts the built library."""
 FLAGS = ("-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", "-shared", "-Wl,-z,now", "-Wl,-z,relro")
 _COMPILERS = ("cc", "gcc", "clang")
 _SPECIAL = " :,'\"\n"

@@ -1,5 +1,5 @@
-"""What `mshare run` asks of the preload library, as the text of the variable MSHARE_RUN. Pure. May depend on: errors,
-units, geometry.
+"""The requests of `mshare run` to the preload library, as the text of the variable MSHARE_RUN. Pure. May depend on:
+errors, units, geometry.
 
 The C side is preload/config.c. The text has neither blanks nor quotes, so that it stands in a unit, in Debian's
 `environment` file and in a Dockerfile alike.
@@ -28,7 +28,7 @@ class Options:
     """The options of `mshare run`. The defaults are those of the library."""
 
     backend: Backend = "auto"
-    """Where shared anonymous memory lies. `auto`: on msharefs where that can be had, else 2 MiB leaves."""
+    """The place of shared anonymous memory. `auto`: on msharefs where that can be had, else 2 MiB leaves."""
     fill: Fill = "auto"
     """When memory is taken and gets 2 MiB leaves."""
     min: int = 32 << 20
@@ -36,9 +36,9 @@ class Options:
     sysv: Literal["thp", "off"] = "thp"
     posix: Literal["thp", "off"] = "thp"
     hugetlb: Literal["pass", "answer"] = "pass"
-    """What happens to a request for hugetlb pages that the kernel refuses."""
+    """The answer to a request for hugetlb pages that the kernel refuses."""
     mprotect: Literal["refuse", "ignore"] = "refuse"
-    """What happens to a change of rights of memory on msharefs."""
+    """The answer to a change of rights of memory on msharefs."""
     only: str = ""
     """Name of the one program in which the library is active; empty: all."""
     require: Literal["yes", "no"] = "no"
@@ -47,7 +47,7 @@ class Options:
     """Absolute path of the file that gets the lines; empty: stderr."""
     quiet: Literal["yes", "no"] = "no"
     root: str = "/sys/fs/mshare"
-    """Where msharefs is mounted."""
+    """The mount point of msharefs."""
 
     def __post_init__(self) -> None:
         """Check what goes into the variable. Raises `InvalidSizeError`, `InvalidArgumentError`."""

@@ -1,5 +1,5 @@
-"""What a program's file says about preloading: whether the loader will load a library into the program. May depend on:
-errors, elftools.
+"""The facts in a program's file about preloading: whether the loader will load a library into the program.
+May depend on: errors, elftools.
 
 Facts: the loader (ld.so) ignores LD_PRELOAD without a word where the kernel sets AT_SECURE (set-user-id,
 set-group-id, file capabilities). A static program has no loader. A 32-bit program, and one of musl, cannot load a
@@ -45,7 +45,7 @@ class Program:
     obstacle: str
     """Why the preload library would not be loaded; empty if it would be."""
     warning: str
-    """What the library will not see in this program; empty if nothing is known."""
+    """The calls that the library will not see in this program; empty if nothing is known."""
 
 
 def find(name: str) -> str:

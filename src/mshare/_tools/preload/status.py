@@ -1,4 +1,4 @@
-"""What became of the shared memory of a running process: which mappings have cheap page tables, and which do not.
+"""The state of the shared memory of a running process: which mappings have cheap page tables, and which do not.
 May depend on: library, collect, scan, linux, geometry.
 
 The kernel is asked, and not the library: the report is also right for a program that was started without `mshare run`.
@@ -31,7 +31,7 @@ class Mapping:
     page_bytes: int
     """Bytes that this process has mapped by 4 KiB pages."""
     verdict: str
-    """What that means, in a few words."""
+    """The meaning of the state, in a few words."""
     cheap: bool
     """The page tables of this mapping are shared, or its leaves map 2 MiB or more."""
 

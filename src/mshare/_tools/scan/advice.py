@@ -1,4 +1,4 @@
-"""What a survey means, in plain sentences, and what to do about it. Pure.
+"""The meaning of a survey in plain sentences, and the useful actions. Pure.
 May depend on: snapshot, survey, show, series, case, remedies, table, units, backend (the
 type)."""
 
@@ -30,14 +30,14 @@ class Advice(NamedTuple):
     """One object that matters, and what can be done about it."""
 
     title: str
-    """What it is, printable: PostgreSQL's shared memory."""
+    """A printable description of the object: PostgreSQL's shared memory."""
     objects: tuple[str, ...]
-    """What `scan` calls it, printable."""
+    """The object's name in `scan`, printable."""
     kind: str
     processes: int
     now: Bytes
     remedies: tuple[Remedy, ...]
-    """What suits the program first; never empty."""
+    """The remedies, the one that suits the program first; never empty."""
 
     @property
     def saving(self) -> int:
@@ -66,7 +66,7 @@ class Verdict(NamedTuple):
 
     @property
     def titles(self) -> dict[str, str]:
-        """What advice calls objects, by what `scan` calls them."""
+        """The advice's names of objects, by their names in `scan`."""
         return {name: each.title for each in self.advice for name in each.objects}
 
 

@@ -23,7 +23,7 @@ class Remedy(NamedTuple):
     """One way to make an object's page tables smaller. Of several for one object, one can be had."""
 
     name: str
-    """What is done, to be read after "with": huge pages."""
+    """The name of the remedy, to be read after "with": huge pages."""
     condition: str
     """When it applies, and what it costs."""
     commands: tuple[str, ...]
@@ -33,7 +33,7 @@ class Remedy(NamedTuple):
     predicted: int
     """Page-table bytes once all of it is done."""
     evidence: str
-    """What we have seen of it ourselves."""
+    """Our own measurements of the remedy."""
     huge_pages: int = 0
     """Pages that it takes out of the pool of huge pages."""
 
@@ -80,7 +80,7 @@ class Case(NamedTuple):
 
 
 _SHARED_MEMORY = {"PostgreSQL": ("anonymous", "SysV"), "Oracle": ("SysV",), "Java": ("memfd", "tmpfs")}
-"""Where these programs have the memory that is recognised as theirs."""
+"""The kinds of objects in which these programs have their memory."""
 
 
 def _program(command: str) -> str:

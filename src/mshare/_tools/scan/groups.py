@@ -54,7 +54,7 @@ _KEYS: dict[str, Callable[[Snapshot, Process], str]] = {
     "unit": lambda _, process: unit(process.cgroup),
 }
 KEYS = tuple(_KEYS)
-"""What processes can be grouped by."""
+"""The keys by which processes can be grouped."""
 
 
 def groups(snapshot: Snapshot, survey: Survey, key: str) -> tuple[Group, ...]:

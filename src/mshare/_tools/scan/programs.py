@@ -1,7 +1,7 @@
 """Remedies for programs that can use huge pages by themselves: PostgreSQL, Oracle, Java. Pure.
 May depend on: case, groups, geometry.
 
-What is said of them is from their documentation; docs/report.md says where, and what was tried.
+The statements about the programs are from their documentation. docs/report.md names the sources, and the tests.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Pool(NamedTuple):
     pages: int
     margin: int
     total: int
-    """What vm.nr_hugepages must be; what is used now stays in use."""
+    """The value that vm.nr_hugepages must have. Pages in use stay in use."""
     enough: bool
     fits: bool
     """The pool would leave a tenth of the machine's memory for everything else."""

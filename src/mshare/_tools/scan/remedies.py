@@ -1,7 +1,7 @@
-"""What can be done about one object's page tables: the condition, the commands, the page-table bytes afterwards. Pure.
+"""Remedies for one object's page tables: the condition, the commands, the page-table bytes afterwards. Pure.
 May depend on: case, programs, backend (the type).
 
-What is said of transparent huge pages is from Documentation/admin-guide/mm/transhuge.rst. Predictions are the
+The statements about transparent huge pages are from Documentation/admin-guide/mm/transhuge.rst. Predictions are the
 arithmetic of `ObjectUsage.what_if`.
 """
 

@@ -20,7 +20,7 @@ from .snapshot import PRIVATE, Area, Filled, Kind, Object, Process, Snapshot, Sy
 
 VERSION = 1
 MOST_BYTES = 128 << 20
-"""What a snapshot may unpack to, thirty times what 1,500 processes with 40 mappings take: a small file could unpack to
+"""The largest unpacked snapshot, thirty times that of 1,500 processes with 40 mappings. A small file could unpack to
 more than memory holds."""
 _PIECE = 1 << 16
 _MOST_SECONDS = 253_402_300_800  # the year 10000, which dates do not reach

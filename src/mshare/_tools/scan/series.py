@@ -19,10 +19,10 @@ _LEAST_BYTES = 64 * KIB
 
 
 class Identity(NamedTuple):
-    """What makes an object of one snapshot the same in another. None instead of it is private memory."""
+    """The identity of an object, by which other snapshots have the same object. None stands for private memory."""
 
     label: str
-    """What to call it, raw: as in `show.label`."""
+    """The object's raw name, as in `show.label`."""
     dev: int
     ino: int
     namespace: int
@@ -42,7 +42,7 @@ class Point(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """What happened between the first and the last of several snapshots of one machine."""
+    """The changes between the first and the last of several snapshots of one machine."""
 
     seconds: float
     change: int

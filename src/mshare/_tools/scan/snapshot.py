@@ -1,5 +1,5 @@
-"""What a machine was seen to map at one moment: records that `collect` makes, `saved` keeps, and `survey`
-judges. Pure. May depend on: nothing.
+"""The mappings of a machine at one moment: records that `collect` makes, `saved` keeps, and `survey` judges. Pure.
+May depend on: nothing.
 
 A snapshot holds everything that a survey needs, so it can be studied on another machine.
 """
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 Kind = Literal["file", "tmpfs", "msharefs", "hugetlb", "SysV", "memfd", "anonymous", "device"]
-"""What an object is: a file on disk, on tmpfs, on msharefs, of huge pages (whatever its name), SysV shared memory, a
+"""The kinds of objects: a file on disk, on tmpfs, on msharefs, of huge pages (whatever its name), SysV shared memory, a
 memfd, shared anonymous memory (`MAP_SHARED|MAP_ANONYMOUS`, /dev/zero), or a device's memory."""
 
 
@@ -84,7 +84,7 @@ class Process(NamedTuple):
 
 
 class System(NamedTuple):
-    """What the kernel said of itself when the snapshot was taken."""
+    """The kernel's facts about itself at the time of the snapshot."""
 
     host: str
     kernel: str

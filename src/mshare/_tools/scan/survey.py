@@ -1,4 +1,4 @@
-"""What page tables cost on the machine of a snapshot, object by object, and what they would cost otherwise. Pure.
+"""The cost of page tables on the machine of a snapshot, object by object, now and with other tables. Pure.
 May depend on: snapshot, tables, geometry, backend (the type).
 
 *Facts.* `VmPTE` is exact, and counts all page tables of one process but the topmost. What each mapping has of it is not
@@ -53,7 +53,7 @@ class WhatIf(NamedTuple):
 
 
 class ObjectUsage(NamedTuple):
-    """What one object, or all private memory, uses in page tables."""
+    """The page tables of one object, or of all private memory."""
 
     object: Object | None
     """None for private anonymous memory."""
@@ -155,7 +155,7 @@ class Survey(NamedTuple):
 
 
 class _Sum:
-    """What was added up for one owner over all processes, in bytes."""
+    """The sums of one owner over all processes, in bytes."""
 
     def __init__(self) -> None:
         self.lower = self.likely = self.upper = 0.0
@@ -165,7 +165,7 @@ class _Sum:
         self.sharers: set[int] = set()
         self.by_process: dict[int, int] = {}
         self.spans: set[tuple[int, int, int]] = set()
-        """What sharers have entries for, or may have: start and end in the object, and leaf."""
+        """The parts for which sharers have entries, or may have: start and end in the object, and leaf."""
         self.units: dict[tuple[int, bool], int] = {}
         """hugetlb: by offset and right to write, the processes that map that GiB so that its PMD page is shared."""
         self.trees: dict[bool, int] = {}

@@ -1,6 +1,6 @@
 """Which mapping needs which page-table page of one process. Pure arithmetic. May depend on: geometry.
 
-A page-table page serves a block of addresses, and several mappings may lie in one block. What a mapping costs is
+A page-table page serves a block of addresses, and several mappings may lie in one block. The cost of a mapping is
 therefore known in three ways, which bound each other: *exclusive* <= *share* <= *touched* (`Need`).
 """
 
@@ -30,7 +30,7 @@ class Piece(NamedTuple):
 
 
 class Need(NamedTuple):
-    """What one owner needs of one process's page-table pages. In pages of 4 KiB."""
+    """The page-table pages of one process that one owner needs. In pages of 4 KiB."""
 
     exclusive: int
     """Pages that serve nobody else: what would be freed if only this owner went."""
@@ -99,7 +99,7 @@ def blocks(spans: Iterable[tuple[int, int]], level: int) -> int:
 
 
 class Charge(NamedTuple):
-    """What one owner costs a process, in bytes of page-table pages."""
+    """The cost of one owner for a process, in bytes of page-table pages."""
 
     lower: float
     """No less than this is freed if only this owner goes."""

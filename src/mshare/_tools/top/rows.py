@@ -18,7 +18,7 @@ from ..table import printable
 
 
 class Reading(NamedTuple):
-    """What was found at one moment."""
+    """The scan of one moment."""
 
     snapshot: Snapshot
     survey: Survey

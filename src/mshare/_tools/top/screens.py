@@ -121,7 +121,7 @@ class _Openable(DataTable[Text]):
 
 
 class ObjectsScreen(TableScreen):
-    """What page tables are there for, like `mshare scan`."""
+    """The objects for which page tables exist, like `mshare scan`."""
 
     COLUMNS = _rows.OBJECTS
     TABLE = _Openable
