@@ -39,7 +39,7 @@ def test_a_picked_address_is_aligned_in_the_window_and_free(seed: int, size: int
         assert addr + round_up(size, PUD) <= WINDOW[1]
         assert not any(attachment_span(size, addr).overlaps(span) for span in taken)
         return
-    # None is only right if the space before, between and after what is taken is too small everywhere.
+    # None is right only if every space before, between and after the taken ranges is too small.
     at = WINDOW[0]
     for span in sorted(taken):
         assert span.start < at + round_up(size, PUD) or at + round_up(size, PUD) > WINDOW[1]

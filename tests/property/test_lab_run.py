@@ -1,4 +1,4 @@
-"""The arithmetic on runs, and their way through JSON, for whatever a run may hold."""
+"""The arithmetic on runs, and their way through JSON, for all values that a run may hold."""
 
 from __future__ import annotations
 

@@ -88,8 +88,8 @@ def test_small_page_tables_are_left_alone(crowds: list[Crowd], memory: int) -> N
 
 @given(CROWDS, POOLS)
 def test_the_pool_has_room_for_all_that_was_advised(crowds: list[Crowd], pool: list[int]) -> None:
-    """Applied from top to bottom: after each, what it asks for is free beside what is used or promised now and what was
-    asked for before; and no more than its margin is left."""
+    """The remedies are applied from top to bottom. After each, its pages are free beside all pages that are used or
+    promised now or were asked for before, and no more than the remedy's margin is left."""
     reserved, free, total = pool
     verdict = judged(server(*crowds, total=total, free=free, reserved=reserved))
     used = total - (free - reserved)

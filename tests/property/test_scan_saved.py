@@ -39,7 +39,7 @@ def test_a_cut_or_damaged_snapshot_is_refused(snapshot: Snapshot, data: st.DataO
         read = load(broken)
     except NotASnapshotError:
         return
-    assert read == snapshot  # one of the bits that fill up the last byte of what is compressed: they mean nothing
+    assert read == snapshot  # one of the bits that fill up the last compressed byte: they mean nothing
 
 
 @given(st.binary())
@@ -49,7 +49,7 @@ def test_bytes_that_are_no_snapshot_are_refused(raw: bytes) -> None:
 
 
 class Endless(io.RawIOBase):
-    """A device that goes on and on: `start`, and then `piece` again and again. Counts what is read of it."""
+    """A device without an end: `start`, and then `piece` again and again. The device counts the bytes read."""
 
     def __init__(self, start: bytes, piece: bytes) -> None:
         self._rest, self._piece = start, piece
@@ -87,7 +87,7 @@ json_values = st.recursive(
 
 @given(snapshots(), json_values, st.data())
 def test_whatever_stands_in_a_field_is_refused_or_harmless(snapshot: Snapshot, value: Any, data: st.DataObject) -> None:
-    """Replace one value anywhere in the document: loading refuses it, or what comes out can be judged and shown."""
+    """Replace one value anywhere in the document: loading refuses it, or the snapshot can be judged and shown."""
     document = json.loads(gzip.decompress(dump(snapshot)))
     places: list[tuple[Any, Any]] = []
 

@@ -21,7 +21,7 @@ edges = st.builds(
 
 @st.composite
 def address_spaces(draw: st.DrawFn) -> list[Piece]:
-    """Pieces of one process, in order, with gaps or without."""
+    """Make pieces of one process, in order, with gaps or without."""
     places = sorted(draw(st.sets(edges, min_size=2, max_size=12)))
     return [
         Piece(start, end, draw(st.sampled_from(OWNERS)), draw(st.sampled_from((PAGE, PAGE, PMD, PUD, PGD))))
@@ -38,7 +38,7 @@ class Counted(NamedTuple):
 
 
 def count(pieces: list[Piece]) -> Counted:
-    """The plain way: a set of owners for each block of each level."""
+    """Return a set of owners for each block of each level: the plain way."""
     exclusive: dict[int, int] = defaultdict(int)
     share: dict[int, float] = defaultdict(float)
     touched: dict[int, list[int]] = {piece.owner: [0, 0, 0] for piece in pieces}
@@ -79,7 +79,7 @@ def test_blocks_of_spans_that_overlap_are_counted_once(spans: list[tuple[int, in
 @given(address_spaces(), st.data())
 @example([], None)
 def test_bounds_hold_for_any_tables_that_could_be_there(pieces: list[Piece], data: st.DataObject | None) -> None:
-    """Take away any of the tables: what each owner then has lies within the bounds that the rest's size gives."""
+    """Remove any of the tables: each owner's remaining tables lie within the bounds from the size of the rest."""
     blocks: dict[tuple[int, int], set[int]] = defaultdict(set)
     for number, level in enumerate(LEVELS):
         for piece in pieces:

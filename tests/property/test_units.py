@@ -1,4 +1,4 @@
-"""Sizes and ages: what is written can be read, and nothing is ever shown larger than it is."""
+"""Sizes and ages: every written text can be read, and no size is ever shown larger than it is."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ with pool.pages(512 << 20):
 
 
 class Pool:
-    """The kernel's file. With `given` a signal comes while it is written to, when so many pages have been given."""
+    """The kernel's file. With `given` a signal comes during a write, after the kernel has given so many pages."""
 
     def __init__(self, count: int, given: int | None = None, surplus: int = 0) -> None:
         self.count = count

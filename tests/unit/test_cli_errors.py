@@ -17,7 +17,7 @@ def fails_here(capsys: pytest.CaptureFixture[str], code: int, *args: str) -> Non
     assert seen.out == ""
     assert seen.err.startswith("mshare: ")
     if args[0] == "rm":
-        return  # several names, several errors: they are part of its result
+        return  # several names, several errors: the result has all of them
     assert main([*args, "--json"]) == code
     as_json = capsys.readouterr()
     assert as_json.out == ""

@@ -1,4 +1,4 @@
-"""The tables in the docstring of `mshare._core.errors` have every error of every part, as it is."""
+"""The tables in the docstring of `mshare._core.errors` have the right row for every error of every part."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mshare._core import errors
 
 
 def tables() -> dict[str, tuple[int, str, str]]:
-    """Return, of each class, its errno, the other class that it is, and the module that defines it."""
+    """Return, for each class, its errno, its other base class, and the module that defines the class."""
     rows: dict[str, tuple[int, str, str]] = {}
     place = False
     for line in (errors.__doc__ or "").splitlines():

@@ -19,7 +19,7 @@ def test_a_number_goes_in_and_out_once() -> None:
     with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
         os.fstat(fd)
     assert held == []
-    assert give_back(held, os.close) is None  # else this would close somebody else's
+    assert give_back(held, os.close) is None  # otherwise this would close another user's descriptor
 
 
 def test_a_number_that_says_failure_is_not_taken() -> None:

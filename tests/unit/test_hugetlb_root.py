@@ -1,4 +1,4 @@
-"""Which hugetlbfs is taken when nobody says."""
+"""The default choice of a hugetlbfs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mshare._core.backends import hugetlb
 
 
 def test_only_the_usual_place_is_taken(hugetlb_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another hugetlbfs is somebody else's, and goes when they go."""
+    """Another hugetlbfs belongs to another program, and ends with that program."""
     monkeypatch.delenv("MSHARE_ROOT")
     assert hugetlb.Hugetlb().root() in (None, "/dev/hugepages")
     monkeypatch.setattr(hugetlb, "_DEFAULT", str(hugetlb_world / "shm"))  # a directory, as some containers have it

@@ -1,4 +1,4 @@
-"""The kernel series that the module's build admits are said in two places, and read from a third."""
+"""Two places name the kernel series that the module's build admits, and agree with a third."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of runs: what it says of a run that died, of one that is not usable, and of a hostile name."""
+"""The table of runs: its text for a run that died, for an unusable run, and for a hostile name."""
 
 from __future__ import annotations
 

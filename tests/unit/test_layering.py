@@ -26,7 +26,7 @@ import mshare
 SOURCE = Path(mshare.__file__).parent.parent
 REPOSITORY = Path(__file__).parent.parent.parent
 ROOMS = {"mshare", "mshare._core", "mshare._tools", "mshare._tools.cli", "benchmarks"}
-"""Packages that hold parts and are no part themselves: their sentence is about their `__init__` only."""
+"""Packages that only hold parts. Their sentence is about their `__init__` only."""
 OS_LAYER = {"os", "ctypes", "fcntl", "mmap", "socket", "subprocess", "signal"}
 PURE = re.compile(r"\bPure(?! but)\b")
 SENTENCE = re.compile(r"May depend on:\s+(.+?)\.(?=\s|$)", re.DOTALL)
@@ -54,7 +54,7 @@ class Module:
 
     @property
     def says(self) -> set[str] | None:
-        """The names in the docstring's sentence, without what stands in parentheses."""
+        """The names in the docstring's sentence, without the text in parentheses."""
         sentence = SENTENCE.search(self.docstring)
         if sentence is None:
             return None
@@ -62,7 +62,7 @@ class Module:
         return {name.strip() for name in plain.split(",")} - {"nothing"}
 
     def imports(self, typing: bool = False) -> set[str]:
-        """Return what the module imports: full names in this repository, the first part of all others."""
+        """Return the imports of the module: full names in this repository, the first part of all others."""
         found = set()
         for node in _statements(self.tree, typing):
             if isinstance(node, ast.Import):
@@ -80,7 +80,7 @@ class Module:
         return {name if name.partition(".")[0] in ours else name.partition(".")[0] for name in found}
 
     def means(self, name: str) -> str:
-        """Return the full name of what the sentence calls `name`."""
+        """Return the full name of the module that the sentence calls `name`."""
         parts = self.package.split(".")
         enclosing = [".".join([*parts[:depth], name]) for depth in range(len(parts), -1, -1)]
         everywhere = [*enclosing, f"mshare._core.{name}", f"mshare._tools.{name}", f"mshare.{name}"]
@@ -144,7 +144,7 @@ def test_a_package_imports_no_more_than_it_says(name: str) -> None:
 
 
 def test_dependencies_run_one_way() -> None:
-    """No module needs itself to be loaded, and the rooms have an order: _core, measure, _tools, testing."""
+    """No module needs itself at its load, and the packages have an order: _core, measure, _tools, testing."""
     graph = {m.name: {i for i in m.imports() if i in MODULES} - {m.name} for m in MODULES.values()}
     tuple(TopologicalSorter(graph).static_order())
     rooms = ["mshare._core", "mshare.measure", "mshare._tools", "mshare.testing"]

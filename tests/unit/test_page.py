@@ -1,4 +1,4 @@
-"""The report's page as a document: it refers to nothing, and names stay text. No browser: that is in integration."""
+"""The report's page as a document: it refers to nothing, and names stay text. tests/integration has the browser."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def page(*snapshots: Snapshot) -> bytes:
 
 @pytest.fixture(scope="module")
 def full() -> bytes:
-    """A page with everything on it."""
+    """Make a page with all parts."""
     return page(hostile(150), hostile(200)._replace(taken=1.7e9 + 600))
 
 

@@ -83,7 +83,7 @@ def prose(text: str) -> str:
 
 
 def spoken(path: Path) -> Iterator[str]:
-    """Yield the messages and help texts of a module: strings with a space. Of docstrings, only those of commands."""
+    """Yield the messages and help texts of a module: strings with a space, and the docstrings of commands."""
     nodes = list(ast.walk(ast.parse(path.read_text())))
     silent = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     if path.parent.name == "cli" and not path.name.startswith("_"):

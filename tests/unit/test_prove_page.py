@@ -1,4 +1,4 @@
-"""The page about `make prove`: targets met and missed, what is said of a death, of the full size, of a partial run."""
+"""The page about `make prove`: targets met and missed, and the text for a death, the full size and a partial run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 
 def run(mechanism: str, size: int, own: int, each: int, reached: int, **more: Any) -> Run:
-    """A run whose region costs `own` and `each` per client, beside 64 KiB of a client's own."""
+    """Make a run whose region costs `own` and `each` per client, beside 64 KiB of a client's own memory."""
     counts = (1, reached)
     return Run(
         mechanism, f"label of {mechanism}", size, 4096, 1500, "machine", 4 * GIB,

@@ -1,6 +1,6 @@
 """Snapshots of a real server, read on another machine: PostgreSQL 15, shared_buffers 1 GB, 50 clients that read it all.
 
-tests/data/README.md says how they were taken. `PageTables` had grown by 98.2 MiB then.
+tests/data/README.md says how the snapshots were taken. `PageTables` had grown by 98.2 MiB then.
 """
 
 from __future__ import annotations

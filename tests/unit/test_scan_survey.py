@@ -13,7 +13,7 @@ BASE = 0x3000_0000_0000
 
 
 def usage(kind: Kind, *processes: tuple[Area, tuple[tuple[int, int, int], ...]], exact: bool = True) -> ObjectUsage:
-    """Return what a survey says of one object that each of `processes` maps by one area, filled in these blocks."""
+    """Return a survey's figures of one object that each of `processes` maps by one area, filled in these blocks."""
     snapshot = machine(kind, *processes, exact=exact)
     (found,) = survey(snapshot).usages
     return found
@@ -78,7 +78,7 @@ def test_huge_pages_with_holes_are_one_unit(processes: int) -> None:
 
 
 def test_no_more_is_counted_twice_than_there_is() -> None:
-    """Mapped and not touched: nothing was walked, so every GiB might have a table."""
+    """The object is mapped and not touched. Nothing was walked, so every GiB might have a table."""
     snapshot = machine("hugetlb", *[(area(300 * PUD), ())] * 50, exact=False, vmpte=10 * PAGE)
     totals = survey(snapshot).totals
     assert totals.counted_twice <= totals.processes

@@ -28,20 +28,20 @@ HEAVY = {
     "asyncio",
     "numpy",
 }
-"""Each takes more time than all but the largest modules of the core, or is an extra."""
+"""Modules that take more time than all but the largest modules of the core, or belong to an extra."""
 OTHERS = {"numpy", "pyarrow", "textual", "prometheus_client", "matplotlib", "jinja2", "hypothesis", "pydantic"}
 """The modules that other commands need."""
 
 
 def loaded(program: str, *options: str) -> set[str]:
-    """Return the modules that there are at the end of a program, which tells them on standard error."""
+    """Return the modules at the end of a program, which prints them on standard error."""
     command = [sys.executable, *options, "-c", f"import sys\n{program}\nprint(*sys.modules, file=sys.stderr)"]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True)
     return set(done.stderr.split())
 
 
 def test_the_import_loads_nothing_heavy() -> None:
-    """`-S -I`: what a virtual environment's .pth files import is not ours."""
+    """`-S -I`: imports of a virtual environment's .pth files are not ours."""
     modules = loaded(f"sys.path.insert(0, {str(SOURCE)!r}); import mshare", "-S", "-I")
     assert "mshare._core.region" in modules
     assert modules & HEAVY == set()
@@ -55,7 +55,7 @@ def test_the_command_s_first_module_loads_nothing() -> None:
 
 
 def test_the_import_is_complete(tmp_path: Path) -> None:
-    """A program may lose sight of the library's files, by its rights or its root, and only then use a name."""
+    """A program may lose access to the library's files, by its rights or its root, and only then use a name."""
     program = (
         f"sys.path.insert(0, {str(SOURCE)!r}); import mshare, socket\n"
         "sys.path.clear(); sys.path_importer_cache.clear(); before = set(sys.modules)\n"

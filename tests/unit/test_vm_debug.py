@@ -1,4 +1,4 @@
-"""When the debug kernel is built, and that it has every option asked for."""
+"""The debug kernel is built when needed, and has every requested option."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_stacks_after_the_time_limit_were_asked_for() -> None:
 
 @given(st.lists(st.sampled_from([*CLEAN.splitlines(), *COMPLAINTS])))
 def test_every_complaint_of_any_mixture_is_found(lines: list[str]) -> None:
-    # Between lines of an OOM report a bare stack is excused, so stacks stay out of this mixture.
+    # Between lines of an OOM report a bare stack is allowed, so this mixture has no stacks.
     lines = [
         line for line in lines if "oom-killer" not in line and "Call Trace" not in line and "0010:copy_user" not in line
     ]

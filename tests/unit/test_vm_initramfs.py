@@ -1,4 +1,4 @@
-"""vm.initramfs: archives another tool can read, and modules in the order they can be inserted."""
+"""vm.initramfs: archives that another tool can read, and modules in an order in which they can be inserted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_dependencies_come_first_and_once() -> None:
 
 
 def read_newc(archive: bytes) -> list[tuple[str, int, bytes]]:
-    """An independent reader of the newc format: name, mode, body."""
+    """Read the newc format independently: name, mode, body."""
     members: list[tuple[str, int, bytes]] = []
     at = 0
     while True:

@@ -1,4 +1,4 @@
-"""vm.lint: what counts as a message about the module's own files."""
+"""vm.lint: the messages about the module's own files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""vm.machine and vm.suite: the scripts the guest gets, run here by the same shell, and QEMU's command line."""
+"""vm.machine and vm.suite: the guest's scripts, run here by the same shell, and QEMU's command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""vm.page: the last result of each kernel; and which kernels `make test` boots."""
+"""vm.page: the last result of each kernel, and the kernels that `make test` boots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""vm.sources: the machine's mirror, whichever way apt's sources are written."""
+"""vm.sources: the machine's mirror, for every format of apt's sources."""
 
 from __future__ import annotations
 

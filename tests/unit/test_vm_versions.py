@@ -1,4 +1,4 @@
-"""vm.versions: kernels picked from what apt printed."""
+"""vm.versions: kernels picked from apt's output."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Makes the standard streams of a command safe to use, whatever they are. May depend on: nothing.
+"""Makes the standard streams of a command safe to use, even if they are closed or full. May depend on: nothing.
 
-Facts: a file that is opened gets the lowest free number, so with stderr closed a region's file can become descriptor 2,
-and an error message would be written into the region. Python raises `OSError` where stderr takes no more.
+Facts: a file that is opened gets the lowest free number. With stderr closed a region's file can become descriptor 2,
+and an error message would be written into the region. Python raises `OSError` if stderr is full.
 Consequence: a message could damage data, or end the work that the message is about.
-Decision: no descriptor of a standard stream is left free, and what stderr does not take is lost.
+Decision: no descriptor of a standard stream is left free. Text that stderr does not take is lost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import suppress
 
 
 class _Forgiving(io.FileIO):
-    """A stream that loses what it cannot write."""
+    """A stream that loses the text that it cannot write."""
 
     def write(self, data: bytes, /) -> int:  # type: ignore[override]
         view, size = memoryview(data), len(data)

@@ -16,7 +16,7 @@ class Table(NamedTuple):
     right: frozenset[int] = frozenset()
     """Columns that hold numbers, to be set flush right."""
     fold: int = 0
-    """The column that is folded where a terminal is too narrow."""
+    """The column that is folded if the terminal is too narrow."""
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""One scan for all who ask at about the same time. May depend on: table."""
+"""One scan for all requests at about the same time. May depend on: table."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Scan(NamedTuple, Generic[T]):
 
 
 class Latest(Generic[T]):
-    """Gives what `read` returns, and calls it again when that is older than `max_age_s`.
+    """Gives the result of `read`, and calls `read` again when the result is older than `max_age_s`.
 
-    A failure is counted, told on stderr, and kept as long as a success: it never passes.
+    A failure is counted, reported on stderr, and kept as long as a success. `read`'s error never reaches the caller.
     """
 
     def __init__(self, read: Callable[[], T], max_age_s: float) -> None:
@@ -40,7 +40,7 @@ class Latest(Generic[T]):
         self._begun = 0.0
 
     def get(self) -> Scan[T]:
-        """Return a scan that was begun after now less `max_age_s`."""
+        """Return a scan that began at most `max_age_s` before this call."""
         asked = time.monotonic()
         with self._lock:
             if self._last is None or self._begun < asked - self._max_age_s:

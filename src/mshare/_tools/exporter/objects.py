@@ -1,4 +1,4 @@
-"""Objects as time series: stable names, and no more of them than asked for. Pure. May depend on: scan, table.
+"""Objects as time series: stable names, and a bounded number of them. Pure. May depend on: scan, table.
 
 *Facts.* Every label value is a time series that a server keeps, and a sample must not be there twice. Inode numbers and
 shmids are new after each restart, and many objects may have one name (memfds, deleted files). *Decision.* A series is
@@ -28,7 +28,7 @@ class Series(NamedTuple):
     size: int
     processes: int
     what_if: WhatIf | None
-    """Of those that are mapped shared, None if none is."""
+    """The costs of the objects that are mapped shared; None if there are none."""
 
 
 def name(thing: Object | None) -> str:

@@ -18,7 +18,7 @@ from ..._core.errors import InvalidArgumentError, MshareError
 
 
 class CannotListenError(MshareError):
-    """The address is taken, not this machine's, or not for this user."""
+    """The address is taken, belongs to another machine, or is not allowed for this user."""
 
     code = errno.EADDRINUSE
 
@@ -54,7 +54,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Handler(WSGIRequestHandler):
-    """Fact: the library's own lets a silent client keep a thread forever."""
+    """A handler with a time limit. The library's own handler lets a silent client keep a thread forever."""
 
     timeout = 30
 
@@ -63,11 +63,11 @@ class _Handler(WSGIRequestHandler):
             super().handle()
 
     def log_message(self, *_: Any) -> None:
-        """A scrape is nothing to tell."""
+        """Log nothing about a scrape."""
 
 
 def listen(registry: CollectorRegistry, address: Address) -> WSGIServer:
-    """Return a server that has the address and answers no one yet. Raises OSError or UnicodeError."""
+    """Return a server that has the address and does not answer yet. Raises OSError or UnicodeError."""
     family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
     server = type("Server", (_Server,), {"address_family": family})
     return make_server(address.host, address.port, make_wsgi_app(registry), server, _Handler)
@@ -76,14 +76,14 @@ def listen(registry: CollectorRegistry, address: Address) -> WSGIServer:
 def serve(registry: CollectorRegistry, address: Address) -> None:
     """Answer scrapes until SIGTERM or SIGINT. Says on stderr where it listens. Raises `CannotListenError`.
 
-    *Fact:* a blocked signal is also blocked in threads started later, and waits for `sigwait`. *Decision:* no handler.
+    There is no signal handler: a blocked signal is also blocked in threads that start later, and waits for `sigwait`.
     """
     ends = {signal.SIGTERM, signal.SIGINT}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     try:
         try:
             server = listen(registry, address)
-        except (OSError, UnicodeError) as error:  # UnicodeError: a host name that none can be
+        except (OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
             why = getattr(error, "strerror", None) or error
             raise CannotListenError(
                 f"cannot listen on {address}: {why}", "choose another address with --listen HOST:PORT"

@@ -1,4 +1,4 @@
-"""The program on the terminal: readings come in, keys do something. May depend on: rows, screens, watch, table,
+"""The program on the terminal: it shows readings and obeys keys. May depend on: rows, screens, watch, table,
 textual."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .watch import Watch
 
 
 class Arrived(Message):
-    """A reading, or why there is none."""
+    """A reading, or the reason why there is none."""
 
     def __init__(self, found: Reading | Exception) -> None:
         super().__init__()
@@ -31,8 +31,8 @@ class Arrived(Message):
 class TopApp(App[int]):
     """`mshare top`. Its return value is the exit code.
 
-    `read` is called in another thread every `interval_s` seconds; objects below `least` bytes of page tables are
-    added up; after `count` readings it ends, if there is such a number.
+    `read` is called in another thread every `interval_s` seconds. Objects below `least` bytes of page tables are added
+    up. The program ends after `count` readings, if there is such a number.
     """
 
     ENABLE_COMMAND_PALETTE = False
@@ -67,7 +67,7 @@ class TopApp(App[int]):
     def on_arrived(self, message: Arrived) -> None:
         if isinstance(message.found, Reading):
             self._last, self._problem = message.found, ""
-        elif isinstance(message.found, OSError):  # the world's fault, and it may pass
+        elif isinstance(message.found, OSError):  # the machine's fault, which may pass
             self._problem = f"  not read: {printable(str(message.found))}"
         else:
             raise message.found

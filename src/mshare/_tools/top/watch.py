@@ -1,4 +1,4 @@
-"""Reads again and again, in a thread of its own: a key is never kept waiting. May depend on: nothing."""
+"""Reads again and again in a separate thread, so that a key never waits. May depend on: nothing."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class Watch(Generic[T]):
-    """A thread that calls `read` every `interval_s` seconds and hands what it returns or raises to `deliver`.
+    """A thread that calls `read` every `interval_s` seconds, and passes the result or the error to `deliver`.
 
-    It rests at least as long as it read: where reading takes longer than the interval, half of a core is the most it
-    takes. The thread dies with the process: a user who quits does not wait for the reading.
+    The thread rests at least as long as a reading takes. If a reading takes longer than the interval, the thread
+    therefore takes at most half of a core. The thread dies with the process: a user who quits does not wait for it.
     """
 
     def __init__(self, read: Callable[[], T], deliver: Callable[[T | Exception], object], interval_s: float) -> None:
