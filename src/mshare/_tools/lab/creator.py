@@ -1,4 +1,4 @@
-"""The process that makes the region, and is killed while others use it; and one that comes later. May depend on:
+"""The process that makes the region and is killed while others use it, and a process that comes later. May depend on:
 mechanisms, run, measure.child, geometry.
 
 Both are fresh interpreters (`measure.child.Child`) and use the library of the mechanism under test.
@@ -29,7 +29,7 @@ def _pieces(view: memoryview, step: int) -> Iterator[memoryview]:
 
 
 def create() -> None:
-    """Make the region when asked, write 1 to the first byte of every `step` bytes, say where it is, and live on."""
+    """Make the region on request, write 1 to the first byte of every `step` bytes, report its place, and live on."""
     mechanism, name, size, step = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     for _ in requests():
         try:
@@ -43,7 +43,7 @@ def create() -> None:
 
 
 def come() -> None:
-    """Attach by name and read as the survivors do: say how many hold what the creator wrote."""
+    """Attach by name and read as the survivors do. Report the number of pages that hold the creator's bytes."""
     mechanism, name, size, step = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     for _ in requests():
         try:

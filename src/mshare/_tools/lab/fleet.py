@@ -24,11 +24,11 @@ from .mechanisms import Place
 from .run import again_step_bytes
 
 SILENCE_LIMIT_S = 300.0
-"""Nothing heard for so long: something is stuck. An emulated machine that is out of memory takes its time."""
+"""After so long without a report the clients are stuck. An emulated machine that is out of memory is slow."""
 
 
 class StuckError(MshareError, ChildProcessError):
-    """No client said anything within `SILENCE_LIMIT_S`, or none will."""
+    """No client has reported within `SILENCE_LIMIT_S`, or no client will."""
 
     code = errno.ETIMEDOUT
 
@@ -37,18 +37,18 @@ class Arrival(NamedTuple):
     """The report of one client that has read everything."""
 
     good: int
-    """Pages that held what the creator wrote."""
+    """Pages that held the creator's bytes."""
     faults: int
     """Minor faults of reading everything (`ru_minflt`)."""
     attach_ns: int
     read_ns: int
     clock_ns: int
-    """CLOCK_MONOTONIC when it was done."""
+    """CLOCK_MONOTONIC at the end of the reading."""
 
 
 @dataclass
 class Fleet:
-    """Clients of one place. They go with it."""
+    """Clients of one place. They end with the fleet."""
 
     process: subprocess.Popen[bytes]
     events: int
@@ -56,30 +56,30 @@ class Fleet:
     workers: int
     """The most clients that may read at the same time."""
     alive: dict[int, Arrival] = field(default_factory=dict)
-    """Those that have read everything and are there."""
+    """Clients that have read everything and live."""
     arrivals: list[Arrival] = field(default_factory=list)
     """The reports of all clients that have read everything, in order."""
     peak: int = 0
-    """The most that were there at the same time and had read everything."""
+    """The most clients that lived at the same time and had read everything."""
     killed: list[int] = field(default_factory=list)
-    """Processes killed by SIGKILL since the start: by the kernel, as nobody else does."""
+    """Processes that the kernel has killed since the start. Only the kernel uses SIGKILL."""
     answers: dict[int, int] = field(default_factory=dict)
-    """Pages that held what was written, of those that have read again."""
+    """Pages that held the creator's bytes, by client that has read again."""
     timing: tuple[int, int] | None = None
     refused: str | None = None
-    """Why a client could not start or attach."""
+    """The reason why a client could not start or attach."""
     _pending: int = 0
     _measuring: int = 0
     _refused: set[int] = field(default_factory=set)
-    """Those that have said why, and will end."""
+    """Clients that have reported a failure and will end."""
 
     @property
     def is_full(self) -> bool:
-        """Whether there is no room for more: somebody was killed, or could not be started."""
+        """Whether there is no room for more: a client was killed, or could not start."""
         return bool(self.killed) or self.refused is not None
 
     def grow(self, clients: int) -> None:
-        """Start clients until so many are there and have read everything, or it `is_full`."""
+        """Start clients until so many live and have read everything, or the fleet `is_full`."""
         while not self.is_full and len(self.alive) + self._pending < clients:
             self._order(b"c")
             while self._pending >= self.workers:
@@ -88,14 +88,14 @@ class Fleet:
             self._next()
 
     def time_fork(self) -> tuple[int, int] | None:
-        """Return the medians of fork and of exit in a client of its own, in ns, once it has gone; None if killed."""
+        """Return the medians of fork and of exit in a separate client, in ns, after its end; None if it was killed."""
         self._order(b"t")
         while self._pending:
             self._next()
         return self.timing
 
     def read_again(self) -> dict[int, int]:
-        """Let everybody read again; return the pages that held what was written, by process. Once only."""
+        """Let all clients read again, once. Return the pages that held the creator's bytes, by process."""
         os.close(self.again)
         self.again = -1
         while len(self.answers.keys() & self.alive.keys()) < len(self.alive):
@@ -103,13 +103,13 @@ class Fleet:
         return {pid: self.answers[pid] for pid in self.alive}
 
     def end(self) -> None:
-        """Kill everybody, and wait until the zygote is gone."""
+        """Kill all clients, and wait until the zygote is gone."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
-        deadline = time.monotonic() + SILENCE_LIMIT_S  # their memory and page tables go with them, not with the signal
+        deadline = time.monotonic() + SILENCE_LIMIT_S  # memory goes with their end, not with the signal
         while any(_lives(pid) for pid in self.alive) and time.monotonic() < deadline:
             time.sleep(0.05)
 
@@ -119,7 +119,7 @@ class Fleet:
         self._pending += 1
 
     def _next(self) -> None:
-        """Wait for the next thing to happen, and note it."""
+        """Wait for the next event, and note it."""
         ready, _, _ = select.select((self.events,), (), (), SILENCE_LIMIT_S)
         record = os.read(self.events, zygote.EVENT.size) if ready else b""
         if not ready:

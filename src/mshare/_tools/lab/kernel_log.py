@@ -11,7 +11,7 @@ _RECORD = re.compile(r"^[0-9]+,[0-9]+,[0-9]+,[^;]*;")
 
 
 def lines_of(kmsg: str) -> list[str]:
-    """Return the messages in text read from /dev/kmsg, without their prefixes; a message of several lines as so many.
+    """Return the messages in text from /dev/kmsg, without their prefixes. Each line of a message is a message here.
 
     Source: Documentation/ABI/testing/dev-kmsg.
     """
@@ -20,8 +20,8 @@ def lines_of(kmsg: str) -> list[str]:
 
 
 def oom_excerpt(lines: list[str], limit: int = 12) -> list[str]:
-    """Return what matters of the first kill: the asker, the memory (in pages, where no unit is), the victim. Empty if
-    nobody was killed."""
+    """Return the important lines of the first kill: the process that needed memory, the memory (in pages, if there is
+    no unit), the victim. Empty if no process was killed."""
     found: list[str] = []
     for line in lines:
         if _TOLD.search(line):

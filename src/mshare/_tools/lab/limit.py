@@ -1,10 +1,10 @@
 """The memory that the load may take before the kernel kills: the whole machine's, or a control group's. May depend on:
 linux, procfs, errors, roots, measure, run.
 
-Facts: page tables are charged to the memory control group of the process that needs them, shared pages to that of
-the one that touches them first. Consequence: a group of our own runs out as a machine of that size would, and the
-kernel kills in there and nowhere else. Huge pages of hugetlbfs are not charged to it. Decision: a group, unless the
-caller says that the machine itself is meant (a guest).
+Page tables are charged to the memory control group of the process that needs them. Shared pages are charged to the
+group of the process that touches them first. A private group therefore runs out of memory as a machine of that size
+would, and the kernel kills only processes in the group. Huge pages of hugetlbfs are not charged to the group. The lab
+uses a group, unless the caller wants the machine itself (a guest).
 
 May depend on: run, linux, measure, errors, procfs.
 """
@@ -35,7 +35,7 @@ class Reading(NamedTuple):
 
     page_tables: int
     free: int
-    """`MemAvailable` of the machine, or what the group may still take."""
+    """`MemAvailable` of the machine, or the memory that the group may still take."""
 
 
 class Limit(NamedTuple):
@@ -47,16 +47,16 @@ class Limit(NamedTuple):
     group: Path | None = None
 
     def enter(self, pid: int) -> None:
-        """Put a process, and what it will fork, under the limit."""
+        """Put a process, and its future forks, under the limit."""
         if self.group is not None:
             (self.group / "cgroup.procs").write_text(str(pid))
 
     def read(self) -> Reading:
-        """Return what is used and free now.
+        """Return the memory that is used and free now.
 
-        Page tables are `PageTables` of /proc/meminfo for the machine, `pagetables` of memory.stat for a group of v2. A
-        group of v1 has no such figure: there it is the sum of its processes' `VmPTE`, which counts tables that hugetlb
-        shares in each of them, and those of msharefs, which are the region's, in none.
+        Page tables are `PageTables` of /proc/meminfo for the machine, and `pagetables` of memory.stat for a group of
+        v2. A group of v1 has no such figure. Its page tables are the sum of its processes' `VmPTE`. That sum counts
+        tables that hugetlb shares in each process, and does not count the tables of msharefs, which are the region's.
         """
         if self.group is None:
             tables = page_tables_bytes()
@@ -73,7 +73,7 @@ class Limit(NamedTuple):
         return (self.group / "cgroup.procs").read_text().split()
 
     def oom_kills(self) -> int:
-        """Return how many processes the kernel has killed for lack of memory under this limit."""
+        """Return the number of processes that the kernel has killed for lack of memory under this limit."""
         if self.group is None:
             text = Path("/proc/vmstat").read_text()
         else:
@@ -105,13 +105,13 @@ def quiet(limit: Limit, *, seconds: float = 30.0) -> int:
 
 @contextmanager
 def whole_machine() -> Iterator[Limit]:
-    """Let the machine itself run out of memory, and keep the kernel from killing this process and those it starts.
+    """Let the machine itself run out of memory, and keep the kernel from killing this process and its children.
 
-    Fact: what is mapped of programs can be dropped and read again. Measured in a guest of 1 GiB: with 131 clients and
-    no memory left it did that for minutes, over 9P, instead of killing one. Decision: this process's programs, which
-    are the clients' too, are locked in memory.
+    The kernel can drop mapped pages of programs and read them again. A guest of 1 GiB with 131 clients and no memory
+    left did so for minutes, over 9P, instead of killing a client. The programs of this process, which are also those of
+    the clients, are therefore locked in memory.
 
-    Raises `AccessDeniedError` where that is not allowed, `BackendUnavailableError` where the machine would stop.
+    Raises `AccessDeniedError` if that is not allowed, `BackendUnavailableError` if the machine would stop.
     """
     try:
         panics = Path("/proc/sys/vm/panic_on_oom").read_text().strip() != "0"
@@ -140,9 +140,9 @@ def whole_machine() -> Iterator[Limit]:
 
 @contextmanager
 def control_group(limit_bytes: int) -> Iterator[Limit]:
-    """Give a memory control group of this process's own, without swap, and remove it at the end.
+    """Give a private memory control group, without swap, and remove the group at the end.
 
-    Raises `BackendUnavailableError` where there is none to be had.
+    Raises `BackendUnavailableError` if this process cannot have a group.
     """
     name = f"mshare-lab-{os.getpid()}"
     places = list(_places())
@@ -154,7 +154,7 @@ def control_group(limit_bytes: int) -> Iterator[Limit]:
             _set(group, swap, 0 if kind == V2 else limit_bytes)
         yield Limit(kind, limit_bytes, group)
     finally:
-        for _, place in places:  # a signal can end `_make` when the group is made and nobody knows of it
+        for _, place in places:  # a signal can end `_make` after the group is made, before anybody knows the group
             _remove(place / name)
 
 
@@ -163,8 +163,8 @@ def _set(group: Path, name: str, number: int) -> None:
 
 
 def _places() -> Iterator[tuple[str, Path]]:
-    """Yield where a group can be made: below this process's own. On v2 a group that holds processes gives its children
-    no limits, unless it is the root: then the place is beside ours, or further up."""
+    """Yield the places for a new group: below this process's own. On v2 a group that holds processes gives its children
+    no limits, unless the group is the root. The place is then beside ours, or further up."""
     try:
         groups = parse_cgroup(Path("/proc/self/cgroup").read_bytes())
     except FileNotFoundError as error:

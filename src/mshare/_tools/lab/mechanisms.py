@@ -1,4 +1,4 @@
-"""Mechanisms to share a region: what its creator does, and what attaches later by name. May depend on: backends,
+"""Mechanisms to share a region: the work of its creator, and a later attach by name. May depend on: backends,
 creation, attachment, removal, linux, geometry.
 
 Clients of all mechanisms but one attach alike: `open` and `mmap` at the address (see `zygote`).
@@ -127,7 +127,7 @@ MECHANISMS = {
 
 
 def remove(mechanism: str, name: str) -> None:
-    """Take the region's name away, if it is still there: its creator may be dead, or never have got that far."""
+    """Remove the region's name, if there is one: the creator may be dead, or may never have made the name."""
     with suppress(FileNotFoundError):
         if mechanism == "plain":
             _plain_path(name).unlink()

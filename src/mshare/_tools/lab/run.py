@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, Self
 from ..._core.geometry import PMD, round_up
 
 MACHINE, V2, V1 = "machine", "control group", "control group v1"
-"""Whose memory it is that runs out."""
+"""The owner of the memory that runs out."""
 
 
 class Sample(NamedTuple):
-    """The memory when so many clients were there and had read everything."""
+    """The memory when so many clients lived and had read everything."""
 
     clients: int
     page_tables_bytes: int
@@ -26,8 +26,8 @@ class Sample(NamedTuple):
 
 
 def again_step_bytes(size_bytes: int, step_bytes: int) -> int:
-    """Return how far apart the bytes are that everybody reads again after the creator's death: 512 to 1,024 in a
-    large region, a page of every 2 MiB in one below 2 GiB. A multiple of `step_bytes`."""
+    """Return the distance of the bytes that all clients read again after the creator's death. A large region has 512 to
+    1,024 such bytes, and one below 2 GiB has one in a page of every 2 MiB. A multiple of `step_bytes`."""
     return max(step_bytes, PMD, round_up(size_bytes // 1024, PMD))
 
 
@@ -75,13 +75,13 @@ class Run:
     step_bytes: int
     """A client reads one byte of every so many: of every page, or of every 2 MiB of a sparse region."""
     wanted: int
-    """Clients that were to be reached."""
+    """The wanted number of clients."""
     limit_kind: str = ""
     limit_bytes: int = 0
     charged: bool = True
     """The region's memory counts against the limit of a control group."""
     unavailable: str | None = None
-    """Why this mechanism cannot be had here. Nothing else counts then."""
+    """The reason why this machine does not have the mechanism. No other field counts then."""
     failure: str | None = None
     """The failure before the end. The other fields have the facts that were known by then."""
     samples: tuple[Sample, ...] = ()
@@ -89,15 +89,15 @@ class Run:
     """The same processes with nothing mapped, in the same run, afterwards."""
     created_s: float = 0.0
     created_tables_bytes: int = 0
-    """Page tables when the region was made and filled: the creator's own, and the region's if it has some."""
+    """Page tables when the region was made and filled: the creator's own, and the region's if there are any."""
     reached: int = 0
-    """The most clients that were there at the same time and had read everything."""
+    """The most clients that lived at the same time and had read everything."""
     ended_by: str | None = None
-    """Why there are not more: `out of memory`, or what a client could not do. None if all were reached."""
+    """The reason why there are not more: `out of memory`, or a client's failure. None if all were reached."""
     oom_kills: int = 0
     oom_log: tuple[str, ...] = ()
     wrong: int = 0
-    """Clients that did not find in every page what the creator wrote there."""
+    """Clients that did not find the creator's bytes in every page."""
     faults: Spread = NOBODY
     base_faults: Spread = NOBODY
     attach_ns: Spread = NOBODY

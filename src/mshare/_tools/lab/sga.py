@@ -23,7 +23,7 @@ from .mechanisms import MECHANISMS, NOTHING, Place, remove
 from .run import Run, Sample, Spread, again_step_bytes
 
 Tell = Callable[[str], None]
-"""Called with what is going on."""
+"""A function that gets the name of each step."""
 
 OUT_OF_MEMORY = "out of memory"
 
@@ -51,7 +51,7 @@ class KernelLog:
             self._fd = None
 
     def read(self) -> list[str]:
-        """Return what came since, and close it."""
+        """Return the messages since then, and close the file."""
         if self._fd is None:
             return []
         text = b""
@@ -68,10 +68,9 @@ class KernelLog:
 
 
 def conduct(mechanism: str, load: Load, limit: Limit, tell: Tell = lambda _: None) -> Run:
-    """Put the load on one mechanism and return what happened. Everything of it is gone afterwards.
+    """Put the load on one mechanism and return the results. Everything of the load is gone afterwards.
 
-    Clients offer themselves to the kernel's killing (`oom_score_adj`). Where something goes wrong on the way, `failure`
-    says so.
+    Clients set `oom_score_adj` so that the kernel kills them first. If a step fails, `failure` has the reason.
     """
     began = time.monotonic()
     result = Run(
@@ -164,7 +163,7 @@ def _grow(result: Run, group: Fleet, load: Load, limit: Limit, *, zero: int, tel
 
 
 def _survive(result: Run, group: Fleet, arguments: tuple[str, ...]) -> Run:
-    """Let everybody read again, now that the creator is dead, and let somebody new come."""
+    """Let all clients read again after the creator's death, and let a new process attach."""
     pages = -(-result.size_bytes // again_step_bytes(result.size_bytes, result.step_bytes))
     before = len(group.killed)
     answers = group.read_again()

@@ -10,8 +10,8 @@ from .run import MACHINE, V1, Run
 
 
 def memory_table(runs: Sequence[Run], clients: int) -> Table:
-    """Return one line per mechanism: how many clients it took and what they cost. `clients` is how many the server has:
-    what the fourth figure is computed for."""
+    """Return one line per mechanism: the number of clients that it reached, and their costs. `clients` is the server's
+    number, for which the fourth figure is computed."""
     headers = ("MECHANISM", "CLIENTS", "PAGE TABLES", "EACH MORE", f"FOR {clients:,}", "FREE LEFT")
     return _table(headers, runs, lambda run: _memory(run, clients))
 
@@ -27,7 +27,7 @@ def _memory(run: Run, clients: int) -> tuple[str, ...]:
 
 
 def client_table(runs: Sequence[Run]) -> Table:
-    """Return one line per mechanism: what a client pays, and what becomes of it when the creator dies."""
+    """Return one line per mechanism: the costs of a client, and the client's fate when the creator dies."""
     return _table(("MECHANISM", "FAULTS", "ALL READ", "FORK", "EXIT", "SURVIVE", "NEWCOMER"), runs, _client)
 
 
@@ -49,12 +49,12 @@ def _table(headers: tuple[str, ...], runs: Sequence[Run], cells: Callable[[Run],
 
 
 def size(size_bytes: float) -> str:
-    """Return a size; what is within the noise of a page per hundred clients is 0."""
+    """Return a size; a size within the noise of a page per hundred clients is 0."""
     return "0 B" if abs(size_bytes) < 41 else format_size(round(size_bytes))
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
-    """Return what has to be said under the table."""
+    """Return the notes under the table."""
     usable = [run for run in runs if run.unavailable is None]
     if not usable:
         return [f"{printable(run.label)} cannot be had: {printable(run.unavailable or '')}" for run in runs]

@@ -1,13 +1,13 @@
 """The process that forks the clients, and the life of a client. Run as a script, so that it is small. May depend on:
 nothing (not even on mshare).
 
-Facts: 1,500 interpreters do not fit beside a region into the memory this is about; forks of one share its pages until
-somebody writes to them, and Python writes a reference count whenever it looks at an object. Measured on Linux 6.18,
-Python 3.11, per client: 1.7 MiB where it attaches through the library, 0.9 MiB where it calls `mmap`, 0.3 MiB where
-also `os.fork`'s own clean-up is left out. Consequence: clients do little, and everything they need is made before the
-fork. Decision: the C library's `fork` (there is one thread, and no client uses what `os.fork` would repair), and `open`
-and `mmap` at the region's address, as a C program attaches. The region is not mapped in the zygote: every client
-attaches by itself.
+Facts: 1,500 interpreters do not fit beside a region into the machine's memory. Forks of one interpreter share its pages
+until one of them writes, and Python writes a reference count whenever it looks at an object. Measured on Linux 6.18,
+Python 3.11, a client takes 1.7 MiB if it attaches through the library, 0.9 MiB if it calls `mmap`, and 0.3 MiB without
+`os.fork`'s own clean-up. Consequence: clients do little, and everything that they need is made before the fork.
+Decision: clients use the C library's `fork` (there is one thread, and no client uses the state that `os.fork` would
+repair), and `open` and `mmap` at the region's address, as a C program attaches. The region is not mapped in the zygote:
+every client attaches by itself.
 
 Orders come as single bytes on standard input: `c` forks a client, `t` one that measures fork and exit and ends. Events
 go out as records on the descriptor `events` (see `EVENT`). When standard input ends, all clients are killed.
@@ -40,13 +40,13 @@ EVENT = struct.Struct("=cxxxi5q")
 """
 
 _FORKS = 15
-_CHUNK = 4096  # pages read by one call: its result, a byte each, is all the memory that reading takes
+_CHUNK = 4096  # pages read by one call: the call's result, a byte for each page, is all the memory of a read
 _PAGE = 4096
 _FLAGS = ("-I", "-S")
 _ADDR_NO_RANDOMIZE = 0x0040000
 _PROT_READ, _PROT_WRITE, _MAP_SHARED, _MAP_FIXED_NOREPLACE = 1, 2, 1, 0x100000
 
-_python = ctypes.PyDLL(None, use_errno=True)  # calls with the interpreter's lock held: there is nobody to give it to
+_python = ctypes.PyDLL(None, use_errno=True)  # calls with the interpreter's lock held, because there is no other thread
 _mmap = _python.mmap
 _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
@@ -69,7 +69,7 @@ class Client:
         self.end = int(str(settings["end"]))
         self.view = memoryview(b"")
         self.own = memoryview(mmap.mmap(-1, 4 * _CHUNK))
-        if self.kind == "file":  # a view touches nothing: it can be made before there is a mapping under it
+        if self.kind == "file":  # a view touches nothing, and can be made before the mapping under it
             self.view = memoryview((ctypes.c_char * self.size_bytes).from_address(self.addr)).cast("B")
         elif self.kind == "shared_memory":
             from multiprocessing import resource_tracker, shared_memory
@@ -90,7 +90,7 @@ class Client:
             self.view = self.segment.buf[: self.size_bytes]
 
     def read(self, step: int) -> int:
-        """Read a byte of every `step` bytes of the region, and return how many of them hold what was written there."""
+        """Read a byte of every `step` bytes of the region, and return the number that hold the creator's bytes."""
         return self.count(self.view, step)
 
     def count(self, view: memoryview, step: int) -> int:
@@ -111,11 +111,11 @@ class Client:
         return good, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults, done - start, done
 
     def rehearse(self) -> None:
-        """Run what will be measured over memory of our own: what a fork left to be copied is copied then."""
+        """Run the measured code over private memory first, which copies the pages that a fork has left to copy."""
         for _ in range(3):
             self.scan(self.own, 2)
         for start in range(0, len(self.view), _CHUNK * self.step):
-            self.view[start:start]  # counts its references, and those of all numbers up to here, and reads nothing
+            self.view[start:start]  # counts the references of all numbers up to here, and reads nothing
 
     def attach_and_read(self) -> tuple[int, int, int, int, int]:
         start = monotonic_ns()
@@ -128,7 +128,7 @@ class Client:
     def live(self) -> None:
         """Attach, read everything, and stay until told to read again, and then until the end."""
         fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-        os.write(fd, b"1000")  # one of us, and not who counts us: anybody may raise this
+        os.write(fd, b"1000")  # the kernel then kills a client, and not the counting process
         os.close(fd)
         self.say(b"R", *self.attach_and_read())
         os.read(self.again, 1)
@@ -166,9 +166,11 @@ class Client:
 
 
 def _settle() -> None:
-    """Start over with addresses that are not randomised. Facts: what a process maps straddles 2 MiB or not, by chance,
-    and its forks inherit that: a page table or two more or less for every client. Consequence: the same clients with
-    nothing mapped, forks of another zygote, would not have the same tables."""
+    """Start again with addresses that are not randomised.
+
+    With random addresses, chance decides whether a mapping straddles a 2 MiB boundary, and forks inherit the result: a
+    page table or two more or less for every client. The same clients with nothing mapped, which are forks of another
+    zygote, would then not have the same tables."""
     randomised = _python.personality(0xFFFFFFFF) & _ADDR_NO_RANDOMIZE == 0
     if randomised and _python.personality(_ADDR_NO_RANDOMIZE) != -1:
         os.execv(sys.executable, [sys.executable, *_FLAGS, __file__, *sys.argv[1:]])
