@@ -16,7 +16,7 @@ from ...measure.projection import SLOPE_BYTES
 
 PROJECTED_BYTES = 300 * GIB
 PROJECTED_PROCESSES = 1_500
-"""The case that started it: a database server's shared area and its clients."""
+"""The case that started this project: a database server's shared area and its clients."""
 
 _SPARE_BYTES = GIB
 """Memory left alone on the machine while 2 GiB are taken for a slope."""
@@ -36,7 +36,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """The table, and why a row or a number is missing from it."""
+    """The table, and the reasons for missing rows and numbers."""
 
     size_bytes: int
     lines: tuple[Line, ...]
@@ -44,7 +44,7 @@ class Bill:
 
 
 def _mechanisms(size_bytes: int) -> tuple[list[tuple[Mechanism, int]], list[str]]:
-    """Return what can be measured, each with the bytes of memory it may take, and why the rest cannot."""
+    """Return the mechanisms that can be measured, each with the bytes of memory it may take, and why others cannot."""
     mechanisms: list[tuple[Mechanism, int]] = []
     notes = []
     for backend in backends.ALL:

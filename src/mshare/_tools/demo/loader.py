@@ -1,4 +1,4 @@
-"""The process that loads the table into a new region and then only waits: to be killed. May depend on: flights,
+"""The process that loads the table into a new region, and then only waits for its kill. May depend on: flights,
 columns, creation, measure.child."""
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ _CODE = "from mshare._tools.demo.loader import main; main()"
 
 
 def start(name: str, size_bytes: int, *, stop_at_column: int = 0) -> Child:
-    """Start a loader. It says how many columns it has written, and at the end what it has made.
+    """Start a loader. The loader reports the number of written columns, and at the end the region that it has made.
 
-    With `stop_at_column` it waits forever once that many columns are written.
+    With `stop_at_column` the loader waits forever once that many columns are written.
     """
     return Child(_CODE, name, str(size_bytes), str(stop_at_column))
 
 
 def main() -> None:
-    """In the process: create the region with the table in it, say so, and keep it attached until the end."""
+    """In the process: create the region with the table, report, and keep the region attached until the end."""
     name, size_bytes, stop_at = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     table = columns.encode(flights.load())
     layout = columns.lay_out(table, size_bytes)

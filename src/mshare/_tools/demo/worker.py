@@ -21,7 +21,7 @@ _CHUNK_ROWS = 1 << 18
 
 
 def start(name: str) -> Child:
-    """Start a worker. It says where it attached; asked for `{"upto": F}` it works up to that fraction of all rows."""
+    """Start a worker. The worker reports its address. At `{"upto": F}` it works up to that fraction of all rows."""
     return Child(_CODE, name)
 
 
@@ -38,7 +38,7 @@ class Delays:
         self.rows_done = 0
 
     def advance(self, rows_upto: int) -> None:
-        """Take the rows from where it stopped up to `rows_upto`."""
+        """Continue with the rows up to `rows_upto`."""
         import numpy
 
         kinds = len(self._carriers)
@@ -57,7 +57,7 @@ class Delays:
 
 
 def main() -> None:
-    """In the process: attach, say where, and work when told."""
+    """In the process: attach, report the address, and work on request."""
     with attachment.attach(sys.argv[1], readonly=True) as region:
         table = columns.read(region.buf)
         delays = Delays(table)

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 LEAST_BYTES = 64 * MIB
 LEAST_PART = 0.01
-"""Page tables below both (1 % of `MemTotal`) are nothing to act on. A remedy must save a quarter of either."""
+"""Page tables below both (1 % of `MemTotal`) need no action. A remedy must save a quarter of either."""
 
 _NAMED = 3
 
 
 class Advice(NamedTuple):
-    """One object that matters, and what can be done about it."""
+    """One important object, and its remedies."""
 
     title: str
     """A printable description of the object: PostgreSQL's shared memory."""
@@ -49,13 +49,13 @@ class Verdict(NamedTuple):
     """The judgement on one snapshot."""
 
     act: bool
-    """There is something worth doing. Else `advice` is empty."""
+    """True if a remedy is worth its work. Otherwise `advice` is empty."""
     sentences: tuple[str, ...]
     """The verdict in words, the most important first; printable."""
     page_tables: int
-    """Bytes, as `series.page_tables` says."""
+    """Bytes of `series.page_tables`."""
     memory: int
-    """Bytes: `MemTotal`, 0 if it is not known."""
+    """Bytes of `MemTotal`, 0 if unknown."""
     advice: tuple[Advice, ...]
     """The largest saving first."""
 
@@ -71,12 +71,12 @@ class Verdict(NamedTuple):
 
 
 def matters(size_bytes: float, memory_bytes: int) -> bool:
-    """Tell whether page tables of that size are worth a thought on a machine with that much memory."""
+    """Tell whether page tables of that size matter on a machine with that much memory."""
     return size_bytes >= LEAST_BYTES or (memory_bytes > 0 and size_bytes >= LEAST_PART * memory_bytes)
 
 
 def judge(snapshot: Snapshot, survey: Survey, backends: Sequence[Backend]) -> Verdict:
-    """Return the verdict on a snapshot, `survey` being its survey. `backends`: what regions may be advised on."""
+    """Return the verdict on a snapshot with this `survey`. `backends`: those on which regions may be advised."""
     total = page_tables(snapshot, survey)
     memory = snapshot.system.memory.get("MemTotal", 0)
     found = tuple(_advice(snapshot, survey, backends, memory)) if matters(total, memory) else ()
@@ -85,7 +85,7 @@ def judge(snapshot: Snapshot, survey: Survey, backends: Sequence[Backend]) -> Ve
 
 
 def _advice(snapshot: Snapshot, survey: Survey, backends: Sequence[Backend], memory: int) -> Iterator[Advice]:
-    """Yield advice on every object where a remedy saves enough. Those above have the first of the huge pages."""
+    """Yield advice on every object for which a remedy saves enough. Earlier objects get huge pages first."""
     promised = 0
     cases = _cases(snapshot, survey)
     cases.sort(key=lambda case: -case.now)

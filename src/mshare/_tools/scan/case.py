@@ -20,26 +20,26 @@ SHMEM_ENABLED = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 
 
 class Remedy(NamedTuple):
-    """One way to make an object's page tables smaller. Of several for one object, one can be had."""
+    """One way to make an object's page tables smaller. An object can have only one of its remedies."""
 
     name: str
     """The name of the remedy, to be read after "with": huge pages."""
     condition: str
-    """When it applies, and what it costs."""
+    """The remedy's condition, and its cost."""
     commands: tuple[str, ...]
-    """Lines for a shell, in order; those that begin with # are what no command can do."""
+    """Lines for a shell, in order. Lines that begin with # are steps that no command can do."""
     now: int
     """Likely page-table bytes of the object."""
     predicted: int
-    """Page-table bytes once all of it is done."""
+    """Page-table bytes after the remedy."""
     evidence: str
     """Our own measurements of the remedy."""
     huge_pages: int = 0
-    """Pages that it takes out of the pool of huge pages."""
+    """Pages that the remedy takes out of the pool of huge pages."""
 
     @property
     def saving(self) -> int:
-        """Bytes; 0 where it would cost more."""
+        """Bytes; 0 if the remedy would cost more."""
         return max(0, self.now - self.predicted)
 
 
@@ -47,7 +47,7 @@ class Case(NamedTuple):
     """An object, or several that only one remedy can help together (the segments of one Oracle instance)."""
 
     usages: tuple[ObjectUsage, ...]
-    """All with an object that somebody maps shared."""
+    """Usages of objects that a process maps shared."""
     users: tuple[Process, ...]
     snapshot: Snapshot
     promised: int = 0
@@ -64,7 +64,7 @@ class Case(NamedTuple):
 
     @property
     def program(self) -> str:
-        """PostgreSQL, Oracle or Java, by the commands of most processes that map it; else ""."""
+        """PostgreSQL, Oracle or Java, by the commands of most processes that map the object; else ""."""
         names = Counter(_program(process.command) for process in self.users)
         name, count = names.most_common(1)[0] if names else ("", 0)
         shared = self.kind in _SHARED_MEMORY.get(name, ())

@@ -1,4 +1,4 @@
-"""The same page tables added up by who has them: command, user, control group, container, systemd unit. Pure.
+"""The same page tables added up by their owners: command, user, control group, container, systemd unit. Pure.
 May depend on: snapshot, survey."""
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from .survey import Survey
 _CONTAINER = re.compile(r"(?:^|[-_/:.])([0-9a-f]{64})(?=$|[-_/:.])")
 _UNIT = (".service", ".scope", ".slice", ".mount", ".socket", ".swap")
 NOBODY = "-"
-"""The group of processes that have none of the kind."""
+"""The group of processes without such an owner."""
 
 
 class Group(NamedTuple):
-    """Processes that have something in common, and their page tables in bytes."""
+    """Processes with the same owner, and their page tables in bytes."""
 
     name: str
     pids: tuple[int, ...]
     vmpte: int
-    """Sum of `VmPTE`: what of it is shared between processes (hugetlb) is counted in each."""
+    """Sum of `VmPTE`, which counts tables that processes share (hugetlb) in each process."""
     shared: int
-    """The likely part of it for mappings that could share their tables."""
+    """The likely part of the sum for mappings that could share their tables."""
     unread: int
     """Processes whose mappings could not be read: their part of `shared` is not known."""
 

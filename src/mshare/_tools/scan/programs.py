@@ -18,7 +18,7 @@ SYSCTL_FILE = "/etc/sysctl.d/60-huge-pages.conf"
 
 
 class _Pool(NamedTuple):
-    """Huge pages for a case: how many of what size, and what that leaves of its page tables."""
+    """Huge pages for a case: their number and size, and the page tables that remain."""
 
     page: int
     pages: int
@@ -49,8 +49,8 @@ class _Pool(NamedTuple):
 
 
 def _pool(case: Case) -> _Pool:
-    """*Facts.* HugePages_Free has pages in it that are promised already (HugePages_Rsvd). vm.nr_hugepages counts all
-    pages, used ones included. *Decision.* What is there stays; what is missing is added."""
+    """HugePages_Free includes pages that are promised already (HugePages_Rsvd). vm.nr_hugepages counts all pages, even
+    used ones. The advice keeps present pages and adds the missing ones."""
     memory = case.snapshot.system.memory
     page = memory.get("Hugepagesize", PMD)
     pages = sum(round_up(usage.size, page) // page for usage in case.usages)
@@ -70,7 +70,7 @@ def _pool(case: Case) -> _Pool:
 
 
 def postgresql(case: Case) -> Iterator[Remedy]:
-    """Yield what PostgreSQL has: its main shared memory, anonymous or (shared_memory_type) SysV."""
+    """Yield PostgreSQL's main shared memory, anonymous or (shared_memory_type) SysV."""
     pool = _pool(case)
     if not pool.fits:
         return
@@ -106,7 +106,7 @@ def postgresql(case: Case) -> Iterator[Remedy]:
 
 
 def oracle(case: Case) -> Iterator[Remedy]:
-    """Yield what Oracle has: its SGA in SysV shared memory, all segments of one instance."""
+    """Yield Oracle's SGA in SysV shared memory, all segments of one instance together."""
     pool = _pool(case)
     if not pool.fits:
         return
@@ -129,7 +129,7 @@ def oracle(case: Case) -> Iterator[Remedy]:
 
 
 def java(case: Case) -> Iterator[Remedy]:
-    """Yield what Java has for a heap in a memfd (ZGC)."""
+    """Yield Java's heap in a memfd (ZGC)."""
     pool = _pool(case)
     if chosen(case.snapshot.system.settings.get(SHMEM_ENABLED, "")):
         yield Remedy(

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def remedies(case: Case, backends: Sequence[Backend]) -> tuple[Remedy, ...]:
-    """Return what can be done, what suits the program first; nothing for what is shared or huge already. `backends`:
-    those on which regions may be advised, best first; the simplest is advised first."""
+    """Return the remedies, the one that suits the program first; none for objects that are shared or huge already.
+    `backends`: those on which regions may be advised, best first; the simplest is advised first."""
     match case.program, case.kind:
         case "PostgreSQL", _:
             found = postgresql(case)

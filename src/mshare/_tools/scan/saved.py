@@ -1,8 +1,8 @@
-"""Snapshots as bytes, to be studied on another machine. Pure: bytes in, records out. May depend on: snapshot, errors,
+"""Snapshots as bytes, for study on another machine. Pure: bytes in, records out. May depend on: snapshot, errors,
 geometry.
 
-The format is gzip around one JSON document: gzip's checksum tells a file that was cut or damaged, and every field is
-checked, for a file may come from anybody.
+The format is gzip around one JSON document. gzip's checksum detects a file that was cut or damaged. Every field is
+checked, because a file may come from any person.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def read(file: BinaryIO) -> Snapshot:
     """Return the snapshot in `file`. Raises `NotASnapshotError` for anything else: a file that is cut, damaged, from a
     newer version, or that contradicts itself.
 
-    Reads a piece at a time and no more than it needs: any file or device can be given by mistake.
+    The function reads pieces, and no more than it needs, because a user can give any file or device by mistake.
     """
     text = _unpack(file)
     try:

@@ -1,7 +1,7 @@
 """Page tables over time: one `Point` per snapshot, and how they grew. Pure.
 May depend on: snapshot, survey, show, table, units.
 
-A point is small, so that a long recording keeps no snapshot but the last.
+A point is small, so that a long recording keeps only the last snapshot.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Point(NamedTuple):
     """Seconds since the epoch."""
     host: str
     page_tables: int
-    """As `page_tables` says."""
+    """The result of `page_tables`."""
     processes: int
     objects: Mapping[Identity | None, int]
     """Likely page-table bytes of objects that have at least 64 KiB."""
@@ -52,13 +52,13 @@ class Growth(NamedTuple):
 
 
 def identity(thing: Object | None) -> Identity | None:
-    """Return what to look an object up by; None for private memory."""
+    """Return the key of an object; None for private memory."""
     return None if thing is None else Identity(label(thing), thing.dev, thing.ino, thing.namespace)
 
 
 def page_tables(snapshot: Snapshot, survey: Survey) -> int:
-    """Return the bytes of page tables that a report is about: `PageTables` of /proc/meminfo; where it is not known, or
-    only chosen processes were read, what these have."""
+    """Return the bytes of page tables of a report: `PageTables` of /proc/meminfo. If that is unknown, or only chosen
+    processes were read, return the page tables of the processes."""
     sums = survey.totals
     if sums.page_tables and not snapshot.partial:
         return sums.page_tables
@@ -66,7 +66,7 @@ def page_tables(snapshot: Snapshot, survey: Survey) -> int:
 
 
 def point(snapshot: Snapshot, survey: Survey) -> Point:
-    """Return one snapshot's figures, `survey` being its survey."""
+    """Return the figures of one snapshot with this `survey`."""
     objects: dict[Identity | None, int] = {}
     for usage in survey.usages:
         if usage.now.likely >= _LEAST_BYTES:

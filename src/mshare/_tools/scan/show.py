@@ -18,7 +18,7 @@ PRIVATE_MEMORY = "(private memory)"
 
 
 def label(thing: Object | None) -> str:
-    """Return what to call an object, raw: its path, or what the kernel knows it by."""
+    """Return the raw name of an object: its path, or the kernel's name for it."""
     if thing is None:
         return PRIVATE_MEMORY
     if thing.region:
@@ -41,7 +41,7 @@ def short(text: str) -> str:
 
 
 def leaves(thing: Object | None) -> str:
-    """Return the leaf sizes in use, `?` if nobody could look, `-` for private memory."""
+    """Return the leaf sizes in use, `?` if they are unknown, `-` for private memory."""
     if thing is None:
         return "-"
     return "+".join(short(format_size(leaf)) for leaf in thing.leaves) or "?"
@@ -59,7 +59,7 @@ def bounds(now: Bytes) -> str:
 def split(
     usages: Iterable[ObjectUsage], least: int, most: int | None = None
 ) -> tuple[list[ObjectUsage], list[ObjectUsage]]:
-    """Return those with at least `least` bytes of page tables (upper bound), `most` of them at most, and the others."""
+    """Return at most `most` usages with at least `least` bytes of page tables (upper bound), and the others."""
     shown: list[ObjectUsage] = []
     others: list[ObjectUsage] = []
     for usage in usages:
@@ -144,7 +144,7 @@ def totals(snapshot: Snapshot, survey: Survey) -> list[tuple[str, str]]:
 
 
 def remarks(snapshot: Snapshot, survey: Survey) -> list[str]:
-    """Return what a reader must know of what is not in the table: one sentence each."""
+    """Return sentences about facts that are not in the table, one sentence each."""
     found = [printable(each) for each in snapshot.system.blind]
     if snapshot.partial:
         found.append("only chosen processes were read: the total explains no more than theirs")

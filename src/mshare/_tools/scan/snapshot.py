@@ -15,7 +15,7 @@ memfd, shared anonymous memory (`MAP_SHARED|MAP_ANONYMOUS`, /dev/zero), or a dev
 
 
 class Object(NamedTuple):
-    """Something that processes map: everything mapped under one identity."""
+    """An object that processes map: all mappings under one identity."""
 
     kind: Kind
     dev: int
@@ -27,11 +27,11 @@ class Object(NamedTuple):
     path: str
     """The path in /proc/PID/maps of the first process that was seen, in its mount namespace, without " (deleted)"."""
     deleted: bool
-    """Its name has gone; memory goes with the last mapping."""
+    """True if the object has lost its name. Its memory goes with the last mapping."""
     page: int
     """Bytes of the pages it is made of: 4 KiB; huge pages for hugetlb."""
     region: str = ""
-    """Its name, if it is one of mshare's regions."""
+    """The region's name, if the object is one of mshare's regions."""
     leaves: tuple[int, ...] = ()
     """Leaf sizes in use: all with `Snapshot.exact`, else those at some places of the largest shared mapping; empty if
     nobody could look."""
@@ -93,7 +93,7 @@ class System(NamedTuple):
     settings: Mapping[str, str]
     """Chosen values of THP and huge page settings, by the path under /sys or /proc/sys."""
     blind: tuple[str, ...]
-    """Why processes may be missing that nothing shows (hidepid, a PID namespace): one sentence each."""
+    """Reasons why hidden processes may be missing (hidepid, a PID namespace): one sentence each."""
 
 
 class Snapshot(NamedTuple):

@@ -1,11 +1,11 @@
 """The cost of page tables on the machine of a snapshot, object by object, now and with other tables. Pure.
 May depend on: snapshot, tables, geometry, backend (the type).
 
-*Facts.* `VmPTE` is exact, and counts all page tables of one process but the topmost. What each mapping has of it is not
-told by the kernel; it lies within bounds (`tables`), or is known from walking the page tables (`Snapshot.exact`).
-Two kinds of tables belong to several processes: the PMD page of 1 GiB of huge pages that is mapped at a multiple of
-1 GiB is in every process's `VmPTE` and once in memory (mm/hugetlb.c, huge_pmd_share); the tables of msharefs are in
-nobody's `VmPTE`, and belong to the region.
+`VmPTE` is exact, and counts all page tables of one process but the topmost. The kernel does not tell the part of each
+mapping. That part lies within bounds (`tables`), or is known from a walk of the page tables (`Snapshot.exact`).
+Two kinds of tables belong to several processes. The PMD page of 1 GiB of huge pages that is mapped at a multiple of
+1 GiB is in every process's `VmPTE` and once in memory (mm/hugetlb.c, huge_pmd_share). The tables of msharefs are in no
+process's `VmPTE`, and belong to the region.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 class Bytes(NamedTuple):
-    """Bytes of page-table pages that are in memory: the truth lies between `lower` and `upper`; `likely` is the value
-    for which all parts add up to what the processes have. In an exact survey all three are the same."""
+    """Bytes of page-table pages in memory. The truth lies between `lower` and `upper`. `likely` is the value for which
+    all parts add up to the tables of the processes. In an exact survey all three are the same."""
 
     lower: int
     likely: int
@@ -39,9 +39,9 @@ class WhatIf(NamedTuple):
     """Page-table bytes of one object in some number of processes, by arithmetic."""
 
     now: int
-    """As it is mapped now."""
+    """The cost with the present mappings."""
     shared: int
-    """One set of tables for all, as msharefs has it, and one PUD page per process and 512 GiB."""
+    """One set of tables for all processes, as on msharefs, and one PUD page per process and 512 GiB."""
     leaves_2m: int
     """Private tables with 2 MiB leaves: PMD pages and PUD pages."""
     leaves_1g: int
@@ -65,7 +65,7 @@ class ObjectUsage(NamedTuple):
     sharers: frozenset[int]
     """The processes that map it MAP_SHARED: their tables could be shared."""
     private_bytes: int
-    """Likely bytes of those that do not: nothing but larger leaves would make them less."""
+    """Likely bytes of processes that do not share: only larger leaves would make these less."""
     own_bytes: int
     """Tables that belong to the region and to no process (msharefs)."""
     pmd_once_bytes: int
@@ -75,13 +75,13 @@ class ObjectUsage(NamedTuple):
     pud_bytes: int
     """PUD pages of all processes, likewise."""
     sharers_pud_bytes: int
-    """Those of the sharers."""
+    """PUD pages of the sharers."""
     once_bytes: int
-    """PTE and PMD pages of all that the sharers map, once: what one shared set would take."""
+    """PTE and PMD pages of all parts that the sharers map, counted once: the cost of one shared set."""
 
     @property
     def shared(self) -> bool:
-        """Somebody maps it MAP_SHARED."""
+        """True if a process maps the object MAP_SHARED."""
         return bool(self.sharers)
 
     @property
@@ -90,7 +90,7 @@ class ObjectUsage(NamedTuple):
 
     def what_if(self, processes: int | None = None) -> WhatIf | None:
         """Return the costs with `processes` processes that map as these do on average, by default as many as there are;
-        None for private memory and for what nobody maps shared. More processes map the same parts of it, no others."""
+        None for private memory and for objects that nobody maps shared. More processes map the same parts."""
         if not self.shared:
             return None
         factor = (processes or self.processes) / self.processes
@@ -122,9 +122,9 @@ class Totals(NamedTuple):
     may be a part of what is unexplained."""
     pud_tables: int
     """PUD pages (upper bound, unless exact). Older kernels have them in `VmPTE` but do not count them in `PageTables`
-    (seen: 6.1 does not), so what is unexplained may be less than nothing by as much."""
+    (seen: 6.1 does not), so `unexplained` may be negative by as much."""
     empty: int
-    """In an exact survey: page tables of processes that hold no entry (what they mapped was given back)."""
+    """In an exact survey: page tables of processes that hold no entry, because the mapped memory was given back."""
     unexplained: int
     """The rest: the kernel's own tables where it counts them, processes that are not seen, changes while reading.
     Negative where processes ended in the meantime, or by PUD pages."""
@@ -173,7 +173,7 @@ class _Sum:
 
     @property
     def counted_twice(self) -> int:
-        """Never more than there is: where nothing was walked, not every GiB that is mapped has a table."""
+        """Never more than exists: without a walk, not every mapped GiB has a table."""
         return min(PAGE * sum(count - 1 for count in self.units.values()), round(self.likely))
 
     @property
@@ -182,7 +182,7 @@ class _Sum:
 
     @property
     def once(self) -> int:
-        """PTE and PMD pages of everything that sharers map, no more than they have."""
+        """PTE and PMD pages of everything that sharers map, but no more than their present tables."""
         small = ((start, end) for start, end, leaf in self.spans if leaf == PAGE)
         any_leaf = ((start, end) for start, end, leaf in self.spans if leaf <= PMD)
         return min(PAGE * (blocks(small, PMD) + blocks(any_leaf, PUD)), round(self.sharers_upper))

@@ -1,4 +1,4 @@
-"""Which mapping needs which page-table page of one process. Pure arithmetic. May depend on: geometry.
+"""Computes the page-table pages of one process that each mapping needs. Pure arithmetic. May depend on: geometry.
 
 A page-table page serves a block of addresses, and several mappings may lie in one block. The cost of a mapping is
 therefore known in three ways, which bound each other: *exclusive* <= *share* <= *touched* (`Need`).
@@ -33,7 +33,7 @@ class Need(NamedTuple):
     """The page-table pages of one process that one owner needs. In pages of 4 KiB."""
 
     exclusive: int
-    """Pages that serve nobody else: what would be freed if only this owner went."""
+    """Pages that serve no other owner, and would be freed if only this owner went."""
     share: float
     """`exclusive`, and of each page that serves k owners one k-th. The shares of all owners add up to all pages."""
     touched: tuple[int, int, int]
@@ -41,7 +41,7 @@ class Need(NamedTuple):
 
 
 def needs(pieces: Iterable[Piece]) -> tuple[dict[int, Need], int]:
-    """Return what each owner needs, and how many pages all of them need together.
+    """Return each owner's needs, and the number of pages that all owners need together.
 
     `pieces` are those of one process in order of their addresses, without overlap. Cost: linear in their number.
     """
@@ -52,7 +52,7 @@ def needs(pieces: Iterable[Piece]) -> tuple[dict[int, Need], int]:
     total = 0
 
     def close(holders: set[int]) -> None:
-        """Account for a block that nobody else can come into."""
+        """Account for a block that no other piece can touch."""
         if len(holders) == 1:
             (alone,) = holders
             exclusive[alone] = exclusive.get(alone, 0) + 1
@@ -88,7 +88,7 @@ def needs(pieces: Iterable[Piece]) -> tuple[dict[int, Need], int]:
 
 
 def blocks(spans: Iterable[tuple[int, int]], level: int) -> int:
-    """Return how many blocks of `level` bytes the spans touch together. They may overlap, and come in any order."""
+    """Return the number of blocks of `level` bytes that the spans touch together. Spans may overlap, in any order."""
     count, after = 0, 0
     for start, end in sorted(spans):
         first, last = max(after, start // level), (end - 1) // level
@@ -102,11 +102,11 @@ class Charge(NamedTuple):
     """The cost of one owner for a process, in bytes of page-table pages."""
 
     lower: float
-    """No less than this is freed if only this owner goes."""
+    """The least number of bytes that are freed if only this owner goes."""
     likely: float
     """The even split: the charges of all owners of a process add up to its `VmPTE`."""
     upper: float
-    """All page-table pages that could hold an entry of it."""
+    """All page-table pages that could hold an entry of the owner."""
 
 
 def charge(need: dict[int, Need], total_pages: int, vmpte_bytes: int) -> dict[int, Charge]:
