@@ -7,9 +7,10 @@ import pytest
 from mshare._core.geometry import PMD
 from mshare._core.linux.incore import Block
 from mshare._core.units import GIB
-from mshare._tools.collapse.plan import Candidate, Mapping, candidates, named
+from mshare._tools.collapse.plan import Candidate, candidates, named
 from mshare._tools.collapse.show import Prospect, prospect_fields
 from mshare._tools.collapse.tally import Counts, count, is_warm
+from mshare._tools.scan.mappings import Mapping
 from mshare._tools.scan.snapshot import Kind, Snapshot
 from mshare._tools.scan.survey import survey
 from tests.helpers.servers import Crowd, postgresql, server

@@ -7,7 +7,8 @@ from mshare._core.geometry import PMD, PUD
 from mshare._core.units import GIB, MIB
 from mshare._tools.scan.advice import Advice, judge
 from mshare._tools.scan.case import Remedy, chosen
-from mshare._tools.scan.snapshot import Snapshot
+from mshare._tools.scan.remedies import COLLAPSE
+from mshare._tools.scan.snapshot import Process, Snapshot
 from mshare._tools.scan.survey import survey
 from tests.helpers.servers import NEVER, Crowd, postgresql, server
 
@@ -98,8 +99,8 @@ def judge_sentence(snapshot: Snapshot) -> str:
 
 def test_java_in_a_memfd() -> None:
     heap = Crowd("/memfd:java_heap", 64 * GIB, 1, "java", "memfd", deleted=True)
-    assert names(server(heap, memory=128 * GIB)) == ["transparent huge pages", "huge pages"]
-    assert names(server(heap, shmem="", memory=128 * GIB)) == ["huge pages"]
+    assert names(server(heap, memory=128 * GIB)) == ["transparent huge pages", COLLAPSE, "huge pages"]
+    assert names(server(heap, shmem="", memory=128 * GIB)) == ["huge pages", COLLAPSE]
     assert first(server(heap)).commands[-1] == "# start Java with -XX:+UseTransparentHugePages"
 
 
@@ -110,7 +111,8 @@ def test_memory_of_the_kernels_own_tmpfs() -> None:
     )
     on = first(server(memfd, shmem=NEVER.replace("[never]", "never").replace("within_size", "[within_size]")))
     assert not any(line.startswith(("echo", "sudo")) for line in on.commands)
-    assert names(server(memfd, shmem="")) == ["a region of mshare", "page tables shared by mshare's kernel module"]
+    module = "page tables shared by mshare's kernel module"
+    assert names(server(memfd, shmem="")) == ["a region of mshare", COLLAPSE, module]
 
 
 def test_a_file_on_tmpfs() -> None:
@@ -119,7 +121,8 @@ def test_a_file_on_tmpfs() -> None:
     commands = first(server(Crowd("/run/it's", GIB, 200))).commands
     assert commands[0] == """sudo mount -o remount,huge=within_size "$(findmnt -no TARGET -T '/run/it'"'"'s')\""""
     (each,) = advice(server(Crowd("/run/it's\n", GIB, 200)))
-    assert each.remedies[1].commands[0] == r"mshare cp $'/run/it\x27s\x0a' region:it-s --backend thp"
+    assert each.remedies[1].commands[0].startswith(r"sudo mshare collapse $'/run/it\x27s\x0a'  # ")
+    assert each.remedies[2].commands[0] == r"mshare cp $'/run/it\x27s\x0a' region:it-s --backend thp"
 
 
 def test_a_region_of_mshare_on_small_pages() -> None:
@@ -157,9 +160,40 @@ def test_chosen_processes_are_judged_by_what_they_have() -> None:
 
 
 def test_memory_that_is_not_there_is_not_reserved() -> None:
-    assert names(server(postgresql(8 * GIB, 400), memory=9 * GIB)) == ["huge pages"]
-    assert names(server(postgresql(8 * GIB, 400), memory=8 * GIB)) == []
-    assert len(advice(server(postgresql(8 * GIB, 400), postgresql(8 * GIB, 400), memory=10 * GIB))) == 1
+    two = postgresql(8 * GIB, 400), postgresql(8 * GIB, 400)
+    assert names(server(postgresql(8 * GIB, 400), memory=9 * GIB)) == ["huge pages", COLLAPSE]
+    assert names(server(postgresql(8 * GIB, 400), memory=8 * GIB)) == [COLLAPSE]
+    assert names(server(*two, memory=10 * GIB)) == ["huge pages", COLLAPSE, COLLAPSE]
+
+
+def test_collapse_is_offered_where_mappings_are_aligned() -> None:
+    remedy = advice(server(postgresql(8 * GIB, 400)))[0].remedies[1]
+    assert remedy.name == COLLAPSE
+    assert remedy.commands == ("sudo mshare collapse 'shared anonymous #100'  # shows first, and asks",)
+    assert "400 of 400 mappings are at addresses aligned to 2 MiB" in remedy.condition
+    assert (remedy.huge_pages, remedy.predicted) == (0, first(server(postgresql(8 * GIB, 400))).predicted)
+    moved = shifted(server(postgresql(8 * GIB, 400)), 100)
+    half = advice(moved)[0].remedies[1]
+    assert "300 of 400 mappings" in half.condition
+    assert half.predicted > moved.processes[0].vmpte * 99
+    assert names(shifted(server(postgresql(8 * GIB, 400)), 400)) == ["huge pages"]
+    deny = NEVER.replace("deny", "[deny]").replace("[never]", "never")
+    assert names(server(postgresql(8 * GIB, 400), shmem=deny)) == ["huge pages"]
+
+
+def shifted(snapshot: Snapshot, count: int) -> Snapshot:
+    """Return the same with the shared mappings of `count` processes one page higher."""
+
+    def moved(process: Process) -> Process:
+        assert process.areas is not None
+        areas = (
+            area._replace(start=area.start + 4096, end=area.end + 4096) if area.shared else area
+            for area in process.areas
+        )
+        return process._replace(areas=tuple(areas))
+
+    head, tail = snapshot.processes[:count], snapshot.processes[count:]
+    return snapshot._replace(processes=(*map(moved, head), *tail))
 
 
 def test_what_is_mapped_and_perhaps_not_touched_is_said_to_be_uncertain() -> None:

@@ -1,5 +1,5 @@
 """Which objects can get 2 MiB pages while programs use them, and what stands in the way. Pure.
-May depend on: geometry, scan.
+May depend on: scan.
 
 *Facts*, tried on Linux 6.18 (docs/decisions/0031-collapse.md): MADV_COLLAPSE works on memory (tmpfs, memfd, SysV,
 shared anonymous) whatever `shmem_enabled` and the mount option `huge=` are, except `shmem_enabled=deny`. The block must
@@ -12,34 +12,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from ..._core.geometry import PMD
 from ..scan.case import SHMEM_ENABLED, chosen
+from ..scan.mappings import Mapping, collapsed_bytes, mappings, unaligned_pids
+from ..scan.remedies import MEMORY
 from ..scan.show import label
 from ..scan.snapshot import Object, Snapshot
 from ..scan.survey import ObjectUsage, Survey
-
-MEMORY = ("tmpfs", "memfd", "SysV", "anonymous")
-"""Kinds of objects that MADV_COLLAPSE is for."""
-
-
-class Mapping(NamedTuple):
-    """One MAP_SHARED mapping of an object."""
-
-    pid: int
-    start: int
-    end: int
-    offset: int
-    """Bytes from the object's start."""
-
-    @property
-    def aligned(self) -> bool:
-        """Its blocks lie at multiples of 2 MiB in the object and in the process."""
-        return (self.start - self.offset) % PMD == 0
-
-    @property
-    def blocks(self) -> range:
-        """The numbers of the object's blocks that it covers as a whole."""
-        return range(-(-self.offset // PMD), (self.offset + self.end - self.start) // PMD)
 
 
 class Refusal(NamedTuple):
@@ -77,39 +55,22 @@ class Candidate(NamedTuple):
     @property
     def unaligned_pids(self) -> frozenset[int]:
         """The processes that would keep their page tables."""
-        return frozenset(each.pid for each in self.mappings if not each.aligned)
+        return unaligned_pids(self.mappings)
 
     def after(self, part: float) -> int:
         """Return about how many bytes of page tables there are once that `part` of what is touched is 2 MiB pages."""
-        what_if = self.usage.what_if()
-        if what_if is None:
-            return self.usage.now.likely
-        then = what_if.leaves_2m / self.usage.processes
-        stay = self.unaligned_pids
-        return round(
-            sum(
-                now if pid in stay else min(now, part * then + (1 - part) * now)
-                for pid, now in self.usage.by_process.items()
-            )
-        )
+        return collapsed_bytes(self.usage, self.unaligned_pids, part)
 
 
 def candidates(snapshot: Snapshot, survey: Survey, pids: Collection[int] | None = None) -> tuple[Candidate, ...]:
     """Return the objects that any of `pids` maps shared (None: any process), the most expensive first."""
-    mappings: dict[int, list[Mapping]] = {}
-    for process in snapshot.processes:
-        for area in process.areas or ():
-            if area.shared and area.object >= 0:
-                found = Mapping(process.pid, area.start, area.end, area.offset)
-                if found.blocks:
-                    mappings.setdefault(area.object, []).append(found)
-    indexes = {thing: index for index, thing in enumerate(snapshot.objects)}
+    every = mappings(snapshot)
     setting = chosen(snapshot.system.settings.get(SHMEM_ENABLED, ""))
     return tuple(
         Candidate(usage.object, usage, found, _refusal(usage.object, found, setting))
         for usage in survey.usages
         if usage.object is not None and (usage.sharers if pids is None else usage.sharers.intersection(pids))
-        for found in (tuple(mappings.get(indexes[usage.object], ())),)
+        for found in (every.get(usage.object, ()),)
     )
 
 
@@ -131,7 +92,7 @@ def denied() -> Refusal:
     )
 
 
-def _refusal(thing: Object, mappings: tuple[Mapping, ...], setting: str) -> Refusal | None:
+def _refusal(thing: Object, those: tuple[Mapping, ...], setting: str) -> Refusal | None:
     if thing.kind == "hugetlb":
         return Refusal("the object consists of huge pages of hugetlb already", "nothing needs to be done")
     if thing.kind == "msharefs":
@@ -142,11 +103,11 @@ def _refusal(thing: Object, mappings: tuple[Mapping, ...], setting: str) -> Refu
             f"the object is {what}, and mshare collapse is for objects in memory",
             "see mshare report for what helps files",
         )
-    if not mappings:
+    if not those:
         return Refusal("no mapping covers a block of 2 MiB", "objects this small cost one page of page tables")
     if setting == "deny":
         return denied()
-    if not any(each.aligned for each in mappings):
+    if not any(each.aligned for each in those):
         return Refusal(
             "no process maps the object at an aligned address, and mappings cannot be moved while a program runs",
             unaligned_remedy(thing),

@@ -1,5 +1,5 @@
 """An object and the processes that map it, held open for the time of the work. May depend on: plan, geometry, linux,
-errors.
+scan, errors.
 
 *Facts.* A pid can be another process's a moment later, and a process can map something else at the same address.
 MADV_COLLAPSE changes no content, so the worst that can happen is a 2 MiB page where nobody asked for one.
@@ -18,7 +18,8 @@ from ..._core.errors import AccessDeniedError
 from ..._core.geometry import PMD
 from ..._core.linux import incore, libc, proc
 from ..._core.linux.descriptors import Descriptor
-from .plan import Candidate, Mapping
+from ..scan.mappings import Mapping
+from .plan import Candidate
 
 RIGHTS = "CAP_SYS_PTRACE, CAP_SYS_NICE, CAP_CHECKPOINT_RESTORE and CAP_DAC_READ_SEARCH"
 """The rights that root has and a service needs."""

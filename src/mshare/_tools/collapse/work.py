@@ -1,4 +1,4 @@
-"""Makes 2 MiB pages of an object, block by block. May depend on: plan, target, tally, room, linux.
+"""Makes 2 MiB pages of an object, block by block. May depend on: plan, target, tally, room, linux, scan.
 
 *Facts*, tried on Linux 6.18: a block that nobody has touched is EINVAL and takes no memory. A block with one page
 becomes 2 MiB, so it takes 512 times its memory. Collapsing copies 2 MiB: 0.7 ms, or 6 ms where a hypervisor must back
@@ -15,7 +15,8 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from ..._core.linux import proc
-from .plan import Candidate, Mapping, Refusal
+from ..scan.mappings import Mapping
+from .plan import Candidate, Refusal
 from .room import forbidden, shortage
 from .tally import REASONS, Counts, Done, count, is_warm
 from .target import Target, opened

@@ -1,5 +1,5 @@
 """The meaning of a survey in plain sentences, and the useful actions. Pure.
-May depend on: snapshot, survey, show, series, case, remedies, table, units, backend (the
+May depend on: snapshot, survey, show, series, case, remedies, mappings, table, units, backend (the
 type)."""
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..._core.units import MIB, format_size
 from ..table import printable
 from .case import Case, Remedy
+from .mappings import mappings
 from .remedies import remedies
 from .series import page_tables
 from .show import bounds, label
@@ -90,8 +91,9 @@ def _advice(snapshot: Snapshot, survey: Survey, backends: Sequence[Backend], mem
     cases = _cases(snapshot, survey)
     cases.sort(key=lambda case: -case.now)
     found = []
+    everywhere = mappings(snapshot)
     for case in cases:
-        possible = remedies(case._replace(promised=promised), backends)
+        possible = remedies(case._replace(promised=promised, everywhere=everywhere), backends)
         worth = tuple(each for each in possible if matters(4 * each.saving, memory))
         if not worth:
             continue

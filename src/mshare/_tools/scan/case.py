@@ -1,5 +1,5 @@
 """A case for a remedy: an object, its processes, and their program. Pure. May depend on: snapshot, survey,
-backend (the type)."""
+mappings, backend (the type)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from .snapshot import Process, Snapshot
+from .mappings import Mapping
+from .snapshot import Object, Process, Snapshot
 from .survey import ObjectUsage, WhatIf
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Case(NamedTuple):
     snapshot: Snapshot
     promised: int = 0
     """Huge pages that the remedies for other cases take."""
+    everywhere: dict[Object, tuple[Mapping, ...]] | None = None
+    """The shared mappings of all objects, if they are known already."""
 
     @property
     def now(self) -> int:

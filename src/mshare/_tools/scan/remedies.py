@@ -1,5 +1,5 @@
 """Remedies for one object's page tables: the condition, the commands, the page-table bytes afterwards. Pure.
-May depend on: case, programs, backend (the type).
+May depend on: case, mappings, programs, show, backend (the type).
 
 The statements about transparent huge pages are from Documentation/admin-guide/mm/transhuge.rst. Predictions are the
 arithmetic of `ObjectUsage.what_if`.
@@ -12,10 +12,18 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from .case import SHMEM_ENABLED, Case, Remedy, chosen, shell_word
+from .mappings import collapsed_bytes, mappings, unaligned_pids
 from .programs import java, oracle, postgresql
+from .show import label
 
 if TYPE_CHECKING:
     from ..._core.backend import Backend
+
+
+COLLAPSE = "mshare collapse"
+"""The name of the remedy that needs no restart."""
+MEMORY = ("tmpfs", "memfd", "SysV", "anonymous")
+"""Kinds of objects that consist of memory, which the kernel can gather into 2 MiB pages."""
 
 
 def remedies(case: Case, backends: Sequence[Backend]) -> tuple[Remedy, ...]:
@@ -36,7 +44,36 @@ def remedies(case: Case, backends: Sequence[Backend]) -> tuple[Remedy, ...]:
             found = _copies(case, backends)
         case _:
             found = iter(())
-    return tuple(found)
+    first, *others = (*found, *_collapse(case)) or (None,)
+    if first is None:
+        return ()
+    return tuple(sorted((first, *others), key=lambda each: (each is not first, each.name != COLLAPSE)))
+
+
+def _collapse(case: Case) -> Iterator[Remedy]:
+    """Yield what needs no restart: 2 MiB pages of the memory as it is, where the mappings are aligned for them."""
+    if case.kind not in MEMORY or chosen(case.snapshot.system.settings.get(SHMEM_ENABLED, "")) == "deny":
+        return
+    every = mappings(case.snapshot) if case.everywhere is None else case.everywhere
+    things = [usage.object for usage in case.usages if usage.object is not None]
+    those = [each for thing in things for each in every.get(thing, ())]
+    aligned = sum(each.aligned for each in those)
+    if not aligned:
+        return
+    yield Remedy(
+        COLLAPSE,
+        f"No restart, no setting; Linux 6.1 or newer. {aligned} of {len(those)} mappings are at addresses aligned to "
+        "2 MiB, and only these change. It lasts as long as the memory, not beyond a restart of the program. It needs "
+        "free memory of 2 MiB at a time, and processes wait for a block while the kernel copies the block.",
+        tuple(f"sudo mshare collapse {shell_word(label(thing))}  # shows first, and asks" for thing in things),
+        case.now,
+        sum(
+            collapsed_bytes(usage, unaligned_pids(every.get(usage.object, ())))
+            for usage in case.usages
+            if usage.object is not None
+        ),
+        "tried by a test of ours, with PostgreSQL 15: 1 GiB, 20 busy clients",
+    )
 
 
 def _internal(case: Case, backends: Sequence[Backend]) -> Iterator[Remedy]:
