@@ -214,8 +214,9 @@ def test_who_is_not_root_is_told() -> None:
 
 
 def command(*args: str) -> subprocess.CompletedProcess[str]:
+    """Run the command. The test's own time limit is the command's, because a guest is many times slower."""
     line = [sys.executable, "-m", "mshare", "lab", "sga", *args]
-    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(line, capture_output=True, text=True, check=False)
 
 
 def test_the_command_gives_table_picture_and_json(tmp_path: Path) -> None:
