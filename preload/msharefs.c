@@ -244,7 +244,7 @@ bool msharefs_madvise(void *addr, size_t length, int advice, int *result)
 {
 	struct slot *slot = used ? find_slot((size_t)addr, length) : NULL;
 
-	if (!slot)
+	if (!slot || (size_t)addr & (PAGE - 1))
 		return false;
 	switch (advice) {
 	/* Advice that changes nothing that a program can see. */
