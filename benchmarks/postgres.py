@@ -1,14 +1,15 @@
-"""Unchanged PostgreSQL, 4 KiB pages against huge pages: `python -m benchmarks.postgres` (or `make bench-postgres`).
+"""Unchanged PostgreSQL on 4 KiB pages, with `mshare run`, `mshare collapse` and huge pages: `make bench-postgres`.
 
 `pgbench -S` runs with ever more clients on prewarmed shared buffers. The runs show the cost of page tables and faults
-for a real server, and the gain from huge pages. The benchmark needs PostgreSQL's programs with pg_prewarm. Huge pages
-need root. The report is on stdout.
+for a real server, and the gain from 2 MiB pages and shared page tables. The benchmark needs PostgreSQL's programs with
+pg_prewarm. Huge pages and `mshare collapse` need root. The report is on stdout. The exit code is 1 if a target is
+missed.
 
 pgbench makes new connections for every run, and their processes have none of the shared buffers mapped. The first
 seconds of a run are therefore page faults. Transactions are counted in the second half only. Faults and page tables are
 the price, and are counted over the whole run.
 
-May depend on: cluster, machine, output, pool, linux, measure, vm, units, geometry.
+May depend on: cluster, faults, machine, output, pool, postgres_page, postgres_servers, linux, measure, units, geometry.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO
 
 from mshare._core.geometry import PMD
 from mshare._core.linux import proc
-from mshare._core.units import MIB, format_size, parse_size
+from mshare._core.units import MIB, parse_size
 from mshare.measure.cost import page_tables_bytes
-from vm import markdown
 
-from . import machine, output, pool
+from . import faults, machine, output, pool, postgres_servers
 from .cluster import Cluster, binaries
+from .postgres_page import COLLAPSE, HUGE, LATER, MSHAREFS, SETTINGS, PgbenchRun, Results, ServerStart, page, targets
 
 _SCALE_BYTES = 15 * MIB
 """The memory of one unit of pgbench's scale: 100,000 rows and their index."""
@@ -43,29 +44,13 @@ _FILLED = 0.85
 """This part of the shared buffers is filled with data."""
 _SAMPLE_S = 0.5
 _WORKERS = 2
-STOCK, HUGE = "huge_pages=off", "huge_pages=on"
-
-
-@dataclass(frozen=True, slots=True)
-class PgbenchRun:
-    """One pgbench run."""
-
-    setting: str
-    clients: int
-    tps: float
-    """Transactions per second in the second half of the run: median of pgbench's progress reports."""
-    latency_ms: float
-    """Measured as `tps` is."""
-    whole_tps: float
-    """Transactions per second of the whole run, without connecting (pgbench)."""
-    connect_ms: float
-    """The time until all clients were connected (pgbench)."""
-    page_tables_bytes: int
-    """Largest growth of the whole machine's `PageTables` (/proc/meminfo) during the run."""
-    vmpte_bytes: int
-    """Largest sum of `VmPTE` of all server processes during the run. The sum counts shared tables in each process."""
-    minor_faults: int
-    """Growth of the server's `cminflt` (/proc/PID/stat): all faults of the processes that serve clients."""
+_DATA = ("pgbench_accounts", "pgbench_accounts_pkey")
+_READ_ALL = """
+set max_parallel_workers_per_gather = 0;
+set jit = off;
+select pg_backend_pid();
+select count(*) from pgbench_accounts;
+"""
 
 
 _PROGRESS = re.compile(r"^progress: ([\d.]+) s, ([\d.]+) tps, lat ([\d.]+) ms", re.MULTILINE)
@@ -164,117 +149,94 @@ def _wait_until_alone(server: Cluster) -> None:
         time.sleep(0.1)
 
 
-def measure(
-    size_bytes: int, counts: Sequence[int], seconds: int, rounds: int
-) -> tuple[list[PgbenchRun], list[str], str]:
-    """Run pgbench with every number of clients, `rounds` times with either setting, in turns. Return the runs, notes
-    about missing runs, and the server's version."""
-    runs: list[PgbenchRun] = []
-    missing: list[str] = []
+def _backend_faults(server: Cluster) -> tuple[int | None, int, str]:
+    """Let a new process of the server read the whole table. Return its faults on shared memory, all its minor faults,
+    and why the first are None."""
+    span = postgres_servers.shared_memory(server.pid).span
+    try:
+        with faults.traced(server.pid, span) as count:
+            return *_read_all(server, count), ""
+    except OSError as error:
+        return None, _read_all(server, lambda _: 0)[1], f"faults by address: {error}"
+
+
+def _read_all(server: Cluster, count: Callable[[int], int]) -> tuple[int, int]:
+    """Connect, read the whole table, and return what `count` and /proc say about the server's process."""
+    with server.client() as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write(_READ_ALL)
+        client.stdin.flush()
+        pid = int(client.stdout.readline())
+        client.stdout.readline()
+        return count(pid), proc.minor_faults(pid)
+
+
+class _Measurement:
+    """The server with its data, and what was measured so far."""
+
+    def __init__(self, server: Cluster, counts: Sequence[int], seconds: int) -> None:
+        self.server, self.counts, self.seconds = server, counts, seconds
+        self.runs: list[PgbenchRun] = []
+        self.starts: list[ServerStart] = []
+        self.missing: list[str] = []
+        self.version = server.psql("show server_version")
+        self._pool_bytes = int(server.psql("show shared_memory_size_in_huge_pages")) * PMD
+        sizes = "+".join(f"pg_relation_size('{relation}')" for relation in _DATA)
+        self._data_bytes = int(server.psql(f"select {sizes}"))
+        server.stop()
+
+    def measure(self, setting: str) -> None:
+        """Start the server in one of the ways, and run pgbench with every number of clients."""
+        with postgres_servers.started(self.server, setting, self._pool_bytes) as (start_ms, problem):
+            if problem:
+                self.missing.append(problem)
+                return
+            began = time.perf_counter()
+            for relation in _DATA:
+                self.server.psql(f"select pg_prewarm('{relation}')")
+            prewarm_ms = (time.perf_counter() - began) * 1000
+            leaves_ms = self._leaves_ms(setting)
+            leaves = None if setting in (HUGE, MSHAREFS) else postgres_servers.huge_pages(self.server.pid)
+            for clients in self.counts:
+                self.runs.append(_bench(self.server, setting, clients, self.seconds))
+                print(self.runs[-1], file=sys.stderr, flush=True)
+            on_shared, minor, no_count = _backend_faults(self.server)
+            self.missing += [no_count] if no_count else []
+            self.starts.append(ServerStart(setting, start_ms, prewarm_ms, leaves_ms, leaves, on_shared, minor))
+            print(self.starts[-1], file=sys.stderr, flush=True)
+
+    def _leaves_ms(self, setting: str) -> float | None:
+        """Let the data get its 2 MiB pages, if something beside the start of the server gives them."""
+        took_ms, problem = None, ""
+        if setting == LATER:
+            took_ms, problem = postgres_servers.wait_for_leaves(self.server.pid, self._data_bytes)
+        elif setting == COLLAPSE:
+            took_ms, problem = postgres_servers.collapse(self.server.pid)
+        self.missing += [problem] if problem else []
+        return took_ms
+
+
+def measure(size_bytes: int, counts: Sequence[int], seconds: int, rounds: int) -> tuple[Results, list[str], str]:
+    """Run pgbench with every number of clients, `rounds` times in each of the ways, in turns. Return the records, notes
+    about missing ones, and the server's version."""
     settings = {"shared_buffers": f"{size_bytes // MIB}MB", "max_connections": str(max(counts) + 20)}
     with Cluster({**settings, "huge_pages": "off", "checkpoint_timeout": "1h"}) as server:
         server.run_program("pgbench", "-i", "-q", "-s", str(max(1, int(size_bytes * _FILLED) // _SCALE_BYTES)))
         server.psql("create extension pg_prewarm")
-        version = server.psql("show server_version")
-        needed = int(server.psql("show shared_memory_size_in_huge_pages")) * PMD
+        measurement = _Measurement(server, counts, seconds)
         for number in range(rounds):
-            for setting in (STOCK, HUGE) if number % 2 == 0 else (HUGE, STOCK):  # a drift affects both settings alike
-                with pool.pages(needed) if setting == HUGE else nullcontext((1, "")) as (_, problem):
-                    if problem:
-                        missing.append(problem)
-                        continue
-                    server.stop()
-                    server.start({"huge_pages": setting.partition("=")[2]})
-                    for relation in ("pgbench_accounts", "pgbench_accounts_pkey"):
-                        server.psql(f"select pg_prewarm('{relation}')")
-                    for clients in counts:
-                        runs.append(_bench(server, setting, clients, seconds))
-                        print(runs[-1], file=sys.stderr, flush=True)
-                    server.stop()
-    return runs, sorted(set(missing)), version
-
-
-def page(document: dict[str, Any], runs: Sequence[PgbenchRun]) -> str:
-    """Return the report: medians by number of clients, and the ratio of huge pages to 4 KiB pages. Pure."""
-    before, after = document["load_1min"]
-    rounds = "one round, whose tps is one sample"
-    if document["rounds"] > 1:
-        rounds = f"medians of {document['rounds']} rounds with the settings in alternating order; in brackets the "
-        rounds += "least and the most"
-    busy = ": **above 1, so other work ran beside it**" if before > 1 else ""
-    lines = ["# PostgreSQL: 4 KiB pages against huge pages", ""]
-    lines += [
-        f"`pgbench -S -M prepared`, shared buffers of {format_size(document['size_bytes'])}, prewarmed, "
-        f"{document['seconds']} s a run, {rounds}. This is PostgreSQL without mshare: what any support for it must "
-        "beat.",
-        "",
-        "A server process maps only what it has touched: page tables and faults grow with the length of a run, until "
-        "every process has read all of the shared buffers. *tps* and *latency* are those of the second half of a run.",
-        "",
-    ]
-    lines += [f"- {key}: {value}" for key, value in document["machine"].items()]
-    lines += [f"- {remark}" for remark in machine.remarks(document["machine"])]
-    lines += [
-        f"- command: `{document['command']}`",
-        f"- load average at the start {before:.2f}{busy}; at the end (its own clients included) {after:.2f}",
-    ]
-    lines += [f"- not measured: {text}" for text in document["missing"]]
-    headers = ("clients", "", "PageTables", "VmPTE, sum", "minor faults", "connecting", "latency", "tps")
-    rows = []
-    for clients in sorted({run.clients for run in runs}):
-        for setting in (STOCK, HUGE):
-            group = [run for run in runs if (run.clients, run.setting) == (clients, setting)]
-            if group:
-                cells = (
-                    str(clients),
-                    setting,
-                    _spread([run.page_tables_bytes for run in group], lambda value: format_size(int(value))),
-                    _spread([run.vmpte_bytes for run in group], lambda value: format_size(int(value))),
-                    f"{median(run.minor_faults for run in group):,.0f}",
-                    f"{median(run.connect_ms for run in group):,.0f} ms",
-                    f"{median(run.latency_ms for run in group):.1f} ms",
-                    _spread([run.tps for run in group], lambda value: f"{value:,.0f}"),
-                )
-                rows.append(cells)
-    lines += ["", *markdown.table(headers, rows, right={*range(len(headers))} - {1})]
-    compared = []
-    for clients in sorted({run.clients for run in runs}):
-        stock, huge = ([r for r in runs if (r.clients, r.setting) == (clients, setting)] for setting in (STOCK, HUGE))
-        if stock and huge:
-            compared.append([str(clients), *(_ratio(stock, huge, name) for name in _COMPARED)])
-    lines += [
-        "",
-        "## Huge pages by 4 KiB pages",
-        "",
-        *markdown.table(["clients", "PageTables", "VmPTE, sum", "minor faults", "tps"], compared, right=range(5)),
-        "",
-        "PageTables is the whole machine's, with whatever else starts and ends meanwhile; VmPTE is the server's own, "
-        "and counts tables that processes share in each of them.",
-        "",
-        "The columns are explained at `PgbenchRun` in `benchmarks/postgres.py`.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-_COMPARED = ("page_tables_bytes", "vmpte_bytes", "minor_faults", "tps")
-
-
-def _spread(values: Sequence[float], show: Callable[[float], str]) -> str:
-    """Return the median, and the least and the most if there are several."""
-    middle = show(median(values))
-    return middle if len(values) == 1 else f"{middle} ({show(min(values))} to {show(max(values))})"
-
-
-def _ratio(stock: Sequence[PgbenchRun], huge: Sequence[PgbenchRun], name: str) -> str:
-    old, new = (median(getattr(run, name) for run in group) for group in (stock, huge))
-    return f"{new / old:.3f}" if old > 0 else "-"
+            for setting in SETTINGS[:: -1 if number % 2 else 1]:  # a drift affects all settings alike
+                measurement.measure(setting)
+    results = Results(measurement.runs, measurement.starts)
+    return results, sorted(set(measurement.missing)), measurement.version
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run, print, write; return 0."""
+    """Run, print, write; return 1 if a target is missed, else 0."""
     parser = argparse.ArgumentParser(prog="benchmarks.postgres", description=__doc__)
     parser.add_argument("--shared-buffers", type=parse_size, default=parse_size("2G"))
-    parser.add_argument("--clients", default="50,100,200,400", help="numbers with commas between")
+    parser.add_argument("--clients", default="50,200,400", help="numbers with commas between")
     parser.add_argument("--seconds", type=int, default=20, help="for one run")
     parser.add_argument("--rounds", type=int, default=3)
     output.add_options(parser)
@@ -282,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     pool.give_back_on_signals()
     load, facts = os.getloadavg()[0], machine.facts(("mshare",))
     counts = [int(count) for count in options.clients.split(",")]
-    runs, missing, version = measure(options.shared_buffers, counts, options.seconds, options.rounds)
+    results, missing, version = measure(options.shared_buffers, counts, options.seconds, options.rounds)
     document = {
         "machine": facts | {"postgresql": version},
         "command": shlex.join(["python", "-m", "benchmarks.postgres", *(sys.argv[1:] if argv is None else argv)]),
@@ -292,9 +254,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         "rounds": options.rounds,
         "missing": missing,
     }
-    text = page(document, runs)
-    output.write(options, {**document, "runs": [asdict(run) for run in runs]}, text)
-    return 0
+    found = list(targets(results, options.shared_buffers, timed="TCG" not in str(facts["cpu"])))
+    records = {
+        "runs": [asdict(run) for run in results.runs],
+        "starts": [asdict(start) for start in results.starts],
+        "targets": [target._asdict() for target in found],
+    }
+    output.write(options, {**document, **records}, page(document, results, machine.remarks(facts)))
+    missed = [target for target in found if not target.met]
+    for target in missed:
+        print(f"bench-postgres: missed: {target.text}: {target.value}", file=sys.stderr)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

@@ -9,15 +9,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fcntl import LOCK_EX, flock
-from pathlib import Path
 
 import pytest
 
 from benchmarks.cluster import Cluster, binaries
+from benchmarks.postgres_servers import shmem_enabled
 from mshare._core.linux.proc import status_fields
 from mshare._core.units import MIB
-from mshare._tools.scan.case import SHMEM_ENABLED, chosen
 from tests.helpers.worlds import needs_root
 
 pytestmark = [pytest.mark.machine, needs_root]
@@ -25,20 +23,6 @@ pytestmark = [pytest.mark.machine, needs_root]
 CLIENTS = 20
 SCALE = 50
 """750 MB of data and index."""
-
-
-@contextmanager
-def shmem_enabled(value: str) -> Iterator[None]:
-    """Set it for the time of a `with` block. Sessions that run at the same time take turns."""
-    setting = Path(SHMEM_ENABLED)
-    with setting.open() as turn:
-        flock(turn, LOCK_EX)
-        before = chosen(setting.read_text())
-        setting.write_text(value)
-        try:
-            yield
-        finally:
-            setting.write_text(before)
 
 
 @contextmanager
