@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from mshare._core.geometry import PAGE, PMD
+from mshare._core.linux import libc
 from mshare._core.linux.proc import status_fields
 from mshare._core.procfs import parse_maps, parse_smaps
 from mshare._tools.cli import dispatch
@@ -196,6 +197,21 @@ def test_where_nothing_is_aligned_it_says_what_to_do(kind: str, remedy: str, wor
     assert remedy in said["refusal"]["remedy"]
     assert "mshare run" in said["refusal"]["remedy"]
     assert remedy in done.stdout
+
+
+def test_huge_pages_of_hugetlb_are_refused(huge_pages: int) -> None:
+    with mapped(Mapping("hugetlb", 4 * PMD, processes=2, step=PMD)) as found:
+        said = document("--pid", found.pids[0], code=8)
+    assert "huge pages of hugetlb already" in said["refusal"]["reason"]
+    assert said["result"] is None
+
+
+def test_a_kernel_without_the_call_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(libc, "has_collapse", lambda: False)
+    assert dispatch(["collapse", "--pid", "1"]) == 8
+    assert "use Linux 6.1 or newer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("missing", [*RIGHTS, None])

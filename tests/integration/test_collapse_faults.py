@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -258,3 +258,38 @@ def test_in_the_background_it_waits_for_programs_that_are_not_there() -> None:
     done = collapse("--command", "no-such-program", "--follow", "--count", 3, "--every", "0s")
     assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
     assert "waiting" in done.stdout
+
+
+@contextmanager
+def swap_file(path: Path) -> Iterator[None]:
+    """Swap into a file for the time of a `with` block."""
+    path.touch(mode=0o600)
+    path.write_bytes(bytes(2 * SIZE))
+    subprocess.run(["mkswap", str(path)], check=True, stdout=subprocess.DEVNULL)
+    if subprocess.run(["swapon", str(path)], check=False).returncode:
+        pytest.skip(f"the file system of {path} takes no swap file")
+    try:
+        yield
+    finally:
+        subprocess.run(["swapoff", str(path)], check=True)
+
+
+@pytest.mark.machine
+def test_blocks_that_are_partly_in_swap_are_left_alone(tmp_path: Path) -> None:
+    """To collapse them would read them from swap."""
+    with limit.control_group(1 << 30) as group, swap_file(tmp_path / "swap"):
+        place = group.group
+        assert place is not None
+        if group.kind == V2:
+            (place / "memory.swap.max").write_text("max")
+        enter = ("sh", "-c", f'echo $$ > {place}/cgroup.procs && exec "$@"', "sh")
+        with mapped(Mapping("memfd", SIZE, processes=2), *enter) as found, object_of(found.pids[0]) as fd:
+            with suppress(OSError):  # EAGAIN, EBUSY: not all of it could be reclaimed
+                if group.kind == V2:
+                    (place / "memory.reclaim").write_text(str(SIZE // 2))
+                else:
+                    (place / "memory.force_empty").write_text("0")
+            said = document("--pid", found.pids[0], "--warm", 0)
+            swapped = said["blocks"]["swapped"]
+            assert 0 < swapped <= BLOCKS
+            assert huge_blocks(fd) == BLOCKS - swapped - said["blocks"]["empty"]

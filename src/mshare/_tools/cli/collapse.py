@@ -22,9 +22,10 @@ from ..._core.linux import libc
 from ..._core.units import parse_age
 from ..collapse import plan, work
 from ..collapse.follow import Follower, Watched
+from ..collapse.probe import one_call_is_enough
 from ..collapse.room import free_blocks
 from ..collapse.show import Prospect, Result, prospect_fields, prospect_json, result_fields, result_json, summary
-from ..collapse.tally import Done, count
+from ..collapse.tally import Counts, Done, count
 from ..collapse.target import opened
 from ..collect import collect
 from ..scan.snapshot import Snapshot
@@ -119,7 +120,7 @@ def _once(
         for each in prospects:
             print_fields(prospect_fields(each, pace.max_cpu))
             print_line("")
-    to_do = [each for each in prospects if each.counts is not None and each.counts.warm]
+    to_do = [each for each in prospects if each.counts is not None and _worth_it(each.counts)]
     if dry_run or not to_do:
         if as_json:
             print_json(_document(prospects, [], dry_run=dry_run))
@@ -159,6 +160,11 @@ def _chosen(name: str | None, pids: list[int] | None, commands: list[str] | None
         names = ", ".join(printable(f"{each.name} (inode {each.thing.ino})") for each in those)
         raise UsageError(f"{printable(name)!r} can mean several objects: {names}; choose with --pid or --command")
     return those
+
+
+def _worth_it(counts: Counts) -> bool:
+    """Tell whether there is something to do: warm blocks, or page tables that a kernel may have left to others."""
+    return counts.warm > 0 or (counts.huge > 0 and not one_call_is_enough())
 
 
 def _kernels_name(command: str) -> str:

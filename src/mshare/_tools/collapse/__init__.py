@@ -5,6 +5,7 @@ scan, table, collect.
 - `target`: an object and the processes that map it, held open
 - `tally`: blocks counted (pure)
 - `room`: whether the machine and the control group have memory for it
+- `probe`: whether this kernel frees the page tables of all processes by one call
 - `work`: block by block
 - `follow`: again and again, in the background
 - `show`: what is planned and what was done, for people and programs (pure)

@@ -74,6 +74,16 @@ class Done:
     interrupted: bool = False
     """By Ctrl-C."""
 
+    def settle(self, numbers: Collection[int], blocks: Collection[Block]) -> None:
+        """Correct the numbers by what is there now, of the blocks that were to be collapsed.
+
+        Kernels up to 6.12 answer EINVAL for a block that they did collapse, where the process had no page table for the
+        block. Ctrl-C can come between a call and its count.
+        """
+        huge = {each.number for each in blocks if each.huge}.intersection(numbers)
+        self.collapsed = len(huge)
+        self.refused = {number: error for number, error in self.refused.items() if number not in huge}
+
     @property
     def reasons(self) -> dict[str, int]:
         """The number of blocks that were refused, by reason."""

@@ -60,13 +60,18 @@ class Target:
 
     def blocks(self) -> list[incore.Block]:
         """Return what is in memory of the blocks that an aligned mapping covers."""
-        reachable = set().union(*(each.blocks for each in self.candidate.aligned))
+        reachable = set().union(*{each.blocks for each in self.candidate.aligned})
         size = self.candidate.blocks * PMD
         found = [each for each in incore.blocks(self._file, size) if each.number in reachable]
         memory = proc.memory_fields()
         if memory.get("SwapFree", 0) < memory.get("SwapTotal", 0):
             return [incore.with_swapped(self._file, each) for each in found]
         return found
+
+    @property
+    def mappings(self) -> tuple[Mapping, ...]:
+        """The aligned mappings that may still be there."""
+        return tuple(self._left)
 
     @property
     def alive(self) -> bool:

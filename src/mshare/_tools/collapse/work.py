@@ -1,4 +1,5 @@
-"""Makes 2 MiB pages of an object, block by block. May depend on: plan, target, tally, room, linux, scan.
+"""Makes 2 MiB pages of an object, block by block. May depend on: plan, target, tally, room, probe,
+linux, scan.
 
 *Facts*, tried on Linux 6.18: a block that nobody has touched is EINVAL and takes no memory. A block with one page
 becomes 2 MiB, so it takes 512 times its memory. Collapsing copies 2 MiB: 0.7 ms, or 6 ms where a hypervisor must back
@@ -17,6 +18,7 @@ from typing import NamedTuple
 from ..._core.linux import proc
 from ..scan.mappings import Mapping
 from .plan import Candidate, Refusal
+from .probe import one_call_is_enough
 from .room import forbidden, shortage
 from .tally import REASONS, Counts, Done, count, is_warm
 from .target import Target, opened
@@ -54,15 +56,22 @@ def run(
     """
     try:
         with opened(candidate) as target:
+            numbers: list[int] = []
             try:
                 numbers = [each.number for each in target.blocks() if is_warm(each, warm)]
                 _round(target, numbers, pace, done, progress, room)
                 again = [number for number, error in done.refused.items() if error == errno.EAGAIN]
                 if again and not done.stopped:
                     _round(target, again, pace, done, silent, room)
+                if not one_call_is_enough() and not done.gone:
+                    _others(target, pace, done)
             except KeyboardInterrupt:
                 done.stopped, done.interrupted = "interrupted", True
-            return None if done.gone else count(target.blocks(), warm)
+            if done.gone:
+                return None
+            blocks = target.blocks()
+            done.settle(numbers, blocks)
+            return count(blocks, warm)
     except ProcessLookupError:
         done.gone, done.stopped = True, _GONE
         return None
@@ -75,8 +84,8 @@ def silent(done: int, total: int) -> None:
 
 def _round(target: Target, numbers: Collection[int], pace: Pace, done: Done, progress: Step, room: Room) -> None:
     without_memory = 0
+    progress(0, len(numbers))
     for index, number in enumerate(numbers):
-        progress(index, len(numbers))
         mapping = target.carrier(number)
         if mapping is None:
             if not target.alive:
@@ -89,6 +98,7 @@ def _round(target: Target, numbers: Collection[int], pace: Pace, done: Done, pro
                 done.stopped = str(done.shortage)
                 return
         error, took_s = _block(target, mapping, number)
+        progress(index + 1, len(numbers))
         done.seconds += took_s
         done.worst_s = max(done.worst_s, took_s)
         if error:
@@ -109,7 +119,20 @@ def _round(target: Target, numbers: Collection[int], pace: Pace, done: Done, pro
             return
         if pace.max_cpu < 100:
             time.sleep(took_s * (100 / pace.max_cpu - 1))
-    progress(len(numbers), len(numbers))
+
+
+def _others(target: Target, pace: Pace, done: Done) -> None:
+    """Free the page tables of every process, where a call frees those of one: for all blocks that are 2 MiB pages."""
+    huge = [each.number for each in target.blocks() if each.huge]
+    for mapping in target.mappings:
+        start = time.perf_counter()
+        for number in huge:
+            if number in mapping.blocks:
+                _block(target, mapping, number)  # EINVAL: the process has no page table for the block
+        took_s = time.perf_counter() - start
+        done.seconds += took_s
+        if pace.max_cpu < 100:
+            time.sleep(took_s * (100 / pace.max_cpu - 1))
 
 
 def _block(target: Target, mapping: Mapping, number: int) -> tuple[int, float]:
