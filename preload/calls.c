@@ -31,6 +31,9 @@
 #ifndef MREMAP_DONTUNMAP
 #define MREMAP_DONTUNMAP 4
 #endif
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
 
 /* The oldest version of each symbol, so that a built library also runs on older
  * systems. */
@@ -303,6 +306,40 @@ static void *pass_shmat(int id, const void *addr, int flags)
 			    (void *)syscall(SYS_shmat, id, addr, flags);
 }
 
+/* Only hugetlb refuses this advice for a part of a large page.  Nothing is lost:
+ * shared memory keeps its contents. */
+static bool has_hugetlb_pages(char *addr)
+{
+	return kernel_madvise(addr + PAGE, PAGE, MADV_DONTNEED_LOCKED) && errno == EINVAL;
+}
+
+/*
+ * Attach at an address that fits 2 MiB leaves; MAP_FAILED: the caller passes the
+ * call on.
+ *
+ * Facts: SHM_REMAP replaces what is mapped there.  A segment can have hugetlb's
+ * pages, and nothing tells before it is attached.  The kernel then maps whole
+ * pages, more than the segment's size, at a multiple of such a page.
+ * Decision: the place has room for whole pages of 2 MiB.  The address is an odd
+ * multiple of 2 MiB, where the kernel refuses larger pages.
+ */
+static void *attach_aligned(int id, size_t length, int flags)
+{
+	struct place place = take_place(round_up(length, PMD) + PMD, 0, 0);
+	void *got;
+
+	if (place.start == MAP_FAILED)
+		return MAP_FAILED;
+	if (!((size_t)place.addr & PMD))
+		place.addr = (char *)place.addr + PMD;
+	got = (void *)syscall(SYS_shmat, id, place.addr, flags | SHM_REMAP);
+	if (got == MAP_FAILED)
+		drop_place(&place);
+	else
+		trim_place(&place, has_hugetlb_pages(got) ? round_up(length, PMD) : length);
+	return got;
+}
+
 PUBLIC void *shmat(int id, const void *addr, int flags)
 {
 	const struct config *asked = config();
@@ -310,35 +347,26 @@ PUBLIC void *shmat(int id, const void *addr, int flags)
 	struct line note = { .length = 0 };
 	int error = errno;
 	struct shmid_ds segment;
-	struct place place;
-	void *got;
+	void *got = MAP_FAILED;
 
 	if (!asked->active || !asked->sysv || shmctl(id, IPC_STAT, &segment) ||
 	    segment.shm_segsz < asked->min) {
 		errno = error;
 		return pass_shmat(id, addr, flags);
 	}
-	if (addr) {
+	if (!addr && !(flags & SHM_REMAP))
+		got = attach_aligned(id, segment.shm_segsz, flags);
+	if (got == MAP_FAILED) {
 		got = pass_shmat(id, addr, flags);
-		memory.asked = "the program chose the address";
-	} else {
-		place = take_place(segment.shm_segsz, 0, 0);
-		got = place.start == MAP_FAILED ?
-			      MAP_FAILED :
-			      (void *)syscall(SYS_shmat, id, place.addr, flags | SHM_REMAP);
-		if (got != MAP_FAILED) {
-			trim_place(&place, segment.shm_segsz);
-		} else {
-			drop_place(&place);
-			got = pass_shmat(id, addr, flags);
-			memory.asked = "no range of addresses for alignment";
-		}
+		memory.asked = addr ? "the program chose the address" :
+				      "no range of addresses for alignment";
 	}
 	if (got == MAP_FAILED)
 		return got;
 	memory.addr = got;
 	memory.length = memory.whole = round_up(segment.shm_segsz, PAGE);
 	memory.writable = !(flags & SHM_RDONLY);
+	memory.hugetlb = has_hugetlb_pages(got);
 	if (make_leaves(&memory, &note)) {
 		errno = error;
 		return got;

@@ -104,6 +104,7 @@ struct memory {
 	size_t whole; /* bytes that the object has there, at most @length */
 	off_t offset; /* of @addr in its object */
 	bool writable, noreserve;
+	bool hugetlb; /* the kernel gave pages of hugetlb, as the program asked */
 	const char *asked; /* why the address is the program's; NULL: it is ours */
 };
 

@@ -196,7 +196,10 @@ bool make_leaves(const struct memory *memory, const struct line *note)
 
 	describe(&line, memory);
 	add(&line, ": ");
-	if (!is_aligned(memory)) {
+	if (memory->hugetlb) {
+		add(&line, "hugetlb pages, as the program asked");
+		done = true;
+	} else if (!is_aligned(memory)) {
 		add(&line, "4 KiB pages: ");
 		add(&line, memory->asked ? memory->asked : "the address is not aligned to 2 MiB");
 	} else {

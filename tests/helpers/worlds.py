@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 from collections.abc import Iterator
@@ -27,6 +28,25 @@ def small_tmpfs(at: Path, size: str) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "--lazy", str(at)], check=True)
+
+
+@contextmanager
+def own_ipc() -> Iterator[None]:
+    """Give this thread and the programs that it starts SysV objects of their own for the time of a `with` block.
+
+    There are none at first, and the end of the last process removes all.
+    """
+    libc, new_ipc = ctypes.CDLL(None, use_errno=True), 0x08000000
+    before = os.open("/proc/thread-self/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.unshare(new_ipc):
+            raise OSError(ctypes.get_errno(), "unshare")
+        try:
+            yield
+        finally:
+            libc.setns(before, new_ipc)
+    finally:
+        os.close(before)
 
 
 def free_bytes(at: Path) -> int:

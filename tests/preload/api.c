@@ -279,6 +279,7 @@ static void sysv(void)
 	say_map("shmat where something is", shmat(id, addr, 0));
 	other = say_map("SHM_REMAP", shmat(id, addr, SHM_REMAP));
 	touch("its contents", other + 5, 0);
+	say_map("SHM_REMAP without an address", shmat(id, NULL, SHM_REMAP));
 	say("IPC_RMID", shmctl(id, IPC_RMID, NULL));
 	touch("after IPC_RMID", addr + 5, 0);
 	say("mprotect", mprotect(addr, SIZE, PROT_READ));
