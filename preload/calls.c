@@ -50,6 +50,9 @@ static int (*next_madvise)(void *, size_t, int);
 static void *(*next_mremap)(void *, size_t, size_t, int, ...);
 static void *(*next_shmat)(int, const void *, int);
 static void *(*next_dlopen)(const char *, int);
+static pid_t (*next_fork)(void);
+static pid_t (*next_setsid)(void);
+static int (*next_daemon)(int, int);
 
 void *kernel_mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
 {
@@ -79,6 +82,9 @@ __attribute__((constructor)) static void start(void)
 	FIND(mremap);
 	FIND(shmat);
 	FIND(dlopen);
+	FIND(fork);
+	FIND(setsid);
+	FIND(daemon);
 	config();
 	errno = kept;
 }
@@ -388,4 +394,45 @@ PUBLIC void *dlopen(const char *file, int mode)
 	if (!next_dlopen)
 		FIND(dlopen);
 	return next_dlopen(file, mode);
+}
+
+/* The calls by which a program becomes a server in the background: later.c. */
+
+PUBLIC pid_t setsid(void)
+{
+	pid_t session;
+
+	if (!next_setsid)
+		FIND(setsid);
+	session = next_setsid();
+	if (session >= 0)
+		note_session();
+	return session;
+}
+
+PUBLIC pid_t fork(void)
+{
+	int error = errno;
+	pid_t child;
+
+	if (!next_fork)
+		FIND(fork);
+	child = next_fork();
+	if (child > 0) {
+		adopt_later();
+		errno = error;
+	}
+	return child;
+}
+
+PUBLIC int daemon(int nochdir, int noclose)
+{
+	int result;
+
+	if (!next_daemon)
+		FIND(daemon);
+	result = next_daemon(nochdir, noclose);
+	if (!result)
+		note_session();
+	return result;
 }

@@ -9,6 +9,12 @@
  * has no such thread until it maps memory itself; it sees the leaves that the
  * parent's thread makes.  The thread does not keep a process whose main thread
  * has ended.
+ *
+ * Facts: nginx and PHP-FPM map their memory, fork, call setsid in the child and
+ * end the parent, and the thread with it.  Each of PostgreSQL's backends calls
+ * setsid, and none of them forks.
+ * Decision: a process that forks after setsid takes the ranges that it has
+ * inherited and gets a thread.  Its children are those that pay for page tables.
  */
 #include "preload.h"
 
@@ -42,6 +48,7 @@ static struct range {
 } ranges[RANGES];
 
 static _Atomic int worker; /* the process that has the thread; 0: none yet */
+static atomic_bool has_session; /* this process, or one above it, called setsid */
 
 static void wait_ms(long ms)
 {
@@ -221,11 +228,23 @@ static bool start_worker(void)
 	return started;
 }
 
+/* False: this process has no thread, and could not get one. */
+static bool has_worker(int me)
+{
+	int before = worker;
+
+	if (before == me || !atomic_compare_exchange_strong(&worker, &before, me) ||
+	    start_worker())
+		return true;
+	worker = 0;
+	return false;
+}
+
 bool collapse_later(const struct memory *memory)
 {
 	size_t first = (size_t)memory->addr + (-(size_t)memory->offset & (PMD - 1));
 	size_t end = (size_t)memory->addr + memory->whole;
-	int at, me = getpid(), owner, before = worker;
+	int at, me = getpid(), owner;
 
 	if (first + PMD > end)
 		return true; /* no whole block */
@@ -236,30 +255,52 @@ bool collapse_later(const struct memory *memory)
 		ranges[at].start = 0;
 		ranges[at].end = end;
 		ranges[at].start = first;
-		if (before == me || !atomic_compare_exchange_strong(&worker, &before, me) ||
-		    start_worker())
+		if (has_worker(me))
 			return true;
-		worker = 0;
 		ranges[at].owner = 0;
 		return false;
 	}
 	return false;
 }
 
+void note_session(void)
+{
+	has_session = true;
+}
+
+/* The process has forked.  Ranges without whole blocks were never stored. */
+void adopt_later(void)
+{
+	int at, owner, me;
+	bool any = false;
+
+	if (!has_session || !worker)
+		return;
+	me = getpid();
+	for (at = 0; at < RANGES; at++) {
+		owner = ranges[at].owner;
+		if (owner && owner != me && ranges[at].start &&
+		    atomic_compare_exchange_strong(&ranges[at].owner, &owner, me))
+			any = true;
+	}
+	if (any)
+		has_worker(me);
+}
+
 /*
- * The program unmaps a range.  The thread may collapse one more block of what
- * the kernel then maps there: that costs time and harms nothing.
+ * The program unmaps a range, which may be one that it has inherited.  The thread
+ * may collapse one more block of what the kernel then maps there: that costs time
+ * and harms nothing.
  */
 void forget_later(const void *addr, size_t length)
 {
 	size_t start = (size_t)addr, end = start + length;
-	int at, me;
+	int at;
 
 	if (length < PMD || !worker)
 		return;
-	me = getpid();
 	for (at = 0; at < RANGES; at++)
-		if (ranges[at].owner == me && ranges[at].start >= start && ranges[at].end <= end) {
+		if (ranges[at].owner && ranges[at].start >= start && ranges[at].end <= end) {
 			ranges[at].start = 0;
 			ranges[at].owner = 0;
 		}

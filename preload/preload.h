@@ -135,6 +135,8 @@ struct blocks {
 
 HIDDEN bool collapse_later(const struct memory *memory);
 HIDDEN void forget_later(const void *addr, size_t length);
+HIDDEN void note_session(void);
+HIDDEN void adopt_later(void);
 
 /* msharefs.c: shared anonymous memory as a file without a name on msharefs */
 

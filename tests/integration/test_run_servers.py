@@ -1,4 +1,4 @@
-"""`mshare run` and what servers do: they ask for hugetlb's pages."""
+"""`mshare run` and what servers do: they go into the background, and they ask for hugetlb's pages."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from collections.abc import Callable
 import pytest
 
 from mshare._tools.preload import library
+from mshare._tools.preload.status import status
 from tests.helpers.worlds import needs_root, own_ipc
 
+MIB = 1 << 20
 PAGES = 20
 """hugetlb pages of 2 MiB: enough for one segment of SEGMENTS."""
 
@@ -44,6 +46,28 @@ for pages in range(1, 512, 37):
 print(json.dumps(results))
 """
 
+BACKGROUND = """
+import ctypes, mmap, os, sys
+memory = mmap.mmap(-1, 64 << 20)
+if sys.argv[1] == "daemon":
+    ctypes.CDLL(None).daemon(1, 1)
+else:
+    for fork in range(int(sys.argv[1])):
+        if os.fork():
+            os._exit(0)
+        if fork == 0:
+            os.setsid()
+reader, writer = os.pipe()
+if os.fork() == 0:
+    os.close(writer)
+    os.read(reader, 1)  # until the server ends
+    os._exit(0)
+for at in range(0, len(memory), 4096):
+    memory[at] = 1
+print(os.getpid(), flush=True)
+sys.stdin.read()
+"""
+
 
 def preloaded(asked: str) -> dict[str, str]:
     return {**os.environ, "LD_PRELOAD": str(library.ensure()), "MSHARE_RUN": asked}
@@ -67,3 +91,35 @@ def test_segments_of_hugetlb_pages_overwrite_nothing(grow_pool: Callable[[int], 
     assert set(json.loads(done.stdout)) == {"whole"}
     for line in done.stderr.splitlines():
         assert line.endswith(": hugetlb pages, as the program asked")
+
+
+@pytest.mark.parametrize("how", ["1", "2", "daemon"])
+def test_a_server_in_the_background_gets_2_mib_leaves_later(how: str) -> None:
+    """The process that mapped the memory has ended, and its thread with it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", BACKGROUND, how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=preloaded("backend=thp,fill=later"),
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    server = int(process.stdout.readline())
+    try:
+        assert process.wait(60) == 0
+        assert server != process.pid
+        assert "aligned, 2 MiB leaves come later" in process.stderr.readline()
+        line = process.stderr.readline()
+        while "2 MiB leaves for 32 of 32 blocks" not in line:
+            line = process.stderr.readline()
+            assert line, "the server has ended"
+        assert f"[{server}]" in line
+        (memory,) = (each for each in status(server).mappings if each.length == 64 * MIB)
+        assert memory.leaf_bytes == 64 * MIB
+    finally:
+        process.stdin.close()  # the server ends
+        process.stdout.close()
+        process.stderr.close()
