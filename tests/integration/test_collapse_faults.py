@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -134,13 +134,16 @@ def test_on_a_terminal_it_asks(answer: str, code: int) -> None:
         assert huge_blocks(fd) == (BLOCKS if code == 0 else 0)
 
 
-def under(path: str, text: str, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return `collapse` with another text in a file of the kernel's, in a mount namespace of its own."""
-    fake = tmp_path / "fake"
-    fake.write_text(text)
+def under(files: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return `collapse` with other texts in files of the kernel's, by path, in a mount namespace of its own."""
+    mounts = []
+    for number, (path, text) in enumerate(files.items()):
+        fake = tmp_path / str(number)
+        fake.write_text(text)
+        mounts.append(f"mount --bind {fake} {path} && ")
 
     def run(*words: object) -> subprocess.CompletedProcess[str]:
-        script = f'mount --bind {fake} {path} && exec "$@"'
+        script = "".join(mounts) + 'exec "$@"'
         command = ["unshare", "--mount", "sh", "-c", script, "sh", *MSHARE, "collapse", *map(str, words)]
         return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
@@ -149,7 +152,7 @@ def under(path: str, text: str, tmp_path: Path) -> Callable[..., subprocess.Comp
 
 def test_deny_is_respected(tmp_path: Path) -> None:
     """The kernel itself refuses; tests/kernel/test_collapse.py asks it, in a guest."""
-    run = under(SHMEM_ENABLED, "always within_size advise never [deny] force\n", tmp_path)
+    run = under({SHMEM_ENABLED: "always within_size advise never [deny] force\n"}, tmp_path)
     with mapped(Mapping("memfd", SIZE, processes=2)) as found, object_of(found.pids[0]) as fd:
         done = run("--pid", found.pids[0])
         followed = run("--pid", found.pids[0], "--follow", "--count", 2, "--every", "0s")
@@ -174,7 +177,7 @@ def test_it_stops_before_memory_is_short(swap: int, tmp_path: Path) -> None:
     """With swap only free memory counts: the kernel then has no reason to swap."""
     fields = {"MemTotal": 64 << 20, "SwapTotal": swap, "SwapFree": swap}
     room = {"MemFree": 2 << 20, "MemAvailable": 1 << 10} if not swap else {"MemFree": 1 << 10, "MemAvailable": 2 << 20}
-    run = under("/proc/meminfo", meminfo(**fields, **room), tmp_path)
+    run = under({"/proc/meminfo": meminfo(**fields, **room)}, tmp_path)
     with mapped(Mapping("memfd", SIZE, processes=2)) as found, object_of(found.pids[0]) as fd:
         done = run("--pid", found.pids[0])
         assert huge_blocks(fd) == 0
@@ -213,16 +216,15 @@ PRESSURE = "some avg10={} avg60=0.00 avg300=0.00 total=29627\nfull avg10=0.00 av
 
 
 @pytest.mark.parametrize(
-    ("path", "text", "said"),
+    ("waited", "free", "said"),
     [
-        ("/proc/pressure/memory", PRESSURE.format("7.50"), "waited for memory 7.5 % of the time"),
-        ("/proc/buddyinfo", FREE.format(20), "20 blocks of 2 MiB are free in one piece"),
-        ("/proc/pressure/memory", PRESSURE.format("0.50"), ""),
-        ("/proc/buddyinfo", FREE.format(16 + BLOCKS), ""),
+        ("7.50", 16 + BLOCKS, "waited for memory 7.5 % of the time"),
+        ("0.50", 20, "20 blocks of 2 MiB are free in one piece"),
+        ("0.50", 16 + BLOCKS, ""),
     ],
 )
-def test_in_the_background_it_waits_for_better_times(path: str, text: str, said: str, tmp_path: Path) -> None:
-    run = under(path, text, tmp_path)
+def test_in_the_background_it_waits_for_better_times(waited: str, free: int, said: str, tmp_path: Path) -> None:
+    run = under({"/proc/pressure/memory": PRESSURE.format(waited), "/proc/buddyinfo": FREE.format(free)}, tmp_path)
     with mapped(Mapping("memfd", SIZE, processes=2)) as found, object_of(found.pids[0]) as fd:
         done = run("--pid", found.pids[0], "--follow", "--count", 2, "--every", "0s", "--max-cpu", 100)
         assert huge_blocks(fd) == (0 if said else BLOCKS)
@@ -258,38 +260,3 @@ def test_in_the_background_it_waits_for_programs_that_are_not_there() -> None:
     done = collapse("--command", "no-such-program", "--follow", "--count", 3, "--every", "0s")
     assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
     assert "waiting" in done.stdout
-
-
-@contextmanager
-def swap_file(path: Path) -> Iterator[None]:
-    """Swap into a file for the time of a `with` block."""
-    path.touch(mode=0o600)
-    path.write_bytes(bytes(2 * SIZE))
-    subprocess.run(["mkswap", str(path)], check=True, stdout=subprocess.DEVNULL)
-    if subprocess.run(["swapon", str(path)], check=False).returncode:
-        pytest.skip(f"the file system of {path} takes no swap file")
-    try:
-        yield
-    finally:
-        subprocess.run(["swapoff", str(path)], check=True)
-
-
-@pytest.mark.machine
-def test_blocks_that_are_partly_in_swap_are_left_alone(tmp_path: Path) -> None:
-    """To collapse them would read them from swap."""
-    with limit.control_group(1 << 30) as group, swap_file(tmp_path / "swap"):
-        place = group.group
-        assert place is not None
-        if group.kind == V2:
-            (place / "memory.swap.max").write_text("max")
-        enter = ("sh", "-c", f'echo $$ > {place}/cgroup.procs && exec "$@"', "sh")
-        with mapped(Mapping("memfd", SIZE, processes=2), *enter) as found, object_of(found.pids[0]) as fd:
-            with suppress(OSError):  # EAGAIN, EBUSY: not all of it could be reclaimed
-                if group.kind == V2:
-                    (place / "memory.reclaim").write_text(str(SIZE // 2))
-                else:
-                    (place / "memory.force_empty").write_text("0")
-            said = document("--pid", found.pids[0], "--warm", 0)
-            swapped = said["blocks"]["swapped"]
-            assert 0 < swapped <= BLOCKS
-            assert huge_blocks(fd) == BLOCKS - swapped - said["blocks"]["empty"]

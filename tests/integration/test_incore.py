@@ -72,6 +72,28 @@ def test_an_object_larger_than_the_window(fd: int) -> None:
     assert [each.number for each in found if each.pages] == [0, 512, 1024]
 
 
+def test_what_an_object_has_and_memory_has_not_is_in_swap(fd: int) -> None:
+    """The swap is made up: mincore would say that fewer pages are in memory. Holes are in no place."""
+    for page in (1, 2, 3, 300):
+        os.pwrite(fd, b"x", PMD + page * PAGE)
+    for there, swapped in ((4, 0), (1, 3), (0, 4)):
+        assert incore.with_swapped(fd, Block(1, there, False)).swapped == swapped
+    assert incore.with_swapped(fd, Block(0, 0, False)).swapped == 0
+    assert incore.with_swapped(fd, Block(4, 0, False)).swapped == 0
+
+
+def test_holes_cost_nothing(fd: int) -> None:
+    """1 TiB with two blocks: only their GiB are looked at."""
+    os.ftruncate(fd, 1 << 40)
+    for number in (3, 300_000):
+        os.pwrite(fd, b"x", number * PMD)
+    found = list(incore.blocks(fd, 1 << 40))
+    assert len(found) == 2 * 512
+    assert [each.number for each in found if each.pages] == [3, 300_000]
+    os.ftruncate(fd, 0)
+    assert list(incore.blocks(fd, 1 << 40)) == []
+
+
 def test_an_object_that_is_smaller_than_was_said_is_empty_there(fd: int) -> None:
     os.pwrite(fd, b"x", 0)
     os.ftruncate(fd, PAGE)

@@ -106,5 +106,13 @@ def test_blocks_are_counted_once_each() -> None:
     blocks = [Block(0, 512, True), Block(1, 512, False), Block(2, 256, False), Block(3, 255, False), Block(4, 0, False)]
     blocks += [Block(5, 300, False, 212), Block(6, 0, False, 7)]
     assert [is_warm(each, 50) for each in blocks] == [False, True, True, False, False, False, False]
-    assert count(blocks, 50) == Counts(huge=1, warm=2, cold=1, empty=1, swapped=2, missing_pages=256)
-    assert count(blocks, 0).warm == 3
+    assert count(blocks, 50, 9) == Counts(huge=1, warm=2, cold=1, empty=3, swapped=2, missing_pages=256)
+    assert count(blocks, 0, 7).warm == 3
+
+
+def test_blocks_that_several_mappings_cover_are_counted_once() -> None:
+    (each,) = found(server(postgresql(GIB, 3)))
+    spans = [(0, 3), (1, 4), (6, 7), (6, 9), (0, 2)]
+    mappings = tuple(Mapping(1, first * PMD, last * PMD, first * PMD) for first, last in spans)
+    assert each._replace(mappings=mappings).reachable == 7
+    assert each.reachable == GIB // PMD

@@ -11,10 +11,11 @@ would take memory, or be SIGBUS.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 
-from ..geometry import PAGE, PMD, PUD, pick_address
+from ..geometry import PAGE, PMD, PUD, pick_address, round_up
 from ..procfs import parse_smaps
 from ..typed import NamedTuple
 from . import libc, proc
@@ -39,12 +40,17 @@ class Block(NamedTuple):
 
 
 def blocks(fd: int, size: int) -> Iterator[Block]:
-    """Yield all blocks of the object behind `fd`, from its start to `size` bytes. Cost: 20 ms per GiB of 4 KiB pages.
+    """Yield the blocks of the object behind `fd`, from its start to `size` bytes. Cost: 20 ms per GiB of 4 KiB pages.
 
+    Where a whole GiB of the object is a hole, its blocks are omitted: an object can have terabytes of them.
     Raises `OSError` if the object cannot be mapped. It may shrink or grow in the meantime.
     """
+    start = 0
     with Descriptor("/proc/self/pagemap", os.O_RDONLY) as pagemap:
-        for start in range(0, size, PUD):
+        while start < size:
+            start = _next_data(fd, start, size) & -PUD
+            if start >= size:
+                break
             length = min(PUD, -(-(size - start) // PMD) * PMD)
             addr = pick_address(os.getpid(), length, (vma.span for vma in proc.maps()))
             at: list[int] = []
@@ -53,6 +59,17 @@ def blocks(fd: int, size: int) -> Iterator[Block]:
                 yield from _window(pagemap, at[0], length, start // PMD)
             finally:
                 libc.munmap_from(at, length)
+            start += PUD
+
+
+def _next_data(fd: int, start: int, size: int) -> int:
+    """Return where the object has data from `start` on; a multiple of 1 GiB behind `size` if it has none."""
+    try:
+        return os.lseek(fd, start, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return round_up(size, PUD)
 
 
 def with_swapped(fd: int, block: Block) -> Block:

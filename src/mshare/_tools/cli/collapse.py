@@ -196,7 +196,7 @@ def _prospect(candidate: plan.Candidate, warm: float) -> Prospect:
     if candidate.refusal is not None:
         return Prospect(candidate, None, free_blocks())
     with opened(candidate) as target:
-        return Prospect(candidate, count(target.blocks(), warm), free_blocks())
+        return Prospect(candidate, count(target.blocks(), warm, candidate.reachable), free_blocks())
 
 
 def _work(prospects: list[Prospect], pace: work.Pace, warm: float) -> tuple[list[Result], int]:

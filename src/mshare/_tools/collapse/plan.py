@@ -53,6 +53,15 @@ class Candidate(NamedTuple):
         return max((each.blocks.stop for each in self.mappings), default=0)
 
     @property
+    def reachable(self) -> int:
+        """How many blocks aligned mappings cover."""
+        total = after = 0
+        for numbers in sorted({each.blocks for each in self.aligned}, key=lambda numbers: numbers.start):
+            total += max(0, numbers.stop - max(after, numbers.start))
+            after = max(after, numbers.stop)
+        return total
+
+    @property
     def unaligned_pids(self) -> frozenset[int]:
         """The processes that would keep their page tables."""
         return unaligned_pids(self.mappings)

@@ -45,14 +45,15 @@ def is_warm(block: Block, percent: float) -> bool:
     return not block.huge and not block.swapped and block.pages > 0 and block.pages * 100 >= percent * PAGES_PER_BLOCK
 
 
-def count(blocks: Collection[Block], percent: float) -> Counts:
-    """Return the counts of blocks, where `percent` of the pages make a block warm."""
+def count(blocks: Collection[Block], percent: float, reachable: int) -> Counts:
+    """Return the counts of blocks, where `percent` of the pages make a block warm. `reachable` is the number of all
+    blocks; those that are not among `blocks` are empty."""
     warm = [each for each in blocks if is_warm(each, percent)]
     huge = sum(each.huge for each in blocks)
     swapped = sum(each.swapped > 0 for each in blocks)
-    empty = sum(not each.pages and not each.swapped for each in blocks)
+    cold = sum(each.pages > 0 for each in blocks if not each.swapped) - huge - len(warm)
     missing = sum(PAGES_PER_BLOCK - each.pages for each in warm)
-    return Counts(huge, len(warm), len(blocks) - len(warm) - huge - empty - swapped, empty, swapped, missing)
+    return Counts(huge, len(warm), cold, reachable - huge - len(warm) - cold - swapped, swapped, missing)
 
 
 @dataclass

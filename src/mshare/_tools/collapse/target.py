@@ -59,10 +59,12 @@ class Target:
         return self._pidfds[pid]
 
     def blocks(self) -> list[incore.Block]:
-        """Return what is in memory of the blocks that an aligned mapping covers."""
-        reachable = set().union(*{each.blocks for each in self.candidate.aligned})
+        """Return what is in memory of the blocks that an aligned mapping covers; not all that are empty."""
+        reachable = {each.blocks for each in self.candidate.aligned}
         size = self.candidate.blocks * PMD
-        found = [each for each in incore.blocks(self._file, size) if each.number in reachable]
+        found = [
+            each for each in incore.blocks(self._file, size) if any(each.number in numbers for numbers in reachable)
+        ]
         memory = proc.memory_fields()
         if memory.get("SwapFree", 0) < memory.get("SwapTotal", 0):
             return [incore.with_swapped(self._file, each) for each in found]

@@ -32,6 +32,8 @@ _GONE = "no process maps the object any more"
 
 _BATCH = 16
 """Blocks between two looks at the memory that is left."""
+_TRIES = 3
+"""How often blocks that were in use are tried again."""
 _IN_A_ROW = 8
 """After so many blocks in a row without memory the work ends."""
 
@@ -48,7 +50,7 @@ class Pace(NamedTuple):
 def run(
     candidate: Candidate, pace: Pace, warm: float, done: Done, progress: Step, room: Room = shortage
 ) -> Counts | None:
-    """Collapse the warm blocks of an object, and once more those that were in use. `done` has at any moment what was
+    """Collapse the warm blocks of an object, and again those that were in use. `done` has at any moment what was
     done so far. Ctrl-C ends the work, and `done` says so. Return the counts afterwards, None if the object has gone.
 
     `warm` is in percent, as for `is_warm`. `room` says what memory is lacking for some blocks of a process.
@@ -60,9 +62,10 @@ def run(
             try:
                 numbers = [each.number for each in target.blocks() if is_warm(each, warm)]
                 _round(target, numbers, pace, done, progress, room)
-                again = [number for number, error in done.refused.items() if error == errno.EAGAIN]
-                if again and not done.stopped:
-                    _round(target, again, pace, done, silent, room)
+                for _ in range(_TRIES):
+                    again = [number for number, error in done.refused.items() if error == errno.EAGAIN]
+                    if again and not done.stopped:
+                        _round(target, again, pace, done, silent, room)
                 if not one_call_is_enough() and not done.gone:
                     _others(target, pace, done)
             except KeyboardInterrupt:
@@ -71,7 +74,7 @@ def run(
                 return None
             blocks = target.blocks()
             done.settle(numbers, blocks)
-            return count(blocks, warm)
+            return count(blocks, warm, candidate.reachable)
     except ProcessLookupError:
         done.gone, done.stopped = True, _GONE
         return None
