@@ -122,6 +122,20 @@ def test_it_can_be_ended_between_two_blocks(number: signal.Signals) -> None:
         assert code == -signal.SIGTERM
 
 
+def test_interrupted_it_still_says_as_json_what_was_done() -> None:
+    with mapped(Mapping("memfd", SIZE, processes=2)) as found, object_of(found.pids[0]) as fd:
+        command = [*MSHARE, "collapse", "--pid", str(found.pids[0]), "--json", "--max-cpu", "0.1"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+            while not huge_blocks(fd):
+                assert running.poll() is None
+            running.send_signal(signal.SIGINT)
+            out, err = running.communicate()
+        assert (running.returncode, err) == (130, "")
+        (said,) = json.loads(out)["objects"]
+        assert said["result"]["collapsed"] == huge_blocks(fd) < BLOCKS
+        assert said["result"]["stopped"] == "interrupted"
+
+
 @pytest.mark.parametrize(("answer", "code"), [("n", 130), ("y", 0)])
 def test_on_a_terminal_it_asks(answer: str, code: int) -> None:
     with mapped(Mapping("memfd", SIZE, processes=2)) as found, object_of(found.pids[0]) as fd:
