@@ -52,36 +52,44 @@ took a fifth of the transactions while it lasted, and 100 % a quarter to nine te
 def command(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[OBJECT]", help="As mshare scan shows it, its path or inode.", show_default=False),
+        typer.Argument(metavar="[OBJECT]", help="The object's name in mshare scan, path or inode.", show_default=False),
     ] = None,
     pids: Annotated[
-        list[int] | None, typer.Option("--pid", metavar="PID", help="What this process maps (repeatable).")
+        list[int] | None,
+        typer.Option("--pid", metavar="PID", help="Choose the objects that this process maps (repeatable)."),
     ] = None,
     commands: Annotated[
         list[str] | None,
-        typer.Option("--command", metavar="NAME", help="What processes of this name map (repeatable)."),
+        typer.Option(
+            "--command", metavar="NAME", help="Choose the objects that processes of this name map (repeatable)."
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, do nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask on a terminal.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, and do nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Act without a question on a terminal.")] = False,
     warm: Annotated[
-        float, typer.Option(metavar="PERCENT", min=0, max=100, help="Collapse blocks with so many pages in memory.")
+        float, typer.Option(metavar="PERCENT", min=0, max=100, help="Collapse blocks of which this part is in memory.")
     ] = 50,
     max_cpu: Annotated[
         float | None,
         typer.Option(
-            metavar="PERCENT", min=0.1, max=100, help=f"Work so much of the time. {_ONCE:g}; follow: {_FOLLOWING:g}."
+            metavar="PERCENT", min=0.1, max=100, help=f"Work this part of the time: {_ONCE:g}, --follow {_FOLLOWING:g}."
         ),
     ] = None,
     max_stall: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Stop when a block takes longer, such as 0.1s.")
+        str | None, typer.Option(metavar="TIME", help="End the work when a block takes longer, such as 0.1s.")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on, and collapse what becomes warm.")] = False,
-    every: Annotated[str, typer.Option(metavar="TIME", help="With --follow: look this often.")] = "30s",
+    follow: Annotated[bool, typer.Option("--follow", help="Continue, and collapse blocks that become warm.")] = False,
+    every: Annotated[
+        str, typer.Option(metavar="TIME", help="With --follow: the time from one look to the next.")
+    ] = "30s",
     rounds: Annotated[
         int | None, typer.Option("--count", metavar="N", min=1, help="With --follow: end after N looks.")
     ] = None,
     max_pressure: Annotated[
-        float, typer.Option(metavar="PERCENT", min=0, max=100, help="With --follow: wait above it (PSI, avg10).")
+        float,
+        typer.Option(
+            metavar="PERCENT", min=0, max=100, help="With --follow: wait while memory pressure (PSI, avg10) is higher."
+        ),
     ] = 5,
     unit: Annotated[bool, typer.Option("--unit", help="Print a systemd unit for --follow.")] = False,
     as_json: AsJson = False,
@@ -90,8 +98,8 @@ def command(
 
     Programs that already run get smaller page tables, without a restart: the kernel gathers each block of 2 MiB into
     one page (MADV_COLLAPSE), and all processes that map the object give up their page tables for the block. Needs Linux
-    6.1 and root, and mappings at aligned addresses; says what to do where they are not. Blocks that are empty or little
-    used are left alone.
+    6.1, root, and mappings at aligned addresses. Where one of these is missing, the command says what to do. Blocks that
+    are empty or little used are left alone.
     """
     if unit:
         print(_unit(), end="")
