@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import subprocess
@@ -89,14 +90,9 @@ class Cluster:
         Raises `ChildProcessError`, with the end of the server's log, if the server does not start.
         """
         log = self.directory / "log"
-        options = {**self.settings, **(settings or {}), **_FIXED, "unix_socket_directories": str(self.directory)}
         with log.open("ab") as output:
             self._server = subprocess.Popen(
-                [
-                    self._bin / "postgres",
-                    *("-D", self.directory / "data"),
-                    *(part for name, value in options.items() for part in ("-c", f"{name}={value}")),
-                ],
+                [self._bin / "postgres", *("-D", self.directory / "data"), *self._options(settings or {})],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -121,6 +117,33 @@ class Cluster:
                 self._server.kill()
                 self._server.wait()
             self._server = None
+
+    def _options(self, settings: Mapping[str, str]) -> list[str]:
+        """Return the server's arguments that set its settings, with these on top."""
+        options = {**self.settings, **settings, **_FIXED, "unix_socket_directories": str(self.directory)}
+        return [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+
+    def pg_ctl(self, action: str, *arguments: str) -> None:
+        """Start, restart or stop the server by PostgreSQL's own `pg_ctl`, which waits for the server. A server that
+        `pg_ctl` has started is none of `start` and `stop`; it ends with the cluster at the latest.
+
+        Raises `ChildProcessError` if `pg_ctl` fails.
+        """
+        command = self._command("pg_ctl", action, "-D", "data", *arguments)
+        if action == "start":
+            command += ["-o", shlex.join(self._options({}))]
+        with (self.directory / "log").open("ab") as output:
+            status = subprocess.run(
+                command,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.environment},
+                **self._as_user,
+            ).returncode
+        if status:
+            raise ChildProcessError(f"pg_ctl {action} failed with status {status}: see {self.directory / 'log'}")
 
     def run_program(self, program: str, *arguments: str) -> str:
         """Run a client program of PostgreSQL (`pgbench`, ...) on this server and return its output.

@@ -113,7 +113,10 @@ static bool renew_seen(struct seen *seen, size_t start, size_t end)
 }
 
 struct progress {
-	unsigned long made, left;
+	unsigned long made, left; /* blocks: collapsed in this round, and not yet */
+	unsigned long refused; /* of @left: warm, and the kernel did not collapse them */
+	int error; /* of the last of these */
+	bool no_room;
 };
 
 /* Look at every block of a range that is not done, and collapse what is warm. */
@@ -131,13 +134,17 @@ static void look_at(struct range *range, struct seen *seen, struct progress *pro
 		if (range->start != seen->start)
 			return; /* forgotten in the meantime */
 		found = look(block);
-		if (found == COLD || (found == WARM && !has_room(2 * PMD, &why))) {
+		if (found == WARM && !has_room(2 * PMD, &why))
+			progress->no_room = true;
+		if (found == COLD || progress->no_room) {
 			progress->left++;
 			continue;
 		}
 		if (found == WARM) {
 			began = now_us();
 			if (kernel_madvise((void *)block, PMD, MADV_COLLAPSE)) {
+				progress->error = errno;
+				progress->refused++;
 				progress->left++;
 				wait_ms(1);
 				continue;
@@ -162,23 +169,31 @@ static bool main_thread_has_ended(void)
 	return false;
 }
 
-static void say_made(unsigned long made, unsigned long left)
+static void say_made(unsigned long made, const struct progress *progress)
 {
 	struct line line = { .length = 0 };
 
 	add(&line, "2 MiB leaves for ");
 	add_number(&line, made);
 	add(&line, " of ");
-	add_number(&line, made + left);
+	add_number(&line, made + progress->left);
 	add(&line, " blocks, as the program touched them");
+	if (progress->refused) {
+		add(&line, "; ");
+		add_number(&line, progress->refused);
+		add(&line, " more were refused: ");
+		add_error(&line, progress->error);
+	}
+	if (progress->no_room)
+		add(&line, "; memory is short, the others wait");
 	say(&line);
 }
 
 static void *work(void *unused)
 {
 	static struct seen seen[RANGES]; /* one thread at a time; a child's starts over */
-	struct progress progress;
-	unsigned long made = 0, said = 0;
+	unsigned long made = 0, said = 0, refused = 0;
+	bool no_room = false;
 	long began, ms = FIRST_WAIT_MS, took;
 	int at, me = getpid();
 
@@ -186,8 +201,9 @@ static void *work(void *unused)
 	for (at = 0; at < RANGES; at++)
 		drop_seen(&seen[at]);
 	do {
+		struct progress progress = { .made = 0 };
+
 		wait_ms(ms);
-		progress.made = progress.left = 0;
 		began = now_us();
 		for (at = 0; at < RANGES; at++) {
 			size_t start = ranges[at].start, end = ranges[at].end;
@@ -204,8 +220,13 @@ static void *work(void *unused)
 		}
 		took = (now_us() - began) / 1000;
 		made += progress.made;
-		if (!progress.made && made != said)
-			say_made(said = made, progress.left);
+		if (!progress.made && (made != said || progress.refused > refused ||
+				       progress.no_room > no_room)) {
+			say_made(made, &progress);
+			said = made;
+			refused = progress.refused;
+			no_room = progress.no_room;
+		}
 		/* Nothing new: wait longer, and always a hundred times what looking took. */
 		ms = progress.made ? FIRST_WAIT_MS : 2 * ms;
 		if (ms > LONGEST_WAIT_MS)

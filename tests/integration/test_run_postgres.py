@@ -1,0 +1,127 @@
+"""Debian's PostgreSQL, unmodified, under the preload library: 2 MiB leaves for shared anonymous memory and for SysV."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.cluster import Cluster
+from mshare._core.units import MIB
+from mshare._tools.preload import library
+from mshare._tools.preload.status import status
+from tests.helpers import postgresql
+from tests.helpers.worlds import needs_root
+
+pytestmark = [needs_root, pytest.mark.timeout(600)]
+
+KINDS = ("mmap", "sysv")
+FILLS = ("ahead", "later")
+
+
+@pytest.fixture(scope="module")
+def preload() -> dict[str, str]:
+    """The variables of `mshare run --backend thp --only postgres`. The server's user reads root's cache."""
+    return {"LD_PRELOAD": str(library.ensure()), "MSHARE_RUN": "backend=thp,only=postgres"}
+
+
+def settings(kind: str) -> dict[str, str]:
+    return {**postgresql.SETTINGS, "shared_memory_type": kind}
+
+
+@pytest.fixture(params=KINDS)
+def server(request: pytest.FixtureRequest, preload: dict[str, str]) -> Iterator[Cluster]:
+    """A server under the library that leaves nothing behind."""
+    with postgresql.leaving_nothing(settings(request.param), preload) as running:
+        yield running
+
+
+def test_a_server_does_its_work_with_2_mib_leaves(server: Cluster) -> None:
+    postgresql.works(server)
+    line = next(line for line in postgresql.said(server) if "blocks)" in line)
+    kind = "SysV shared memory" if server.settings["shared_memory_type"] == "sysv" else "shared anonymous memory"
+    assert kind in line
+    client = server.client()
+    assert client.stdin is not None
+    assert client.stdout is not None
+    client.stdin.write("select pg_backend_pid();\nselect count(*) from pgbench_accounts;\n")
+    client.stdin.flush()
+    backend = int(client.stdout.readline())
+    assert client.stdout.readline() == "300000\n"
+    (memory,) = (each for each in status(backend).mappings if each.length > 160 * MIB)
+    assert memory.cheap
+    assert memory.leaf_bytes > 0
+    assert memory.page_bytes <= 4 * MIB  # the last part is no whole block
+    client.communicate()
+
+
+def test_it_recovers_from_killed_backends(server: Cluster) -> None:
+    postgresql.survives_killed_backends(server)
+    # Each recovery makes the memory again, in the same postmaster.
+    assert sum("blocks)" in line for line in postgresql.said(server)) == 4
+
+
+def test_it_survives_an_immediate_shutdown(server: Cluster) -> None:
+    server.psql("create table kept (n int); insert into kept values (7)")
+    server.stop(signal.SIGQUIT)
+    server.start()
+    assert server.psql("select n from kept") == "7"
+
+
+def test_pg_ctl_starts_restarts_and_stops_it(server: Cluster) -> None:
+    postgresql.starts_and_stops_by_pg_ctl(server)
+    assert sum("blocks)" in line for line in postgresql.said(server)) == 4
+
+
+@pytest.mark.parametrize("with_library", [(True, True), (True, False), (False, True)], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_second_server_starts_on_the_same_data(
+    preload: dict[str, str], kind: str, with_library: tuple[bool, bool]
+) -> None:
+    first, second = (preload if there else {} for there in with_library)
+    with postgresql.leaving_nothing(settings(kind), {}) as server:
+        postgresql.refuses_a_second_server(server, first, second)
+
+
+def test_leaves_come_later_in_a_server_under_load(preload: dict[str, str]) -> None:
+    environment = {**preload, "MSHARE_RUN": "backend=thp,only=postgres,fill=later"}
+    with Cluster(settings("mmap"), environment) as server:
+        server.run_program("pgbench", "--initialize", "--quiet", "--scale=8")
+        server.psql("create extension pg_prewarm; select pg_prewarm('pgbench_accounts')")
+        postgresql.until(
+            lambda: sum(each.leaf_bytes for each in status(server.pid).mappings) >= 100 * MIB,
+            f"what pgbench has touched was not collapsed: {postgresql.said(server)}",
+        )
+        server.run_program("pgbench", "--select-only", "--client=5", "--transactions=997")
+        postgresql.until(
+            lambda: any("2 MiB leaves for" in line for line in postgresql.said(server)), "the thread says nothing"
+        )
+
+
+@pytest.mark.machine
+def test_a_server_that_tries_huge_pages_starts_without_them(preload: dict[str, str]) -> None:
+    """The pool of the tests is smaller than the server's memory, and tests that grow the pool run before or after."""
+    with Cluster({**settings("mmap"), "huge_pages": "try", "shared_buffers": "400MB"}, preload) as server:
+        assert "blocks)" in postgresql.said(server)[-1]
+    answer = {**preload, "MSHARE_RUN": "backend=thp,only=postgres,hugetlb=answer"}
+    with Cluster({**settings("mmap"), "huge_pages": "off", "shared_buffers": "400MB"}, answer) as server:
+        server.stop()
+        server.start({"huge_pages": "on"})
+        assert "instead of hugetlb pages, which the kernel refused" in postgresql.said(server)[-1]
+        server.stop()
+        server.environment = dict(preload)
+        with pytest.raises(ChildProcessError, match="Cannot allocate memory"):
+            server.start({"huge_pages": "on"})
+
+
+def test_children_of_the_server_are_left_alone(preload: dict[str, str], tmp_path: Path) -> None:
+    """`archive_command` and the like inherit the variables."""
+    script = (
+        "create table t as select 1; copy t to program 'python3 -c \"import mmap; mmap.mmap(-1, 64 << 20)\" 2>&1; cat'"
+    )
+    with Cluster(settings("mmap"), preload) as server:
+        server.psql(script)
+        assert all(": postgres[" in line or line.startswith("mshare: postgres[") for line in postgresql.said(server))
+        assert len(postgresql.said(server)) == 1
