@@ -90,8 +90,10 @@ def answers(server: Cluster) -> bool:
 
 
 def refuses_a_second_server(server: Cluster, first: dict[str, str], second: dict[str, str]) -> None:
-    """A postmaster is killed, one of its processes lives on, and postmaster.pid is removed: no second server may start
-    on the same data, whoever of both has the preload library. When the orphan has gone, the server starts."""
+    """Kill a postmaster while one of its processes lives on, remove postmaster.pid, and check that no second server
+    starts on the same data. `first` and `second` are the variables of the two servers. When the orphan has gone, the
+    server starts.
+    """
     server.stop()
     server.environment = dict(first)
     server.start()

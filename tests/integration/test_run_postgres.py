@@ -53,7 +53,7 @@ def test_a_server_does_its_work_with_2_mib_leaves(server: Cluster) -> None:
     (memory,) = (each for each in status(backend).mappings if each.length > 160 * MIB)
     assert memory.cheap
     assert memory.leaf_bytes > 0
-    assert memory.page_bytes <= 4 * MIB  # the last part is no whole block
+    assert memory.page_bytes <= 4 * MIB  # The last part is smaller than a block.
     client.communicate()
 
 
