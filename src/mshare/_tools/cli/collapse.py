@@ -98,8 +98,8 @@ def command(
 
     Programs that already run get smaller page tables, without a restart: the kernel gathers each block of 2 MiB into
     one page (MADV_COLLAPSE), and all processes that map the object give up their page tables for the block. Needs Linux
-    6.1, root, and mappings at aligned addresses. Where one of these is missing, the command says what to do. Blocks that
-    are empty or little used are left alone.
+    6.1, root, and mappings at aligned addresses. Where one of these is missing, the command says what to do. Blocks
+    that are empty or little used are left alone.
     """
     if unit:
         print(_unit(), end="")
