@@ -649,6 +649,29 @@ def test_the_check_of_a_program_and_the_machine(built: Path) -> None:
     assert "2 MiB leaves" in text
 
 
+def doctor(pid: int) -> list[dict[str, str]]:
+    done = subprocess.run([*MSHARE, "doctor", "--pid", str(pid), "--json"], capture_output=True, text=True, check=True)
+    return list(json.loads(done.stdout)["findings"])
+
+
+def test_the_doctor_looks_at_a_process(built: Path, programs: Path) -> None:
+    command: list[str | Path] = [programs / "holder", "anonymous", str(SIZE)]
+    with holding(command, preloaded(built, "backend=thp,fill=ahead")) as process:
+        library_found, memory = doctor(process.pid)
+        assert str(built) in library_found["text"]
+        assert memory["level"] == "ok"
+        assert "2 MiB leaves" in memory["text"]
+    with holding(command, preloaded(built, "backend=thp,fill=never")) as process:
+        memory = doctor(process.pid)[1]
+        assert memory["level"] == "advice"
+        assert memory["command"] == f"sudo mshare collapse --pid {process.pid}"
+    with holding(command) as process:
+        library_found, memory = doctor(process.pid)
+        assert "does not have the preload library" in library_found["text"]
+        assert "4 KiB pages: the address is not aligned" in memory["text"]
+        assert "start the program with `mshare run`" in memory["text"]
+
+
 def test_the_library_finds_the_symbols_that_it_calls() -> None:
     """The names that the library looks up at run time exist in this C library."""
     libc = ctypes.CDLL(None)

@@ -1,5 +1,5 @@
-"""`mshare doctor`: the abilities of this machine, and useful changes. May depend on: _console, _exits, findings,
-machine, table, units, rich, typer."""
+"""`mshare doctor`: the abilities of this machine, and useful changes. May depend on: _console, _exits,
+_tools.preload.status, findings, machine, table, units, rich, typer."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ._exits import OK, UNAVAILABLE
 EXAMPLES = """
 mshare doctor
 mshare doctor --size 300G
+sudo mshare doctor --pid 4711
 mshare doctor --json | jq -r '.findings[].command | select(.)'
 """
 
@@ -40,13 +41,19 @@ def _print_finding(finding: Finding) -> None:
 
 def command(
     size: Annotated[str, typer.Option(metavar="SIZE", help="The size of a region that you plan.")] = "1G",
+    pid: Annotated[
+        int | None, typer.Option(metavar="PID", min=1, help="Look at the shared memory of this process instead.")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Say what this machine can do, and what to change.
 
     doctor looks at backends, huge pages, /dev/shm and limits, and changes nothing: commands are printed, never run. The
-    exit code is 8 if no backend can be used, else 0.
+    exit code is 8 if no backend can be used, else 0. With --pid, doctor looks at a running process: which of its shared
+    memory has cheap page tables, and what to do about the rest.
     """
+    if pid is not None:
+        return _of_process(pid, as_json)
     facts = machine.inspect(parse_size(size))
     found = findings(facts)
     if as_json:
@@ -55,3 +62,15 @@ def command(
         for finding in found:
             _print_finding(finding)
     return OK if any(backend.usable for backend in facts.backends) else UNAVAILABLE
+
+
+def _of_process(pid: int, as_json: bool) -> int:
+    from ..preload.status import findings, status  # the machinery of `mshare scan`
+
+    found = findings(status(pid))
+    if as_json:
+        print_json({"pid": pid, "findings": [finding._asdict() for finding in found]})
+    else:
+        for finding in found:
+            _print_finding(finding)
+    return OK

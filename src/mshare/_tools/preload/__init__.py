@@ -4,5 +4,5 @@ The preload library in C (directory preload/ of the repository) does the work in
 the library, looks at a program before it starts, and looks at a process afterwards: `library`, `program`, `options`,
 `host`, `status`.
 
-May depend on: cache, collect, scan, backends, linux, errors, units, geometry, elftools.
+May depend on: cache, collect, findings, scan, backends, linux, errors, units, geometry, elftools.
 """

@@ -1,5 +1,5 @@
 """The state of the shared memory of a running process: which mappings have cheap page tables, and which do not.
-May depend on: library, collect, scan, linux, geometry.
+May depend on: library, collect, findings, scan, linux, geometry, units.
 
 The kernel is asked, and not the library: the report is also right for a program that was started without `mshare run`.
 """
@@ -13,8 +13,11 @@ from pathlib import Path
 
 from ..._core.geometry import PMD
 from ..._core.linux.proc import maps
+from ..._core.units import format_size
 from ..collect import collect
 from ..collect.collector import Choice
+from ..findings import ADVICE, OK, Finding
+from ..scan.show import label
 from ..scan.snapshot import Object
 from . import library
 
@@ -30,6 +33,8 @@ class Mapping:
     """Bytes that this process has mapped by 2 MiB leaves."""
     page_bytes: int
     """Bytes that this process has mapped by 4 KiB pages."""
+    aligned: bool
+    """The address fits 2 MiB leaves."""
     verdict: str
     """The meaning of the state, in a few words."""
     cheap: bool
@@ -70,7 +75,9 @@ def status(pid: int) -> Status:
             if each.area == at:
                 mapped[each.leaf >= PMD] += each.end - each.start
         verdict, cheap = _judge(thing, area.start, area.offset, mapped[True], mapped[False])
-        found.append(Mapping(area.start, area.end - area.start, thing, mapped[True], mapped[False], verdict, cheap))
+        aligned = (area.start - area.offset) % PMD == 0
+        length = area.end - area.start
+        found.append(Mapping(area.start, length, thing, mapped[True], mapped[False], aligned, verdict, cheap))
     return Status(pid, process.command, _library(pid), process.vmpte, tuple(found))
 
 
@@ -94,3 +101,22 @@ def _judge(thing: Object, start: int, offset: int, leaf_bytes: int, page_bytes: 
     if leaf_bytes:
         return "partly 2 MiB leaves", True
     return "aligned to 2 MiB, but 4 KiB pages: use mshare collapse", False
+
+
+def findings(found: Status) -> list[Finding]:
+    """Return what became of the process's shared memory, and the command that would change what is not cheap."""
+    process = f"process {found.pid} ({found.command})"
+    if found.library:
+        text = f"{process} has the preload library {found.library}"
+    else:
+        text = f"{process} does not have the preload library: it was not started by mshare run, or lost LD_PRELOAD"
+    listed = [Finding(OK, "mshare run", text)]
+    if not found.mappings:
+        listed.append(Finding(OK, "shared memory", "none of 2 MiB or more"))
+    for each in found.mappings:
+        described = f"{format_size(each.length)} at {each.start:#x}, {label(each.object)}: {each.verdict}"
+        command = f"sudo mshare collapse --pid {found.pid}" if each.aligned and not each.cheap else ""
+        remedy = "" if each.cheap or command else "; start the program with `mshare run`"
+        level = OK if each.cheap else ADVICE
+        listed.append(Finding(level, "shared memory", described + remedy, command))
+    return listed

@@ -5,6 +5,7 @@ Paths and names are other people's: everything for a terminal passes `printable`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from .snapshot import Object, Snapshot
 from .survey import Bytes, ObjectUsage, Survey, WhatIf
 
 PRIVATE_MEMORY = "(private memory)"
+_NAMELESS = re.compile(r"/#\d+$")
+"""The path of a file that was made with O_TMPFILE, in /proc/PID/maps."""
 
 
 def label(thing: Object | None) -> str:
@@ -32,6 +35,8 @@ def label(thing: Object | None) -> str:
         return f"shared anonymous #{thing.ino}"
     if thing.kind == "hugetlb" and thing.path == "/anon_hugepage":
         return f"anonymous huge pages #{thing.ino}"
+    if thing.kind == "msharefs" and thing.deleted and _NAMELESS.search(thing.path):
+        return f"anonymous on msharefs #{thing.ino}"  # of `mshare run`, or a region without a name
     return thing.path + (" (deleted)" if thing.deleted else "")
 
 
