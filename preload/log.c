@@ -9,9 +9,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 void add(struct line *line, const char *text)
@@ -96,6 +98,26 @@ static int open_log(const struct config *asked)
 	return 2;
 }
 
+/* Without SIGPIPE where nobody reads stderr: that would end the program. */
+static void write_quietly(int fd, const struct line *line)
+{
+	const unsigned long pipe_bit = 1UL << (SIGPIPE - 1);
+	const struct timespec now = { .tv_sec = 0 };
+	unsigned long before = 0, pending = 0;
+	ssize_t written;
+	bool broken;
+
+	syscall(SYS_rt_sigprocmask, SIG_BLOCK, &pipe_bit, &before, sizeof(before));
+	syscall(SYS_rt_sigpending, &pending, sizeof(pending));
+	do
+		written = write(fd, line->text, line->length);
+	while (written < 0 && errno == EINTR);
+	broken = written < 0 && errno == EPIPE;
+	if (broken && !(pending & pipe_bit)) /* take back the signal that this write has sent */
+		syscall(SYS_rt_sigtimedwait, &pipe_bit, NULL, &now, sizeof(pipe_bit));
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, sizeof(before));
+}
+
 static void write_line(int fd, const char *text, const char *more)
 {
 	const struct config *asked = config();
@@ -109,8 +131,7 @@ static void write_line(int fd, const char *text, const char *more)
 	add(&line, text);
 	add(&line, more);
 	line.text[line.length++] = '\n';
-	while (write(fd, line.text, line.length) < 0 && errno == EINTR)
-		;
+	write_quietly(fd, &line);
 }
 
 void say(const struct line *line)

@@ -21,6 +21,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
 
+from mshare._tools.lab.limit import control_group
 from mshare._tools.preload import library
 from mshare._tools.preload.program import inspect
 from mshare.testing.processes import in_child
@@ -53,6 +54,7 @@ def _compile(place: Path) -> None:
     plans = {
         "api": ("api.c", "-pthread"),
         "holder": ("holder.c",),
+        "map": ("map.c",),
         "forks": ("forks.c", "-pthread"),
         "libplugin.so": ("plugin.c", *shared),
         "libearly.so": ("plugin.c", "-DEARLY", *shared),
@@ -502,6 +504,38 @@ def test_a_closed_descriptor_2_stays_closed(built: Path, programs: Path) -> None
     script = f"exec 2>&-; LD_PRELOAD={built} exec {programs / 'holder'} anonymous {SIZE}"
     done = subprocess.run(["bash", "-c", script], input="", capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("ready\n", "")
+
+
+def test_where_nobody_reads_stderr_the_program_goes_on(built: Path, programs: Path) -> None:
+    """SIGPIPE has its default action, as a shell leaves it."""
+    read, write = os.pipe()
+    os.close(read)
+    command: list[str | Path] = [programs / "holder", "anonymous", str(SIZE)]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=write, check=False, env=preloaded(built)
+    )
+    os.close(write)
+    assert (done.returncode, done.stdout) == (0, b"ready\n")
+
+
+@needs_root
+def test_a_control_group_with_little_room_gets_nothing_ahead(built: Path, programs: Path) -> None:
+    """The group has room for half of the memory, and no process is killed for it."""
+    with control_group(SIZE // 2) as limit:
+        assert limit.group is not None
+        for fill in ("ahead", "auto"):
+            done = subprocess.run(
+                [programs / "map"],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                env=preloaded(built, f"backend=thp,fill={fill}"),
+                preexec_fn=lambda: limit.enter(os.getpid()),
+            )
+            assert (done.returncode, done.stdout) == (0, "mapped\n")
+            assert "2 MiB leaves come later" in done.stderr
+            assert "the control group has " in done.stderr
 
 
 def test_a_log_is_appended_to_by_all_processes(built: Path, programs: Path, tmp_path: Path) -> None:
