@@ -135,7 +135,7 @@ def test_where_msharefs_gives_nothing_the_program_has_2_mib_leaves(
         f"root={place},fill=ahead", "holder", "anonymous", SIZE, user=STRANGER, group=STRANGER, extra_groups=[]
     )
     assert done.stdout == "ready\n"
-    (line,) = done.stderr.splitlines()
+    line = done.stderr.splitlines()[-1]  # a slow guest says before how far it is
     assert "33 of 33 blocks" in line
     assert reason in line
 

@@ -31,14 +31,15 @@ def preload() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def cluster(preload: dict[str, str]) -> Iterator[Cluster]:
+    """A stopped server: `nothing_left` counts what msharefs has before a test."""
     with postgresql.leaving_nothing(postgresql.SETTINGS, preload) as server:
+        server.stop()
         yield server
 
 
 @pytest.fixture
 def server(cluster: Cluster, preload: dict[str, str]) -> Iterator[Cluster]:
-    """The server, started for this test, and stopped at its end: `nothing_left` then finds msharefs empty."""
-    cluster.stop()
+    """The server, started for this test and stopped at its end."""
     cluster.environment = dict(preload)
     cluster.start()
     yield cluster
