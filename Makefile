@@ -12,7 +12,7 @@ VM_OTHER ?= $(word $(shell echo $$(( 0x0$$(echo $(VM_COMMIT) | cut -c 1-7) % 3 +
 VM_KERNELS = 6.12 $(if $(filter true,$(CI)),$(VM_OTHER))
 LINT_PACKAGES := sparse perl xz-utils kmod make gcc-12 gcc libc6-dev libelf1 pahole
 VM_PACKAGES := qemu-system-x86 $(LINT_PACKAGES)
-TEST_PACKAGES := postgresql-15 chromium prometheus dkms clang
+TEST_PACKAGES := postgresql-15 chromium prometheus dkms clang php8.2-fpm nginx stress-ng
 
 .PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-start bench-postgres bench-postgres-vm bench-kernel compare prove clean vm-deps test-deps test-vm test-lab-vm test-kernels test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 from html import escape, unescape
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -61,13 +62,16 @@ def layout(page: bytes, width: int) -> Layout:
     return Layout(**json.loads(unescape(found[1])))
 
 
-def paint(page: bytes, width: int, height: int, into: Path) -> list[str]:
-    """Take a picture of the unchanged `page`, and return the messages on the browser's console."""
-    _, log = _run(page, f"--window-size={width},{height}", "--hide-scrollbars", f"--screenshot={into}")
+def paint(page: bytes, width: int, height: int, into: Path, start: Sequence[str] = ()) -> list[str]:
+    """Take a picture of the unchanged `page`, and return the messages on the browser's console.
+
+    A command `start` starts the browser, which then has its shared memory in memfds and not in files.
+    """
+    _, log = _run(page, f"--window-size={width},{height}", "--hide-scrollbars", f"--screenshot={into}", start=start)
     return [line for line in log.splitlines() if "CONSOLE" in line]
 
 
-def _run(page: bytes, *flags: str) -> tuple[str, str]:
+def _run(page: bytes, *flags: str, start: Sequence[str] = ()) -> tuple[str, str]:
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
         pytest.skip("needs the package chromium")
@@ -76,9 +80,11 @@ def _run(page: bytes, *flags: str) -> tuple[str, str]:
         file.write_bytes(page)
         process = subprocess.Popen(
             [
+                *start,
                 program,
                 *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-                *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+                *("--disable-component-update", "--disable-sync"),
+                *(() if start else ("--disable-dev-shm-usage",)),
                 *("--enable-logging=stderr", f"--user-data-dir={folder}/profile"),
                 *flags,
                 file.as_uri(),
