@@ -1,0 +1,186 @@
+"""Limits, full groups, closed descriptors, forks and kills under the preload library: the program goes on."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mshare._tools.lab.limit import control_group
+from tests.helpers.preload import KINDS, MIB, MSHARE, SIZE, holding, preloaded
+from tests.helpers.worlds import needs_root
+
+
+def test_a_wrong_variable_is_said_once_and_ignored(built: Path, programs: Path) -> None:
+    asked = "fill=ahead,colour=blue,min=3X,backend=thp"
+    command: list[str | Path] = [programs / "holder", "anonymous", str(SIZE)]
+    with holding(command, preloaded(built, asked)) as process:
+        pass
+    assert process.stderr is None or process.stderr.closed
+    done = subprocess.run(command, input="", capture_output=True, text=True, check=True, env=preloaded(built, asked))
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert lines[0].endswith("this item of MSHARE_RUN is not valid and has no effect: colour=blue")
+    assert "33 of 33 blocks" in lines[1]
+    quiet = subprocess.run(["true"], capture_output=True, text=True, check=True, env=preloaded(built, asked))
+    assert quiet.stderr == ""
+
+
+def test_where_addresses_are_limited_the_program_goes_on(built: Path, programs: Path) -> None:
+    limit = SIZE + 12 * MIB
+    command: list[str | Path] = [
+        "bash",
+        "-c",
+        f'ulimit -v {limit >> 10}; exec "$@"',
+        "-",
+        programs / "holder",
+        "anonymous",
+        str(SIZE),
+    ]
+    environment = {**os.environ, "MSHARE_RUN": "backend=thp,fill=later"}
+    command[2] = f'ulimit -v {limit >> 10}; LD_PRELOAD={built} exec "$@"'
+    with holding(command, environment) as process:
+        assert process.stderr is not None
+        assert "shared anonymous memory of 66 MiB" in process.stderr.readline()
+    command[2] = f'ulimit -v {(SIZE + 4 * MIB) >> 10}; LD_PRELOAD={built} exec "$@"'
+    done = subprocess.run(command, capture_output=True, input="", text=True, check=False, env=environment)
+    assert done.returncode == 0
+    assert done.stdout in ("ready\n", "refused ENOMEM\n")
+
+
+def test_where_memory_is_required_the_call_fails(built: Path, programs: Path) -> None:
+    """No range of addresses for the alignment: 4 KiB pages without `require`, and ENOMEM with it."""
+    environment = {**os.environ, "MSHARE_RUN": "backend=thp,fill=ahead"}
+    line = f'ulimit -v {(SIZE + 4 * MIB - 4096) >> 10}; LD_PRELOAD={built} exec "$@"'
+    command: list[str | Path] = ["bash", "-c", line, "-", programs / "holder", "anonymous", str(SIZE)]
+    results = {}
+    for require in ("no", "yes"):
+        environment["MSHARE_RUN"] = f"backend=thp,fill=ahead,require={require}"
+        for spare in range(2, 12):
+            command[2] = f'ulimit -v {(SIZE + spare * MIB) >> 10}; LD_PRELOAD={built} exec "$@"'
+            done = subprocess.run(command, capture_output=True, input="", text=True, check=False, env=environment)
+            if "no range of addresses" in done.stderr:
+                results[require] = done.stdout
+                assert ("the call fails with ENOMEM" in done.stderr) == (require == "yes")
+                break
+    assert results == {"no": "ready\n", "yes": "refused ENOMEM\n"}
+
+
+def test_what_the_program_opens_as_descriptor_2_is_not_written_to(built: Path, programs: Path, tmp_path: Path) -> None:
+    data, log = tmp_path / "data", tmp_path / "log"
+    data.write_bytes(b"precious")
+    command: list[str | Path] = [programs / "holder", "anonymous", str(SIZE), "data-on-2", data]
+    with holding(command, preloaded(built, "fill=ahead,backend=thp")):
+        pass
+    assert data.read_bytes() == b"precious"
+    with holding(command, preloaded(built, f"fill=ahead,backend=thp,log={log}")):
+        pass
+    assert data.read_bytes() == b"precious"
+    assert "33 of 33 blocks" in log.read_text()
+
+
+def test_a_closed_descriptor_2_stays_closed(built: Path, programs: Path) -> None:
+    script = f"exec 2>&-; LD_PRELOAD={built} exec {programs / 'holder'} anonymous {SIZE}"
+    done = subprocess.run(["bash", "-c", script], input="", capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("ready\n", "")
+
+
+def test_where_nobody_reads_stderr_the_program_goes_on(built: Path, programs: Path) -> None:
+    """SIGPIPE has its default action, as a shell leaves it."""
+    read, write = os.pipe()
+    os.close(read)
+    command: list[str | Path] = [programs / "holder", "anonymous", str(SIZE)]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=write, check=False, env=preloaded(built)
+    )
+    os.close(write)
+    assert (done.returncode, done.stdout) == (0, b"ready\n")
+
+
+@needs_root
+def test_a_control_group_with_little_room_gets_nothing_ahead(built: Path, programs: Path) -> None:
+    """The group has room for half of the memory, and no process is killed for it."""
+    with control_group(SIZE // 2) as limit:
+        assert limit.group is not None
+        for fill in ("ahead", "auto"):
+            done = subprocess.run(
+                [programs / "map"],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                env=preloaded(built, f"backend=thp,fill={fill}"),
+                preexec_fn=lambda: limit.enter(os.getpid()),
+            )
+            assert (done.returncode, done.stdout) == (0, "mapped\n")
+            assert "2 MiB leaves come later" in done.stderr
+            assert "the control group has " in done.stderr
+
+
+def test_a_log_is_appended_to_by_all_processes(built: Path, programs: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    command: list[str | Path] = [
+        *MSHARE,
+        "run",
+        "--backend",
+        "thp",
+        "--log",
+        str(log),
+        "--",
+        programs / "holder",
+        "sysv",
+        str(SIZE),
+    ]
+    for _ in range(2):
+        done = subprocess.run(command, input="", capture_output=True, text=True, check=True)
+        assert (done.stdout, done.stderr) == ("ready\n", "")
+    lines = log.read_text().splitlines()
+    assert lines[0] == "before"
+    assert [re.sub(r"\d+\]|0x[0-9a-f]+", "", line) for line in lines[1:]] == [
+        "mshare: holder[: SysV shared memory of 66 MiB at : 2 MiB leaves, filled ahead (33 of 33 blocks)"
+    ] * 2
+
+
+@pytest.mark.parametrize("fill", ["ahead", "later", "never"])
+def test_a_threaded_program_forks_in_the_middle_of_mmap(built: Path, programs: Path, fill: str) -> None:
+    environment = preloaded(built, f"backend=thp,min=2M,quiet=yes,fill={fill}")
+    done = subprocess.run([programs / "forks"], capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout == "0 of 211 failed\n"
+
+
+def test_a_kill_while_memory_is_filled_leaves_nothing(built: Path, programs: Path) -> None:
+    def objects() -> tuple[set[str], int]:
+        return {name for name in os.listdir("/dev/shm") if name.startswith("mshare-held")}, len(
+            Path("/proc/sysvipc/shm").read_text().splitlines()
+        )
+
+    before = objects()[0]
+    for kind in KINDS:
+        for lines in (0, 1):
+            process = subprocess.Popen(
+                [programs / "holder", kind, str(512 * MIB)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=preloaded(built, "backend=thp,fill=ahead"),
+            )
+            assert process.stdout is not None
+            if lines:
+                process.stdout.readline()
+            else:
+                _until_mapped(process.pid)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+            process.communicate()
+    assert objects()[0] == before
+
+
+def _until_mapped(pid: int) -> None:
+    """Wait until the process has its memory mapped, or has touched all of it."""
+    while str(512 * MIB >> 10) not in Path(f"/proc/{pid}/smaps").read_text():
+        pass
