@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -13,7 +17,7 @@ from mshare._core.units import MIB
 from mshare._tools.preload import library
 from mshare._tools.preload.status import status
 from tests.helpers import postgresql
-from tests.helpers.worlds import needs_root
+from tests.helpers.worlds import needs_root, small_tmpfs
 
 pytestmark = [needs_root, pytest.mark.timeout(600)]
 
@@ -125,3 +129,35 @@ def test_children_of_the_server_are_left_alone(preload: dict[str, str], tmp_path
         server.psql(script)
         assert all(": postgres[" in line or line.startswith("mshare: postgres[") for line in postgresql.said(server))
         assert len(postgresql.said(server)) == 1
+
+
+def test_debians_environment_file_starts_a_cluster_with_the_library(tmp_path: Path) -> None:
+    """As docs/databases.md says: the two lines of `mshare run --environment`, then `pg_ctlcluster`."""
+    printed = subprocess.run(
+        [sys.executable, "-m", "mshare", "run", "--environment", "--only", "postgres", "--backend", "thp"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    with TemporaryDirectory(prefix="mshare-debian-", dir="/tmp") as place, small_tmpfs(Path("/etc/postgresql"), "8m"):
+        home = Path(place)
+        home.chmod(0o755)
+        shutil.chown(home, "postgres", "postgres")
+        debian(["pg_createcluster", "-d", str(home / "data"), "-s", place, "-l", str(home / "log"), "15", "mshare"])
+        try:
+            with Path("/etc/postgresql/15/mshare/environment").open("a") as file:
+                file.write(printed)
+            debian(["pg_ctlcluster", "15", "mshare", "start"])
+            postmaster = int((home / "data" / "postmaster.pid").read_text().split()[0])
+            found = status(postmaster)
+            assert found.library
+            assert f"LD_PRELOAD='{found.library}'" in printed
+            assert "blocks)" in (home / "log").read_text()
+        finally:
+            debian(["pg_dropcluster", "--stop", "15", "mshare"])
+
+
+def debian(command: list[str]) -> None:
+    """Run a command of Debian's postgresql-common, which must succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
