@@ -1,4 +1,5 @@
-"""Runs apt in two ways: as the machine is set up, and with private directories for other suites of the same mirror.
+"""Runs apt in two ways: as the machine is set up, and with private directories for other suites of the same mirror or
+for source packages.
 
 The second way leaves the machine alone: apt neither reads nor changes the machine's /etc/apt, package lists and
 packages. The second way also works without root.
@@ -21,7 +22,15 @@ from .errors import FetchError, HostToolMissing
 Progress = Callable[[str], None]
 # Newer kernels come from these suites. Backports needs packages of trixie, because sid drops old compilers.
 SUITES = ("trixie", "trixie-backports", "sid")
-_PACKAGE_OF = {"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg", "depmod": "kmod", "tar": "tar"}
+_PACKAGE_OF = {
+    "apt-get": "apt",
+    "apt-cache": "apt",
+    "dpkg-deb": "dpkg",
+    "dpkg-query": "dpkg",
+    "dpkg-source": "dpkg-dev",
+    "depmod": "kmod",
+    "tar": "tar",
+}
 
 
 def output_of(command: list[str], cwd: Path | None = None) -> bytes:
@@ -64,6 +73,11 @@ class Apt(NamedTuple):
         """Download these packages into `directory`, without the packages they depend on."""
         output_of(["apt-get", *self.options, "download", "-qq", *packages], cwd=directory)
 
+    def download_source(self, package: str, version: str, directory: Path) -> None:
+        """Download the files of a source package into `directory`. apt compares them with the signed lists."""
+        command = ["apt-get", *self.options, "source", "-qq", "--only-source", "--download-only"]
+        output_of([*command, f"{package}={version}"], cwd=directory)
+
     def download_all(self, package: str, directory: Path) -> None:
         """Download a package and all its dependencies, down to the C library, into `directory`; install nothing."""
         (directory / "partial").mkdir()
@@ -73,14 +87,30 @@ class Apt(NamedTuple):
 
 def other_suites(directory: Path, etc: Path = Path("/etc/apt")) -> Apt:
     """Return apt for SUITES, with its files under `directory`. Raises FetchError if apt's sources name no mirror."""
+    return _private(directory, sources.stanza(sources.mirror(_archives(etc), _codename()), SUITES))
+
+
+def with_sources(directory: Path, etc: Path = Path("/etc/apt")) -> Apt:
+    """Return apt for this machine's own suites and their source packages, with its files under `directory`.
+
+    Raises FetchError if apt's sources name no archive of this release.
+    """
+    found = sources.of_release(_archives(etc), _codename())
+    return _private(directory, "\n".join(sources.stanza(each, each.suites, "deb deb-src") for each in found))
+
+
+def _archives(etc: Path) -> list[sources.Source]:
     found: list[sources.Source] = []
     for path in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]:
         if path.suffix in (".list", ".sources") and path.is_file():
             found += sources.parse(path.name, path.read_text(errors="replace"))
+    return found
+
+
+def _private(directory: Path, stanzas: str) -> Apt:
     for name in ("sources", "state/lists/partial", "cache/archives/partial"):
         (directory / name).mkdir(parents=True, exist_ok=True)
-    text = sources.stanza(sources.mirror(found, _codename()), SUITES)
-    (directory / "sources" / "debian.sources").write_text(text)
+    (directory / "sources" / "debian.sources").write_text(stanzas)
     # apt sees a machine without packages, and therefore downloads every dependency, also those installed here.
     (directory / "state" / "status").write_text("")
     settings = {

@@ -64,10 +64,10 @@ def mirror(sources: list[Source], codename: str) -> Source:
     Other archives can also have a suite of the release's name and a component `main`. An archive with
     `CODENAME-updates` is therefore preferred. Raises FetchError.
     """
-    names = {codename, "stable", "oldstable", "testing", "unstable", "sid"}
+    names = _names(codename)
     fitting = [source for source in sources if names & set(source.suites) and "main" in source.components]
     if not fitting:
-        raise FetchError(f"apt's sources name no mirror of Debian {codename}; add one to /etc/apt/sources.list")
+        raise _no_mirror(codename)
     with_updates = {
         source.uri
         for source in sources
@@ -77,10 +77,33 @@ def mirror(sources: list[Source], codename: str) -> Source:
     return next((source for source in fitting if source.uri in with_updates), fitting[0])
 
 
-def stanza(source: Source, suites: Iterable[str]) -> str:
-    """Return a deb822 file that offers other suites of the same mirror."""
+def of_release(sources: list[Source], codename: str) -> list[Source]:
+    """Return the archives of this release, each with its suites of the release only: also security, updates, and the
+    suites that another archive names after the release. Raises FetchError."""
+    names = _names(codename)
+    fitting = [
+        source._replace(suites=suites)
+        for source in sources
+        if "main" in source.components
+        and (suites := tuple(suite for suite in source.suites if re.split("[-/]", suite)[0] in names))
+    ]
+    if not fitting:
+        raise _no_mirror(codename)
+    return fitting
+
+
+def _names(codename: str) -> set[str]:
+    return {codename, "stable", "oldstable", "testing", "unstable", "sid"}
+
+
+def _no_mirror(codename: str) -> FetchError:
+    return FetchError(f"apt's sources name no mirror of Debian {codename}; add one to /etc/apt/sources.list")
+
+
+def stanza(source: Source, suites: Iterable[str], types: str = "deb") -> str:
+    """Return a deb822 stanza that offers these suites of the source's archive."""
     lines = [
-        "Types: deb",
+        f"Types: {types}",
         f"URIs: {source.uri}",
         f"Suites: {' '.join(suites)}",
         "Components: main",

@@ -62,6 +62,16 @@ def test_a_machine_without_a_mirror_hears_what_to_do() -> None:
         sources.mirror(sources.parse("x.list", "deb https://foreign.example/node nodistro main\n"), "bookworm")
 
 
+@pytest.mark.parametrize(("name", "text"), [("debian.sources", DEB822), ("sources.list", LINES)])
+def test_the_archives_of_a_release_can_offer_its_sources(name: str, text: str) -> None:
+    archives = [*sources.parse(name, text), sources.Source("https://foreign.example/node", ("nodistro",), ("main",))]
+    found = sources.of_release(archives, "bookworm")
+    assert {suite for each in found for suite in each.suites} == {"bookworm", "bookworm-updates", "bookworm-security"}
+    assert sources.stanza(found[0], ["bookworm"], "deb deb-src").startswith("Types: deb deb-src\n")
+    with pytest.raises(FetchError):
+        sources.of_release(archives, "trixie")
+
+
 def test_an_only_archive_is_taken_and_its_trust_kept() -> None:
     (only,) = sources.parse("x.list", "deb [trusted=yes] file:/srv/debian stable main\n")
     assert sources.mirror([only], "bookworm") == only

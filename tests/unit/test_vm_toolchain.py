@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,15 +67,16 @@ def test_the_headers_name_that_compiler() -> None:
         toolchain.kernel_variables("CC = gcc\n", Path("/cache/7.3"))
 
 
-def test_apt_for_other_suites_has_every_directory_to_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", [apt.other_suites, apt.with_sources])
+def test_private_apt_has_every_directory_to_itself(made: Callable[[Path, Path], apt.Apt], tmp_path: Path) -> None:
     etc = tmp_path / "etc"
     (etc / "sources.list.d").mkdir(parents=True)
     (etc / "sources.list").write_text("deb http://mirror.example/debian stable main\n")
     (etc / "sources.list.d" / "off.list.disabled").write_text("deb http://off.example/debian stable main\n")
-    options = apt.other_suites(tmp_path, etc).options
+    options = made(tmp_path, etc).options
     text = (tmp_path / "sources" / "debian.sources").read_text()
     assert "URIs: http://mirror.example/debian\n" in text
-    assert f"Suites: {' '.join(apt.SUITES)}" in text
+    assert f"Suites: {' '.join(apt.SUITES if made is apt.other_suites else ['stable'])}\n" in text
     settings = dict(word.split("=", 1) for word in options[1::2])
     assert set(options[::2]) == {"-o"}
     for name in ("Dir::State", "Dir::State::status", "Dir::Cache", "Dir::Etc::sourceparts"):
