@@ -14,7 +14,7 @@ LINT_PACKAGES := sparse perl xz-utils kmod make gcc-12 gcc libc6-dev libelf1 pah
 VM_PACKAGES := qemu-system-x86 $(LINT_PACKAGES)
 TEST_PACKAGES := postgresql-15 chromium prometheus dkms clang php8.2-fpm nginx stress-ng
 
-.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-start bench-postgres bench-postgres-vm bench-kernel compare prove clean vm-deps test-deps test-vm test-lab-vm test-kernels test-debug-kernel demo-vm vm-shell
+.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-start bench-postgres bench-postgres-vm bench-kernel compare prove test-postgres-regress clean vm-deps test-deps test-vm test-lab-vm test-kernels test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/bin/mshare:
@@ -77,6 +77,13 @@ compare: venv
 # root, or neither huge pages nor `mshare collapse`. The exit status says whether the targets held.
 bench-postgres: venv
 	$(BIN)/python -m benchmarks.postgres --json docs/results/postgres.json --markdown docs/results/postgres.md
+
+# PostgreSQL's own regression tests without and with `mshare run`, logs in build/regress: three runs of some minutes. The
+# first run fetches Debian's source package (benchmarks/regress_source.py). Not part of `make test`.
+REGRESS_PACKAGES := postgresql-15 dpkg-dev bzip2 xz-utils gcc libc6-dev
+test-postgres-regress: venv
+	$(call install,$(REGRESS_PACKAGES))
+	$(BIN)/python -m benchmarks.regress
 
 # The same in a guest, where msharefs is: 20 minutes, 4 GiB of memory. Times are not real there.
 bench-postgres-vm: venv vm-deps

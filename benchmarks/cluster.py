@@ -21,7 +21,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Self
@@ -166,6 +166,12 @@ class Cluster:
         connection ends when its standard input is closed."""
         command = self._command("psql", "-XAtq", "-v", "ON_ERROR_STOP=1")
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **self._as_client)
+
+    def popen(self, command: Sequence[str]) -> subprocess.Popen[str]:
+        """Start any program as the server's user, without the server's variables. Its output and messages are one
+        pipe. The program is the leader of its own process group."""
+        pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(command, text=True, errors="replace", **pipes, **self._as_user)
 
     def _command(self, program: str, *arguments: str) -> list[str]:
         return [str(self._bin / program), *arguments]

@@ -124,13 +124,13 @@ def _untouched(server: Cluster, setting: str) -> str:
     if largest is None or not found.library:
         return f"{setting} is missing: the server does not have the library"
     if (setting == MSHAREFS) != (largest.object.kind == "msharefs"):
-        return f"{setting} is missing: the server's shared memory is {largest.object.kind}: {_said(server)}"
+        return f"{setting} is missing: the server's shared memory is {largest.object.kind}: {said(server)}"
     if largest.start % PMD:
-        return f"{setting} is missing: the server's shared memory is not aligned: {_said(server)}"
+        return f"{setting} is missing: the server's shared memory is not aligned: {said(server)}"
     return ""
 
 
-def _said(server: Cluster) -> str:
+def said(server: Cluster) -> str:
     """Return the last line of the library about the server."""
     lines = (server.directory / "log").read_text(errors="replace").splitlines()
     return next((line for line in reversed(lines) if line.startswith("mshare: ")), "the library said nothing")
