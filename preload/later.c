@@ -2,10 +2,11 @@
 /*
  * A thread that makes 2 MiB leaves of what the program has touched.
  *
- * A block is collapsed when half of its pages are in memory: its memory at most
- * doubles.  mincore(2) tells, without touching anything.  The thread sleeps four
- * times as long as a collapse took, holds no lock, allocates nothing and blocks
- * all signals, so that a fork at any moment finds the library whole.  A child
+ * A block is collapsed when an eighth of its pages are in memory; of memory that
+ * was mapped with MAP_NORESERVE, half.  mincore(2) tells, without touching
+ * anything.  The thread sleeps four times as long as a collapse took, holds no
+ * lock, allocates nothing and blocks all signals, so that a fork at any moment
+ * finds the library whole.  A child
  * has no such thread until it maps memory itself; it sees the leaves that the
  * parent's thread makes.  The thread does not keep a process whose main thread
  * has ended.
@@ -32,7 +33,8 @@
 
 #define RANGES 64
 #define BLOCK_PAGES (PMD / PAGE)
-#define WARM_PAGES (BLOCK_PAGES / 2)
+#define WARM_PAGES (BLOCK_PAGES / 8) /* a block that is less used costs each process a table */
+#define WARM_SPARSE_PAGES (BLOCK_PAGES / 2)
 #define FIRST_WAIT_MS 200
 #define LONGEST_WAIT_MS 3000
 #define CALMNESS 4 /* sleep that many times what a collapse took */
@@ -45,6 +47,7 @@ static struct range {
 	_Atomic int owner;
 	_Atomic size_t start; /* of the first whole block; 0: being written */
 	_Atomic size_t end;
+	_Atomic unsigned int warm; /* pages in memory that make a block warm */
 } ranges[RANGES];
 
 static _Atomic int worker; /* the process that has the thread; 0: none yet */
@@ -68,7 +71,7 @@ static long now_us(void)
 
 enum warmth { COLD, WARM, GONE };
 
-static enum warmth look(size_t block)
+static enum warmth look(size_t block, unsigned int warm)
 {
 	unsigned char present[BLOCK_PAGES];
 	unsigned int page, count = 0;
@@ -77,7 +80,7 @@ static enum warmth look(size_t block)
 		return GONE; /* unmapped in the meantime */
 	for (page = 0; page < BLOCK_PAGES; page++)
 		count += present[page] & 1;
-	return count >= WARM_PAGES ? WARM : COLD;
+	return count >= warm ? WARM : COLD;
 }
 
 /* Which blocks of a range need no further look: the thread's own memory. */
@@ -133,7 +136,7 @@ static void look_at(struct range *range, struct seen *seen, struct progress *pro
 			continue;
 		if (range->start != seen->start)
 			return; /* forgotten in the meantime */
-		found = look(block);
+		found = look(block, range->warm);
 		if (found == WARM && !has_room(2 * PMD, &why))
 			progress->no_room = true;
 		if (found == COLD || progress->no_room) {
@@ -275,6 +278,7 @@ bool collapse_later(const struct memory *memory)
 			continue;
 		ranges[at].start = 0;
 		ranges[at].end = end;
+		ranges[at].warm = memory->noreserve ? WARM_SPARSE_PAGES : WARM_PAGES;
 		ranges[at].start = first;
 		if (has_worker(me))
 			return true;

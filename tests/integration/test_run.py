@@ -52,23 +52,24 @@ def test_what_was_touched_gets_2_mib_leaves_later(built: Path, programs: Path, k
         assert large(status(process.pid))["leaf_2m_bytes"] == SIZE
 
 
-def test_later_takes_no_memory_that_nobody_touched(built: Path, programs: Path) -> None:
-    """Of a block of which less than half is touched, nothing is taken."""
+@pytest.mark.parametrize(("flags", "enough"), [("0", 64), ("0x4000", 256)], ids=["reserved", "MAP_NORESERVE"])
+def test_later_takes_no_memory_that_nobody_touched(built: Path, programs: Path, flags: str, enough: int) -> None:
+    """Of two blocks one has enough pages in memory, and one lacks a page. All other blocks are empty."""
     program = (
-        "import mmap,sys,os\n"
-        "m = mmap.mmap(-1, 64 << 20)\n"
-        "for at in range(0, 8 << 20, 4096): m[at] = 1\n"
-        "for at in range(8 << 20, 9 << 20, 8192): m[at] = 1\n"
+        "import mmap, sys\n"
+        f"m = mmap.mmap(-1, 64 << 20, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | {flags})\n"
+        f"for page in range(0, 512, 512 // {enough}): m[page << 12] = 1\n"
+        f"for page in range(512 // {enough}, 512, 512 // {enough}): m[(4 << 20) + (page << 12)] = 1\n"
         "print('ready', flush=True); sys.stdin.read()\n"
     )
     with holding([sys.executable, "-c", program], preloaded(built, "backend=thp,fill=later")) as process:
         assert process.stderr is not None
         process.stderr.readline()
-        assert "2 MiB leaves for 4 of 32 blocks" in process.stderr.readline()
+        assert "2 MiB leaves for 1 of 32 blocks" in process.stderr.readline()
         (area,) = (each for each in status(process.pid)["mappings"] if each["length_bytes"] == 64 * MIB)
-        assert area["leaf_2m_bytes"] == 8 * MIB
+        assert area["leaf_2m_bytes"] == 2 * MIB
         smaps = Path(f"/proc/{process.pid}/smaps").read_text().partition(f"{area['address']:x}-")[2]
-        assert re.findall(r"Rss: +(\d+) kB", smaps)[0] == str((8 * MIB + MIB // 2) >> 10)
+        assert re.findall(r"Rss: +(\d+) kB", smaps)[0] == str((2 * MIB >> 10) + 4 * (enough - 1))
 
 
 def test_small_memory_and_other_programs_are_left_alone(built: Path, programs: Path) -> None:
