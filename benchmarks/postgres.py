@@ -182,8 +182,6 @@ class _Measurement:
         self.missing: list[str] = []
         self.version = server.psql("show server_version")
         self._pool_bytes = int(server.psql("show shared_memory_size_in_huge_pages")) * PMD
-        sizes = "+".join(f"pg_relation_size('{relation}')" for relation in _DATA)
-        self._data_bytes = int(server.psql(f"select {sizes}"))
         server.stop()
 
     def measure(self, setting: str) -> None:
@@ -197,20 +195,21 @@ class _Measurement:
                 self.server.psql(f"select pg_prewarm('{relation}')")
             prewarm_ms = (time.perf_counter() - began) * 1000
             leaves_ms = self._leaves_ms(setting)
-            leaves = None if setting in (HUGE, MSHAREFS) else postgres_servers.huge_pages(self.server.pid)
+            leaves = None if setting in (HUGE, MSHAREFS) else postgres_servers.leaves(self.server.pid)
             for clients in self.counts:
                 self.runs.append(_bench(self.server, setting, clients, self.seconds))
                 print(self.runs[-1], file=sys.stderr, flush=True)
             on_shared, minor, no_count = _backend_faults(self.server)
             self.missing += [no_count] if no_count else []
-            self.starts.append(ServerStart(setting, start_ms, prewarm_ms, leaves_ms, leaves, on_shared, minor))
+            huge = None if leaves is None else leaves.huge
+            self.starts.append(ServerStart(setting, start_ms, prewarm_ms, leaves_ms, huge, on_shared, minor))
             print(self.starts[-1], file=sys.stderr, flush=True)
 
     def _leaves_ms(self, setting: str) -> float | None:
         """Let the data get its 2 MiB pages, if something beside the start of the server gives them."""
         took_ms, problem = None, ""
         if setting == LATER:
-            took_ms, problem = postgres_servers.wait_for_leaves(self.server.pid, self._data_bytes)
+            took_ms, problem = postgres_servers.wait_for_leaves(self.server.pid)
         elif setting == COLLAPSE:
             took_ms, problem = postgres_servers.collapse(self.server.pid)
         self.missing += [problem] if problem else []
@@ -236,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run, print, write; return 1 if a target is missed, else 0."""
     parser = argparse.ArgumentParser(prog="benchmarks.postgres", description=__doc__)
     parser.add_argument("--shared-buffers", type=parse_size, default=parse_size("2G"))
-    parser.add_argument("--clients", default="50,200,400", help="numbers with commas between")
+    parser.add_argument("--clients", default="50,200", help="numbers with commas between")
     parser.add_argument("--seconds", type=int, default=20, help="for one run")
     parser.add_argument("--rounds", type=int, default=3)
     output.add_options(parser)

@@ -54,8 +54,8 @@ class ServerStart:
     prewarm_ms: float
     """The time in which the data was read into shared buffers."""
     leaves_ms: float | None
-    """From there until the data had 2 MiB pages, by the thread of `--fill later` or by `mshare collapse`; None if
-    nothing had to be waited for, or if the wait ended without them."""
+    """From there until the thread of `--fill later` had no more block to collapse, or the time of `mshare collapse`;
+    None if nothing had to be waited for, or if the wait ended before."""
     leaves: int | None
     """The number of 2 MiB pages of the server's shared memory when the runs began; None where that cannot be counted:
     without root, for hugetlb and for msharefs."""
@@ -177,7 +177,7 @@ def _introduction(document: dict[str, Any]) -> list[str]:
         "",
         "- `huge_pages=off` and `huge_pages=on` are PostgreSQL without mshare.",
         "- `mshare run` is PostgreSQL with the variables of `mshare run --environment`. `--fill` decides when shared "
-        "memory gets 2 MiB pages (`--backend thp`). With `--fill later` the runs begin when the data has them.",
+        "memory gets 2 MiB pages (`--backend thp`). With `--fill later` the runs begin when the data has 2 MiB pages.",
         "- `mshare collapse` is PostgreSQL without mshare. The kernel aligned the server's shared memory, because "
         "`shmem_enabled` was `advise` while the server started. `mshare collapse --pid` then made 2 MiB pages of the "
         "data before the clients came.",
@@ -241,8 +241,9 @@ def _starts_section(results: Results) -> Iterator[str]:
     yield from markdown.table(headers, rows, right=range(1, len(headers)))
     yield ""
     yield (
-        "*2 MiB pages after* is the time from the end of prewarming until the data had 2 MiB pages. *2 MiB pages* is "
-        "the number of 2 MiB pages of the server's shared memory when the runs began."
+        "*2 MiB pages after* is the time from the end of prewarming until the thread of `--fill later` had no more block "
+        "to collapse, or the time of `mshare collapse`. *2 MiB pages* is the number of 2 MiB pages in the server's "
+        "shared memory when the runs began."
     )
     yield ""
     yield (

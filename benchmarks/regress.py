@@ -86,7 +86,8 @@ def _taken_over(server: Cluster) -> str:
     leaves: by the library's own words, and as root also by the kernel's."""
     line = postgres_servers.said(server)
     blocks = re.search(r"\((\d+) of (\d+) blocks\)", line)
-    pages = postgres_servers.huge_pages(server.pid)
+    found = postgres_servers.leaves(server.pid)
+    pages = None if found is None else found.huge
     if not blocks or blocks[1] != blocks[2] or (pages is not None and pages < int(blocks[1])):
         raise ChildProcessError(f"not all of the server's memory has 2 MiB leaves ({pages} in the kernel): {line}")
     return line
