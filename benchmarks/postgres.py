@@ -49,7 +49,7 @@ _READ_ALL = """
 set max_parallel_workers_per_gather = 0;
 set jit = off;
 select pg_backend_pid();
-select count(*) from pgbench_accounts;
+select sum(abalance) from pgbench_accounts;
 """
 
 
