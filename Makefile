@@ -73,10 +73,16 @@ compare: venv
 	$(BIN)/python -m pip install --quiet --editable '.[compare]'
 	$(BIN)/python -m benchmarks.compare --json docs/results/compare.json --markdown docs/results/compare.md
 
-# PostgreSQL as it is, with `mshare run`, `mshare collapse` and huge pages: 20 minutes, 6 GiB of memory at the most. As
+# PostgreSQL as it is, with `mshare run`, `mshare collapse` and huge pages: 16 minutes, 6 GiB of memory at the most. As
 # root, or neither huge pages nor `mshare collapse`. The exit status says whether the targets held.
 bench-postgres: venv
 	$(BIN)/python -m benchmarks.postgres --json docs/results/postgres.json --markdown docs/results/postgres.md
+
+# The same in a guest, where msharefs is: 15 minutes, 4 GiB of memory. Times are not real there.
+bench-postgres-vm: venv vm-deps
+	$(BIN)/python -m vm run --kernel 6.12 --module --memory 4096M --timeout 1800 -- \
+		'chmod 1777 /sys/fs/mshare && $(BIN)/python -m benchmarks.postgres --shared-buffers 256M --clients 50,200 \
+		--rounds 1 --seconds 30 --json docs/results/postgres-vm.json --markdown docs/results/postgres-vm.md'
 
 # PostgreSQL's own regression tests without and with `mshare run`, logs in build/regress: three runs of some minutes. The
 # first run fetches Debian's source package (benchmarks/regress_source.py). Not part of `make test`.
@@ -84,12 +90,6 @@ REGRESS_PACKAGES := postgresql-15 dpkg-dev bzip2 xz-utils gcc libc6-dev
 test-postgres-regress: venv
 	$(call install,$(REGRESS_PACKAGES))
 	$(BIN)/python -m benchmarks.regress
-
-# The same in a guest, where msharefs is: 20 minutes, 4 GiB of memory. Times are not real there.
-bench-postgres-vm: venv vm-deps
-	$(BIN)/python -m vm run --kernel 6.12 --module --memory 4096M --timeout 1800 -- \
-		'chmod 1777 /sys/fs/mshare && $(BIN)/python -m benchmarks.postgres --shared-buffers 256M --clients 50,200 \
-		--rounds 1 --seconds 45 --json docs/results/postgres-vm.json --markdown docs/results/postgres-vm.md'
 
 # What the module costs in instructions and interrupts, in two guests of 4 GiB and 2 GiB. BEFORE=COMMIT also measures the
 # module of that commit.
