@@ -241,9 +241,9 @@ def _starts_section(results: Results) -> Iterator[str]:
     yield from markdown.table(headers, rows, right=range(1, len(headers)))
     yield ""
     yield (
-        "*2 MiB pages after* is the time from the end of prewarming until the thread of `--fill later` had no more block "
-        "to collapse, or the time of `mshare collapse`. *2 MiB pages* is the number of 2 MiB pages in the server's "
-        "shared memory when the runs began."
+        "*2 MiB pages after* is the time from the end of prewarming until the thread of `--fill later` had no more "
+        "block to collapse, or the time of `mshare collapse`. *2 MiB pages* is the number of 2 MiB pages in the "
+        "server's shared memory when the runs began."
     )
     yield ""
     yield (
