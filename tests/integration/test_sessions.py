@@ -48,6 +48,37 @@ def test_the_session_is_what_the_command_prints(command: str, output: str) -> No
     assert done.stdout + (f"[exit {done.returncode}]\n" if done.returncode else "") == output
 
 
+@pytest.mark.parametrize("command", ["mshare module status", "mshare run --check -- python3"])
+def test_a_session_of_another_machine_has_the_same_labels(command: str) -> None:
+    """Values differ from machine to machine, and the first column does not."""
+    (output,) = (output for each, output in all_sessions() if each == command)
+    done = printed(command)
+    assert column(done, 0, output.index("  ")) == column(output, 0, output.index("  "))
+    assert len(column(output, 0, output.index("  "))) >= 6
+
+
+def test_the_doctors_session_has_topics_that_the_doctor_knows() -> None:
+    (output,) = (output for each, output in all_sessions() if each == "mshare doctor")
+    assert set(column(output, 8, 24)) <= set(column(printed("mshare doctor"), 8, 24))
+    assert len(column(output, 8, 24)) >= 12
+
+
+def printed(command: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", *command.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "80"},
+    ).stdout
+
+
+def column(text: str, start: int, end: int) -> list[str]:
+    """Return the text in these columns of each line that does not begin with a blank."""
+    return [line[start:end].strip() for line in text.splitlines() if line and line[0] != " "]
+
+
 def test_there_are_sessions() -> None:
     assert {command.split()[1] for command, _ in sessions()} == {"plan", "scan"}
 
