@@ -10,7 +10,9 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <sys/ipc.h>
 #include <sys/shm.h>
@@ -49,6 +51,7 @@ static int (*next_mprotect)(void *, size_t, int);
 static int (*next_madvise)(void *, size_t, int);
 static void *(*next_mremap)(void *, size_t, size_t, int, ...);
 static void *(*next_shmat)(int, const void *, int);
+static int (*next_shmdt)(const void *);
 static void *(*next_dlopen)(const char *, int);
 static pid_t (*next_fork)(void);
 static pid_t (*next_setsid)(void);
@@ -81,6 +84,7 @@ __attribute__((constructor)) static void start(void)
 	FIND(madvise);
 	FIND(mremap);
 	FIND(shmat);
+	FIND(shmdt);
 	FIND(dlopen);
 	FIND(fork);
 	FIND(setsid);
@@ -89,22 +93,61 @@ __attribute__((constructor)) static void start(void)
 	errno = kept;
 }
 
-/* A detached thread with a small stack.  Found by name: the symbols moved to libc
+/* A detached thread with a small stack, which receives no signal.  Found by name: the symbols moved to libc
  * in glibc 2.34, and a program need not have threads before. */
 bool start_thread(void *(*work)(void *))
 {
 	int (*init)(void *), (*set_detached)(void *, int), (*set_stack)(void *, size_t);
 	int (*create)(pthread_t *, const void *, void *(*)(void *), void *);
+	int (*set_mask)(void *, const void *);
+	size_t (*least_stack)(const void *);
+	unsigned long all = ~0UL, before = 0;
 	pthread_attr_t attributes;
 	pthread_t thread;
+	sigset_t blocked;
+	size_t stack = THREAD_STACK;
+	bool started;
 
 	*(void **)&init = dlsym(RTLD_DEFAULT, "pthread_attr_init");
 	*(void **)&set_detached = dlsym(RTLD_DEFAULT, "pthread_attr_setdetachstate");
 	*(void **)&set_stack = dlsym(RTLD_DEFAULT, "pthread_attr_setstacksize");
 	*(void **)&create = dlsym(RTLD_DEFAULT, "pthread_create");
-	return init && set_detached && set_stack && create && !init(&attributes) &&
-	       !set_detached(&attributes, PTHREAD_CREATE_DETACHED) &&
-	       !set_stack(&attributes, THREAD_STACK) && !create(&thread, &attributes, work, NULL);
+	*(void **)&set_mask = dlsym(RTLD_DEFAULT, "pthread_attr_setsigmask_np");
+	*(void **)&least_stack = dlsym(RTLD_DEFAULT, "__pthread_get_minstack");
+	if (!init || !set_detached || !set_stack || !create || init(&attributes))
+		return false;
+	if (least_stack) /* the program's thread-local variables lie in the stack */
+		stack += round_up(least_stack(&attributes), PAGE);
+	sigfillset(&blocked);
+	if (!set_mask || set_mask(&attributes, &blocked)) { /* glibc before 2.32: the thread inherits */
+		set_mask = NULL;
+		syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, sizeof(all));
+	}
+	started = !set_detached(&attributes, PTHREAD_CREATE_DETACHED) &&
+		  !set_stack(&attributes, stack) && !create(&thread, &attributes, work, NULL);
+	if (!set_mask)
+		syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, sizeof(all));
+	return started;
+}
+
+int kernel_open(const char *path, int flags, int mode)
+{
+	return (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
+}
+
+ssize_t kernel_read(int fd, void *to, size_t size)
+{
+	return syscall(SYS_read, fd, to, size);
+}
+
+ssize_t kernel_write(int fd, const void *from, size_t size)
+{
+	return syscall(SYS_write, fd, from, size);
+}
+
+void kernel_close(int fd)
+{
+	syscall(SYS_close, fd);
 }
 
 static void *pass_mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
@@ -124,10 +167,12 @@ static bool kind_of(int fd, enum kind *kind)
 	static const char memfd[] = "/memfd:";
 	char path[32] = "/proc/self/fd/", target[sizeof(memfd)] = "";
 	struct line number = { .length = 0 };
+	struct stat status;
 	struct statfs fs;
 	size_t at;
 
-	if (fstatfs(fd, &fs) || fs.f_type != TMPFS_MAGIC)
+	if (fstatfs(fd, &fs) || fs.f_type != TMPFS_MAGIC || syscall(SYS_fstat, fd, &status) ||
+	    !S_ISREG(status.st_mode)) /* devices lie on a tmpfs, too */
 		return false;
 	add_number(&number, (unsigned long)fd);
 	for (at = 0; at <= number.length; at++)
@@ -166,7 +211,6 @@ static void *map_thp(struct memory *memory, void *addr, size_t length, int prot,
 	struct place place = { .start = MAP_FAILED };
 	bool fixed = flags & (MAP_FIXED | MAP_FIXED_NOREPLACE);
 	void *got;
-	int error;
 
 	if (!addr && !fixed)
 		place = take_place(length, offset, flags);
@@ -176,10 +220,10 @@ static void *map_thp(struct memory *memory, void *addr, size_t length, int prot,
 						"no range of addresses for alignment";
 	} else {
 		got = kernel_mmap(place.addr, length, prot, flags | MAP_FIXED, fd, offset);
-		if (got == MAP_FAILED) {
-			error = errno;
+		if (got == MAP_FAILED) { /* the place may count against a limit: mlockall, max_map_count */
 			drop_place(&place);
-			errno = error;
+			got = pass_mmap(addr, length, prot, flags, fd, offset);
+			memory->asked = "no range of addresses for alignment";
 		} else {
 			trim_place(&place, length);
 		}
@@ -229,6 +273,8 @@ PUBLIC void *mmap(void *addr, size_t length, int prot, int flags, int fd, off_t 
 	int error = errno;
 	void *got;
 
+	if (flags & MAP_FIXED)
+		forget_later(addr, length); /* what lies there is replaced */
 	if ((flags & MAP_TYPE) != MAP_SHARED && (flags & MAP_TYPE) != MAP_SHARED_VALIDATE)
 		return pass_mmap(addr, length, prot, flags, fd, offset);
 	asked = config();
@@ -380,6 +426,12 @@ PUBLIC void *shmat(int id, const void *addr, int flags)
 	syscall(SYS_shmdt, got);
 	errno = ENOMEM;
 	return MAP_FAILED;
+}
+
+PUBLIC int shmdt(const void *addr)
+{
+	forget_attached(addr);
+	return next_shmdt ? next_shmdt(addr) : (int)syscall(SYS_shmdt, addr);
 }
 
 /*

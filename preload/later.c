@@ -20,10 +20,8 @@
 #include "preload.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -240,25 +238,13 @@ static void *work(void *unused)
 	return unused;
 }
 
-/* A thread that receives no signal. */
-static bool start_worker(void)
-{
-	unsigned long all = ~0UL, before;
-	bool started;
-
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, sizeof(all));
-	started = start_thread(work);
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, sizeof(all));
-	return started;
-}
-
 /* False: this process has no thread, and could not get one. */
 static bool has_worker(int me)
 {
 	int before = worker;
 
 	if (before == me || !atomic_compare_exchange_strong(&worker, &before, me) ||
-	    start_worker())
+	    start_thread(work))
 		return true;
 	worker = 0;
 	return false;
@@ -312,21 +298,37 @@ void adopt_later(void)
 		has_worker(me);
 }
 
+static void drop_range(struct range *range)
+{
+	range->start = 0;
+	range->owner = 0;
+}
+
 /*
- * The program unmaps a range, which may be one that it has inherited.  The thread
+ * The program unmaps a range or a part of it, which may be one that it has
+ * inherited.  What remains of a range keeps the leaves that it has.  The thread
  * may collapse one more block of what the kernel then maps there: that costs time
  * and harms nothing.
  */
 void forget_later(const void *addr, size_t length)
 {
-	size_t start = (size_t)addr, end = start + length;
+	size_t start = (size_t)addr, end = start + round_up(length, PAGE);
 	int at;
 
 	if (length < PMD || !worker)
 		return;
 	for (at = 0; at < RANGES; at++)
-		if (ranges[at].owner && ranges[at].start >= start && ranges[at].end <= end) {
-			ranges[at].start = 0;
-			ranges[at].owner = 0;
-		}
+		if (ranges[at].owner && ranges[at].start < end && ranges[at].end > start)
+			drop_range(&ranges[at]);
+}
+
+/* The program detaches the SysV segment at @addr. */
+void forget_attached(const void *addr)
+{
+	size_t start = (size_t)addr;
+	int at;
+
+	for (at = 0; worker && at < RANGES; at++)
+		if (ranges[at].owner && ranges[at].start >= start && ranges[at].start - start < PMD)
+			drop_range(&ranges[at]);
 }

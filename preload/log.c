@@ -90,7 +90,7 @@ static int open_log(const struct config *asked)
 	struct stat status;
 
 	if (asked->log[0])
-		return open(asked->log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK,
+		return kernel_open(asked->log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK,
 			    0640);
 	if (!asked->stderr_open || syscall(SYS_fstat, 2, &status) || status.st_dev != asked->stderr_dev ||
 	    status.st_ino != asked->stderr_ino)
@@ -98,23 +98,34 @@ static int open_log(const struct config *asked)
 	return 2;
 }
 
-/* Without SIGPIPE where nobody reads stderr: that would end the program. */
+/* The signal that a failed write has sent to this thread. */
+static unsigned long sent_by(int error)
+{
+	switch (error) {
+	case EPIPE: return 1UL << (SIGPIPE - 1);
+	case EFBIG: return 1UL << (SIGXFSZ - 1);
+	default: return 0;
+	}
+}
+
+/* Without the signals that would end or stop the program: a pipe that nobody reads,
+ * `ulimit -f`, a terminal that refuses what jobs in the background write. */
 static void write_quietly(int fd, const struct line *line)
 {
-	const unsigned long pipe_bit = 1UL << (SIGPIPE - 1);
+	const unsigned long bits = 1UL << (SIGPIPE - 1) | 1UL << (SIGXFSZ - 1) |
+				   1UL << (SIGTTOU - 1);
 	const struct timespec now = { .tv_sec = 0 };
-	unsigned long before = 0, pending = 0;
+	unsigned long before = 0, pending = 0, sent;
 	ssize_t written;
-	bool broken;
 
-	syscall(SYS_rt_sigprocmask, SIG_BLOCK, &pipe_bit, &before, sizeof(before));
+	syscall(SYS_rt_sigprocmask, SIG_BLOCK, &bits, &before, sizeof(before));
 	syscall(SYS_rt_sigpending, &pending, sizeof(pending));
 	do
-		written = write(fd, line->text, line->length);
+		written = kernel_write(fd, line->text, line->length);
 	while (written < 0 && errno == EINTR);
-	broken = written < 0 && errno == EPIPE;
-	if (broken && !(pending & pipe_bit)) /* take back the signal that this write has sent */
-		syscall(SYS_rt_sigtimedwait, &pipe_bit, NULL, &now, sizeof(pipe_bit));
+	sent = written < 0 ? sent_by(errno) : 0;
+	if (sent && !(pending & sent)) /* take it back */
+		syscall(SYS_rt_sigtimedwait, &sent, NULL, &now, sizeof(sent));
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, sizeof(before));
 }
 
@@ -150,7 +161,7 @@ void say(const struct line *line)
 				   asked->unknown);
 		write_line(fd, line->text, "");
 		if (fd != 2)
-			close(fd);
+			kernel_close(fd);
 	}
 	errno = error;
 }

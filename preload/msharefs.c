@@ -18,6 +18,9 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
 #define MSHAREFS_MAGIC 0x6d736872
 #define SLOTS 1024 /* the kernel takes no more attachments per process */
 #define AHEAD_BYTES (8UL << 30) /* FILL_AUTO reserves at most that much ahead: a second or two */
@@ -91,7 +94,7 @@ static int open_file(const char *root, size_t length, bool reserve, struct line 
 		add(why, " left of its size=");
 		return -1;
 	}
-	fd = open(root, O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+	fd = kernel_open(root, O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
 	if (fd < 0) {
 		add(why, "no file could be made on msharefs: ");
 		add_error(why, errno);
@@ -102,7 +105,7 @@ static int open_file(const char *root, size_t length, bool reserve, struct line 
 		error = errno;
 		add(why, "msharefs did not give the memory: ");
 		add_error(why, error);
-		close(fd);
+		kernel_close(fd);
 		return -1;
 	}
 	return fd;
@@ -141,7 +144,7 @@ void *map_on_msharefs(size_t length, int prot, int flags, struct line *why)
 #ifdef MAP_32BIT
 		     | MAP_32BIT
 #endif
-		     | MAP_FIXED)) {
+		     | MAP_FIXED | MAP_FIXED_NOREPLACE)) {
 		add(why, "msharefs has no memory with these flags of mmap");
 		return MAP_FAILED;
 	}
@@ -160,10 +163,10 @@ void *map_on_msharefs(size_t length, int prot, int flags, struct line *why)
 			add_error(why, errno);
 			slot->addr = 0;
 		}
-		close(fd);
+		kernel_close(fd);
 		return MAP_FAILED;
 	}
-	close(fd);
+	kernel_close(fd);
 	slot->start = (size_t)addr;
 	slot->end = (size_t)addr + length;
 	slot->mapped = mapped;
@@ -228,11 +231,21 @@ bool msharefs_munmap(void *addr, size_t length, int *result)
 	return true;
 }
 
-bool msharefs_mprotect(void *addr, size_t length, int prot, int *result)
+/* The mapping that the range lies in; NULL: none, or not wholly, and the kernel answers. */
+static struct slot *slot_around(void *addr, size_t length)
 {
 	struct slot *slot = used ? find_slot((size_t)addr, length) : NULL;
+	size_t start = (size_t)addr;
 
-	if (!slot)
+	if (!slot || start & (PAGE - 1) || start < slot->addr ||
+	    length > slot->addr + slot->mapped - start)
+		return NULL;
+	return slot;
+}
+
+bool msharefs_mprotect(void *addr, size_t length, int prot, int *result)
+{
+	if (!slot_around(addr, length))
 		return false;
 	if (prot != (PROT_READ | PROT_WRITE) && !config()->ignore_mprotect)
 		return false; /* the kernel refuses with EACCES */
@@ -242,9 +255,7 @@ bool msharefs_mprotect(void *addr, size_t length, int prot, int *result)
 
 bool msharefs_madvise(void *addr, size_t length, int advice, int *result)
 {
-	struct slot *slot = used ? find_slot((size_t)addr, length) : NULL;
-
-	if (!slot || (size_t)addr & (PAGE - 1))
+	if (!slot_around(addr, length))
 		return false;
 	switch (advice) {
 	/* Advice that changes nothing that a program can see. */

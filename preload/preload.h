@@ -5,7 +5,7 @@
  * mmap() may be called before any constructor has run, by several threads, in a
  * signal handler and in a child of a threaded process.  The library therefore
  * takes no lock, calls no malloc and no stdio, and makes its own system calls
- * by syscall(2).
+ * by syscall(2).  The exception is the start of a thread, for FILL_LATER.
  */
 #ifndef MSHARE_PRELOAD_H
 #define MSHARE_PRELOAD_H
@@ -135,6 +135,7 @@ struct blocks {
 
 HIDDEN bool collapse_later(const struct memory *memory);
 HIDDEN void forget_later(const void *addr, size_t length);
+HIDDEN void forget_attached(const void *addr);
 HIDDEN void note_session(void);
 HIDDEN void adopt_later(void);
 
@@ -157,6 +158,12 @@ HIDDEN bool msharefs_mremap(void *addr, size_t length, size_t new_length, int fl
 HIDDEN void *kernel_mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset);
 HIDDEN int kernel_munmap(void *addr, size_t length);
 HIDDEN int kernel_madvise(void *addr, size_t length, int advice);
+
+/* libc's own of these are points where a thread may be cancelled; mmap is none. */
+HIDDEN int kernel_open(const char *path, int flags, int mode);
+HIDDEN ssize_t kernel_read(int fd, void *to, size_t size);
+HIDDEN ssize_t kernel_write(int fd, const void *from, size_t size);
+HIDDEN void kernel_close(int fd);
 
 /* The next library's function of that name; NULL before constructors run. */
 HIDDEN extern void *(*next_mmap)(void *, size_t, int, int, int, off_t);

@@ -23,7 +23,7 @@ struct lines {
 static bool open_lines(struct lines *lines, const char *path)
 {
 	lines->filled = lines->at = 0;
-	lines->fd = open(path, O_RDONLY | O_CLOEXEC);
+	lines->fd = kernel_open(path, O_RDONLY | O_CLOEXEC, 0);
 	return lines->fd >= 0;
 }
 
@@ -35,13 +35,13 @@ static bool next_line(struct lines *lines, char *line, size_t size)
 
 	for (;;) {
 		if (lines->at == lines->filled) {
-			lines->filled = read(lines->fd, lines->chunk, sizeof(lines->chunk));
+			lines->filled = kernel_read(lines->fd, lines->chunk, sizeof(lines->chunk));
 			lines->at = 0;
 			if (lines->filled <= 0) {
 				lines->filled = 0;
 				line[length] = 0;
 				if (!any)
-					close(lines->fd);
+					kernel_close(lines->fd);
 				return any;
 			}
 		}
@@ -89,13 +89,13 @@ static size_t number_in(const char *text)
 
 ssize_t read_text(const char *path, char *text, size_t size)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int fd = kernel_open(path, O_RDONLY | O_CLOEXEC, 0);
 	ssize_t length;
 
 	if (fd < 0)
 		return -1;
-	length = read(fd, text, size - 1);
-	close(fd);
+	length = kernel_read(fd, text, size - 1);
+	kernel_close(fd);
 	text[length > 0 ? length : 0] = 0;
 	return length;
 }
@@ -131,10 +131,13 @@ static size_t file_number(const char *directory, const char *name)
 static size_t room_of(const char *group, bool second)
 {
 	size_t limit = file_number(group, second ? "/memory.max" : "/memory.limit_in_bytes");
+	size_t high = second ? file_number(group, "/memory.high") : LIMITLESS;
 	size_t used = file_number(group, second ? "/memory.current" : "/memory.usage_in_bytes");
 	struct line path = { .length = 0 };
 	size_t idle;
 
+	if (high < limit) /* beyond it every page is slow */
+		limit = high;
 	if (limit == LIMITLESS || used == LIMITLESS)
 		return LIMITLESS;
 	add(&path, group);
@@ -217,14 +220,25 @@ static size_t room_in(const char *group, bool second)
 		if (group[at] && group[at + 1])
 			add(&path, group + at);
 	}
+	if (path.length > sizeof(path.text) - sizeof("/memory.usage_in_bytes") - 1)
+		return 0; /* no room for the name of a file */
 	return path.length ? room_up(path.text, length, second) : LIMITLESS;
 }
 
 /* The room that the control groups of this process leave. */
+static bool is_full(const char *text, size_t size)
+{
+	size_t length = 0;
+
+	while (length < size && text[length])
+		length++;
+	return length >= size - 1;
+}
+
 static size_t group_room(void)
 {
 	struct lines lines;
-	char line[256];
+	char line[1024];
 	size_t room = LIMITLESS, here;
 	const char *group;
 	bool second;
@@ -236,7 +250,8 @@ static size_t group_room(void)
 		second = starts(line, "0::/");
 		if (!group || !(second || find(line, ":memory") || find(line, ",memory")))
 			continue;
-		here = room_in(group + 1, second);
+		/* A path that is cut names another group. */
+		here = is_full(line, sizeof(line)) ? 0 : room_in(group + 1, second);
 		if (here < room)
 			room = here;
 	}

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,37 @@ def test_where_nobody_reads_stderr_the_program_goes_on(built: Path, programs: Pa
     )
     os.close(write)
     assert (done.returncode, done.stdout) == (0, b"ready\n")
+
+
+def test_a_log_that_has_reached_the_limit_of_files_ends_nothing(built: Path, programs: Path, tmp_path: Path) -> None:
+    """A write beyond `ulimit -f` is SIGXFSZ. Files on tmpfs are under the limit as well, anonymous memory is not."""
+    log = tmp_path / "log"
+    log.write_bytes(bytes(1 << 20))
+    script = f'ulimit -f 1024; LD_PRELOAD={built} exec "$@"'
+    done = subprocess.run(
+        ["bash", "-c", script, "-", programs / "holder", "anonymous", str(SIZE)],
+        input="",
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "MSHARE_RUN": f"backend=thp,log={log}"},
+    )
+    assert (done.returncode, done.stdout) == (0, "ready\n")
+    assert log.stat().st_size == 1 << 20
+
+
+def test_under_mlockall_small_limits_are_the_programs_own(built: Path, programs: Path) -> None:
+    """The range of addresses that holds the place counts against the limit as the memory does."""
+    program = (
+        "import ctypes, mmap\n"
+        "assert ctypes.CDLL(None).mlockall(2) == 0\n"
+        "print(len([mmap.mmap(-1, 4 << 20) for _ in range(1)]))\n"
+    )
+    command = ["bash", "-c", 'ulimit -l 7168; exec "$@"', "-", "setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    command += [sys.executable, "-S", "-c", program]
+    for environment in (dict(os.environ), preloaded(built, "backend=thp,min=2M,fill=ahead")):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.stdout == "1\n", done.stderr
 
 
 @needs_root

@@ -61,6 +61,18 @@ def test_the_library_is_built_where_only_its_user_can_write(tmp_path: Path) -> N
         library.ensure(tmp_path / "with blank")
 
 
+@pytest.mark.parametrize("mask", [0o002, 0o077])
+def test_the_cache_is_readable_whatever_the_umask(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        path = library.ensure(tmp_path / "mshare")
+    finally:
+        os.umask(before)
+    for place in (path.parent, path.parent.parent, path.parent.parent.parent):
+        assert place.stat().st_mode & 0o777 == 0o755
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
 @needs_root
 def test_a_library_that_another_user_planted_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "ROOTS_OWN", tmp_path / "roots")

@@ -38,6 +38,17 @@ def test_the_program_replaces_the_command(built: Path) -> None:
     assert json.loads(output)[1:] == json.loads(plain.stdout)[1:]
 
 
+def test_the_program_inherits_no_locale_of_pythons(built: Path) -> None:
+    """Python sets LC_CTYPE in the locale C, as under systemd."""
+    without = {name: value for name, value in os.environ.items() if name != "LANG" and not name.startswith("LC_")}
+    command = [*MSHARE, "run", "--", "env"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=without).stdout
+    assert "LC_CTYPE" not in printed
+    asked = {**without, "LC_CTYPE": "C"}
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=asked).stdout
+    assert "LC_CTYPE=C\n" in printed
+
+
 def test_signals_reach_the_program(built: Path, programs: Path) -> None:
     process = subprocess.Popen(
         [*MSHARE, "run", "--quiet", "--", programs / "holder", "anonymous", str(SIZE)],

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -111,7 +112,19 @@ def _become(found: program.Program, words: list[str], options: Options) -> NoRet
     variables = _variables(options)
     for each in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and the program would inherit that
         signal.signal(each, signal.SIG_DFL)
-    os.execve(found.path, words, {**os.environ, **variables})
+    os.execve(found.path, words, {**_started_with(), **variables})
+
+
+def _started_with() -> dict[str, str]:
+    """Return the variables of this process, with LC_CTYPE as it was at the start. Python sets it where the locale is C
+    (PEP 538), and `initdb` would choose another encoding by it."""
+    environment = dict(os.environ)
+    with suppress(OSError):  # no /proc
+        for each in Path("/proc/self/environ").read_bytes().split(b"\0"):
+            if each.startswith(b"LC_CTYPE="):
+                return {**environment, "LC_CTYPE": os.fsdecode(each.partition(b"=")[2])}
+        environment.pop("LC_CTYPE", None)
+    return environment
 
 
 def _variables(options: Options) -> dict[str, str]:

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from ..._core.errors import BackendUnavailableError, MshareError
@@ -36,8 +37,9 @@ def find() -> Path | None:
     version = digest(SOURCE)
     for place in (SHIPPED, ROOTS_OWN, cache_directory()):
         path = place / "preload" / version / NAME
-        if path.is_file() and is_safe(path) and os.access(path, os.R_OK):
-            return path
+        with suppress(OSError):  # absent, or in a directory that is not this user's to enter
+            if is_safe(path) and os.access(path, os.R_OK):
+                return path
     return None
 
 
@@ -67,7 +69,11 @@ def _build(cache: Path) -> Path:
         raise BackendUnavailableError(
             "building the preload library needs a C compiler", "sudo apt-get install gcc libc6-dev"
         )
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    for place in (cache, target.parent.parent, target.parent):
+        if not place.is_dir():  # whatever the umask: others may read and nobody else may write
+            place.mkdir(exist_ok=True)
+            place.chmod(0o755)
     with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent) as scratch:
         made = Path(scratch) / NAME
         sources = sorted(str(path) for path in SOURCE.glob("*.c"))
