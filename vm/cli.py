@@ -137,6 +137,7 @@ def _test(options: argparse.Namespace) -> int:
             "-p",
             "no:cacheprovider",
             f"--junitxml={junit}",
+            "--basetemp=/tmp/mshare-guest",  # not below a directory that pytest on the host removes from
             "-o",
             f"timeout={PYTEST_TIMEOUT_SECONDS}",
         ]
