@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -65,17 +66,22 @@ def works(server: Cluster) -> None:
     )
 
 
+def answer(client: subprocess.Popen[str], sql: str) -> str:
+    """Return the line with which a client of `Cluster.client` answers."""
+    assert client.stdin is not None
+    assert client.stdout is not None
+    client.stdin.write(sql + "\n")
+    client.stdin.flush()
+    return client.stdout.readline().rstrip("\n")
+
+
 def survives_killed_backends(server: Cluster, times: int = 3) -> None:
     """`kill -9` of a server process, some times: each time the postmaster makes its shared memory again."""
     server.psql("create table if not exists kept (n int); insert into kept values (1)")
     rows = int(server.psql("select count(*) from kept"))
     for _ in range(times):
         client = server.client()
-        assert client.stdin is not None
-        assert client.stdout is not None
-        client.stdin.write("select pg_backend_pid();\n")
-        client.stdin.flush()
-        backend = int(client.stdout.readline())
+        backend = int(answer(client, "select pg_backend_pid();"))
         os.kill(backend, signal.SIGKILL)
         client.communicate()
         until(lambda: answers(server), "the server has not recovered")
@@ -98,11 +104,7 @@ def refuses_a_second_server(server: Cluster, first: dict[str, str], second: dict
     server.environment = dict(first)
     server.start()
     client = server.client()
-    assert client.stdin is not None
-    assert client.stdout is not None
-    client.stdin.write("select pg_backend_pid();\n")
-    client.stdin.flush()
-    orphan = int(client.stdout.readline())
+    orphan = int(answer(client, "select pg_backend_pid();"))
     os.kill(orphan, signal.SIGSTOP)  # else it notices that the postmaster has gone, and ends
     others = [pid for pid in children(server) if pid != orphan]
     server.stop(signal.SIGKILL)

@@ -48,12 +48,8 @@ def test_a_server_does_its_work_with_2_mib_leaves(server: Cluster) -> None:
     kind = "SysV shared memory" if server.settings["shared_memory_type"] == "sysv" else "shared anonymous memory"
     assert kind in line
     client = server.client()
-    assert client.stdin is not None
-    assert client.stdout is not None
-    client.stdin.write("select pg_backend_pid();\nselect count(*) from pgbench_accounts;\n")
-    client.stdin.flush()
-    backend = int(client.stdout.readline())
-    assert client.stdout.readline() == "300000\n"
+    backend = int(postgresql.answer(client, "select pg_backend_pid();"))
+    assert postgresql.answer(client, "select count(*) from pgbench_accounts;") == "300000"
     (memory,) = (each for each in status(backend).mappings if each.length > 160 * MIB)
     assert memory.cheap
     assert memory.leaf_bytes > 0
