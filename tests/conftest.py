@@ -63,6 +63,20 @@ def _uses_huge_pages(item: pytest.Item) -> bool:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None]:
+    """Fail a test that leaves a signal with another handler. A later test's child processes would inherit the handler:
+    `multiprocessing.Pool` ends its workers by SIGTERM, and waited forever for one that has a handler."""
+    before = _handlers()
+    yield
+    assert _handlers() == before, "the test has left another handler for a signal"
+
+
+def _handlers() -> dict[int, object]:
+    timeouts = {signal.SIGALRM}  # pytest-timeout's
+    return {number: signal.getsignal(number) for number in signal.valid_signals() - timeouts}
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """With MSHARE_NO_SKIPS=1 (CI) a skip is a failure: say in the test's reason what the machine lacks, and fix it."""
     report = yield

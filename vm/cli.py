@@ -13,7 +13,6 @@ import platform
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -61,8 +60,6 @@ def progress(text: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return the exit status."""
     options = _parser().parse_args(argv)
-    # A terminated program must also end its machine: `sys.exit` runs the `finally` clauses, which clean up.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         return int(options.action(options))
     except VmError as error:
