@@ -11,7 +11,7 @@ b'hello'
 The public parts are `mshare.__all__`, `mshare.testing`, `mshare.measure`, the command line with its JSON and exit
 codes, the record in a region's file and the kernel ABI (docs/api.md). All else may change in any release.
 
-May depend on: _core.
+May depend on: _core, sync.
 """
 
 # General layout. Each module names in its docstring what it may depend on, and tests/unit/test_layering.py compares
@@ -37,6 +37,7 @@ May depend on: _core.
 #     table, show    cells for a terminal, and texts about regions
 #     machine        what this machine offers (`findings` judges it);  plan: what page tables will cost
 #     lab            how many processes there is memory for;  demo: the story of `mshare demo`
+#   sync             public: locks in regions, loaded with the first use of one of its names
 #   measure          public: what processes pay, measured in real processes
 #   testing          public: the reference model, the conformance suite and the state machine, for others' backends
 
@@ -46,6 +47,7 @@ from ._core.creation import create, create_anonymous
 from ._core.errors import (
     AccessDeniedError,
     AddressTakenError,
+    AlreadyOwnerError,
     AmbiguousNameError,
     BackendUnavailableError,
     DescriptorLimitError,
@@ -53,14 +55,18 @@ from ._core.errors import (
     InvalidArgumentError,
     InvalidNameError,
     InvalidSizeError,
+    LockTimeoutError,
     MissingExtraError,
     ModuleBuildError,
     MshareError,
     NoSpaceError,
     NotAHandleError,
+    NotALockError,
     NotARegionError,
     NotASnapshotError,
+    NotOwnerError,
     NotSealedError,
+    OwnerDiedError,
     ReadOnlyMappingError,
     RegionBusyError,
     RegionClosedError,
@@ -75,12 +81,18 @@ from ._core.record import RegionInfo
 from ._core.region import Region
 from ._core.removal import gc, unlink
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .sync import Lock
+del TYPE_CHECKING
+
 __version__ = "0.1.0"
 
 __all__ = [
     "ANYWHERE",
     "AccessDeniedError",
     "AddressTakenError",
+    "AlreadyOwnerError",
     "AmbiguousNameError",
     "BackendUnavailableError",
     "DescriptorLimitError",
@@ -89,14 +101,19 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidNameError",
     "InvalidSizeError",
+    "Lock",
+    "LockTimeoutError",
     "MissingExtraError",
     "ModuleBuildError",
     "MshareError",
     "NoSpaceError",
     "NotAHandleError",
+    "NotALockError",
     "NotARegionError",
     "NotASnapshotError",
+    "NotOwnerError",
     "NotSealedError",
+    "OwnerDiedError",
     "ReadOnlyMappingError",
     "Region",
     "RegionBusyError",
@@ -116,3 +133,18 @@ __all__ = [
     "send_handle",
     "unlink",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Load `mshare.sync` at the first use of one of its names: `import mshare` takes no longer because of it."""
+    if name == "sync" or name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import sync
+
+    value = getattr(sync, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -33,6 +33,11 @@ CODES = {
     "NotSealedError": 7,
     "NotASnapshotError": 9,
     "MissingExtraError": 1,
+    "OwnerDiedError": 1,
+    "NotOwnerError": 1,
+    "AlreadyOwnerError": 1,
+    "LockTimeoutError": 1,
+    "NotALockError": 1,
 }
 
 

@@ -24,6 +24,11 @@ DescriptorLimitError     EMFILE      -                  the process (ENFILE: the
 NotSealedError           EPERM       PermissionError    a region that was to be sealed is not
 NotASnapshotError        EBADMSG     -                  a file is not a snapshot of `mshare scan`, cut, or too new
 MissingExtraError        ENOPKG      -                  a package of an optional extra is not installed
+OwnerDiedError           EOWNERDEAD  -                  the owner of a lock ended before it released the lock
+NotOwnerError            EPERM       RuntimeError       a lock was to be released by a thread that does not hold it
+AlreadyOwnerError        EDEADLK     RuntimeError       a thread asked for a lock that it holds
+LockTimeoutError         ETIMEDOUT   TimeoutError       a lock was not free within the time given
+NotALockError            EBADMSG     -                  the bytes at an offset are not the lock that was expected there
 
 Each of these is raised by one part of mshare only, and is defined there:
 
@@ -196,6 +201,52 @@ class MissingExtraError(MshareError):
     """A package that only an optional part needs is not installed; the hint names the extra that brings it."""
 
     code = _errno.ENOPKG
+
+
+class OwnerDiedError(MshareError):
+    """The thread that held a lock ended, by a kill or otherwise, before it released the lock. The data may be half
+    changed. `pid` and `started` name the process, `noticed` and `region` and `offset` the event."""
+
+    code = _errno.EOWNERDEAD
+
+    pid: int = 0
+    """The process, by its number in its own PID namespace."""
+    started: float = 0.0
+    """The start of the process in seconds since the epoch, to a hundredth; 0 if the process had no /proc."""
+    noticed: float = 0.0
+    """The first attempt to get the lock after the death, in seconds since the epoch: the time of the death itself if
+    another thread was waiting."""
+    region: str = ""
+    """The name of the region that the lock lies in."""
+    offset: int = 0
+    """The byte of the region at which the lock begins."""
+
+    def __reduce__(self) -> tuple[type[MshareError], tuple[str, str], dict[str, int | None]]:
+        return type(self), (self.problem, self.hint), vars(self) | {"errno": self.errno}
+
+
+class NotOwnerError(MshareError, RuntimeError):
+    """A lock was to be released by a thread that does not hold the lock."""
+
+    code = _errno.EPERM
+
+
+class AlreadyOwnerError(MshareError, RuntimeError):
+    """A thread asked for a lock that the thread itself holds, and would have waited forever."""
+
+    code = _errno.EDEADLK
+
+
+class LockTimeoutError(MshareError, TimeoutError):
+    """A lock was not free within the time that the caller gave."""
+
+    code = _errno.ETIMEDOUT
+
+
+class NotALockError(MshareError):
+    """The bytes at an offset are no lock of the expected class, or something has overwritten the lock."""
+
+    code = _errno.EBADMSG
 
 
 for _kind in [kind for kind in globals().values() if isinstance(kind, type) and issubclass(kind, MshareError)]:

@@ -99,6 +99,15 @@ def parse_stat_faults(text: bytes) -> int:
     return int(fields[7])
 
 
+def parse_stat_start(text: bytes) -> int:
+    """Return `starttime`, the start in clock ticks (`SC_CLK_TCK`) since the machine's start, from the text of
+    /proc/PID/stat. Raises ValueError if the text is cut."""
+    fields = text.rpartition(b")")[2].split()
+    if len(fields) < 20:
+        raise ValueError("/proc/PID/stat is cut short")
+    return int(fields[19])
+
+
 def parse_mountinfo(text: bytes, fs_type: str | None = None) -> list[Mount]:
     """Return the mounts in the text of /proc/self/mountinfo, in order; later ones cover earlier ones.
 

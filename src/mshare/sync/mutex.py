@@ -1,0 +1,192 @@
+"""A robust mutex in a region: how a thread gets it, keeps it in a valid state, and waits for it.
+May depend on: linux, errors, mapping, procfs.
+
+Facts: an exception of a signal handler, such as KeyboardInterrupt, can arrive when the C library has just locked the
+mutex and Python has not seen the result yet.
+Decision: the caller that is interrupted looks whether the mutex belongs to this thread, and unlocks it (`abandon`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import time
+from contextlib import suppress
+from threading import current_thread, get_native_id, local, main_thread
+
+from .._core import mapping
+from .._core.errors import (
+    AlreadyOwnerError,
+    BackendUnavailableError,
+    InvalidArgumentError,
+    NotALockError,
+    NotOwnerError,
+)
+from .._core.linux import robust
+from .._core.linux.files import read_bytes
+from .._core.linux.robust import KIND, LOCK, MUTEX_BYTES, NEXT, PREVIOUS, THREAD_MASK, trylock, unlock
+from .._core.procfs import parse_stat_start
+
+SLICE_S = 0.05
+"""The main thread waits in parts of this length, because Python runs signal handlers only between the parts."""
+LONG_SLICE_S = 1.0
+"""The same for other threads, which run no handlers. After each part the thread looks whether the memory is valid."""
+
+
+_INCONSISTENT = (1 << 31) - 1
+"""glibc's mark in the word behind the futex, between EOWNERDEAD and `consistent`."""
+
+_START_BITS = 41
+"""Bits of a process's word for its start, in hundredths of a second since the machine's start."""
+_PID_BITS = 22
+"""Bits for its number, enough for the largest `kernel.pid_max`. The highest bit of the word is free."""
+
+
+class _Thread(local):
+    """The address where the kernel's list of a thread's robust mutexes begins."""
+
+    def __init__(self) -> None:
+        self.head = robust.list_head()
+
+
+class _Process:
+    """A word that means this process, also after its number is used again. The word is never 0."""
+
+    __slots__ = ("word",)
+
+    def __init__(self) -> None:
+        try:
+            start = parse_stat_start(read_bytes("/proc/self/stat"))
+        except (OSError, ValueError):  # no /proc: the word has only the number
+            start = 0
+        self.word = os.getpid() << _START_BITS | start & (1 << _START_BITS) - 1
+
+
+def process_of(word: int) -> tuple[int, float]:
+    """Return the number of the process that a word means, and its start in seconds since the epoch, 0 if unknown."""
+    number, ticks = word >> _START_BITS & (1 << _PID_BITS) - 1, word & (1 << _START_BITS) - 1
+    if not ticks:
+        return number, 0.0
+    ago = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return number, round(time.time() - ago, 2)
+
+
+thread, process = _Thread(), _Process()
+os.register_at_fork(after_in_child=process.__init__)  # type: ignore[misc]
+
+
+def deadline_of(timeout: float | None) -> float | None:
+    """Return the time of `time.monotonic` at which a wait ends, None for never. Raises `InvalidArgumentError`."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not timeout >= 0:
+        raise InvalidArgumentError(f"invalid timeout {timeout!r}", "use seconds, 0 or more, or None to wait forever")
+    return time.monotonic() + min(timeout, 1e9)
+
+
+def next_slice(deadline: float | None) -> float:
+    """Return for how many seconds this thread may wait in one part; 0 or less if the time is over."""
+    longest = SLICE_S if current_thread() is main_thread() else LONG_SLICE_S
+    return longest if deadline is None else min(longest, deadline - time.monotonic())
+
+
+def supported_kind() -> int:
+    """Return the kind of robust mutexes. Raises `BackendUnavailableError`."""
+    try:
+        return robust.kind()
+    except OSError as error:
+        raise BackendUnavailableError(str(error.strerror), "run the program on such a system") from error
+
+
+class Mutex:
+    """The mutex in 40 bytes of memory. All 40 bytes may be zero at first."""
+
+    __slots__ = ("_at", "_exporter", "_kind", "_mutex", "_ref")
+
+    def __init__(self, exporter: mapping.Exporter, offset: int) -> None:
+        """Raises `NotALockError` if the bytes hold something else, `BackendUnavailableError`."""
+        self._kind = supported_kind()
+        self._exporter = exporter
+        self._at = offset
+        self._ref = ctypes.byref(exporter, offset)
+        self._mutex = memoryview(exporter).cast("B")[offset : offset + MUTEX_BYTES].cast("Q")
+        if not any(self._mutex):
+            self._mutex.cast("B").cast("I")[2 * KIND] = self._kind
+        Mutex._check(self)
+
+    def __del__(self) -> None:
+        """Keep the memory mapped for good if a thread of this process still holds the mutex: the kernel's list of the
+        thread runs through the memory."""
+        with suppress(AttributeError, TypeError):  # the constructor has failed; or the interpreter has nearly ended
+            if robust.is_own_thread(self._mutex[LOCK] & THREAD_MASK):
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._exporter))
+
+    def _where(self) -> str:
+        return "a mutex"
+
+    def _check(self) -> None:
+        if self._mutex[KIND] != self._kind:
+            raise self._damaged()
+
+    def _damaged(self) -> NotALockError:
+        return NotALockError(
+            f"the bytes of {self._where()} are not those of a lock", "look which program has written to that place"
+        )
+
+    def take(self, deadline: float | None) -> bool:
+        """Get the mutex; False if it is not free before `deadline`. The result of an owner's death is a usable mutex.
+
+        Raises `AlreadyOwnerError`, `NotALockError`.
+        """
+        self._check()
+        code = trylock(self._ref)
+        return not code or self._settle(code, deadline)
+
+    def _settle(self, code: int, deadline: float | None) -> bool:
+        """Go on after a lock call that returned `code`, which is not 0, as `take`."""
+        while code == errno.EBUSY:
+            seconds = next_slice(deadline)
+            if seconds <= 0:
+                return False
+            code = robust.lock_within(self._ref, seconds)
+            if code == errno.ETIMEDOUT:
+                self._check()
+                code = errno.EBUSY
+        if code == errno.EOWNERDEAD:
+            robust.consistent(self._ref)
+        elif code == errno.EDEADLK:
+            raise AlreadyOwnerError(f"this thread holds {self._where()}", "release it first")
+        elif code:
+            raise self._damaged()
+        return True
+
+    def abandon(self, *, recorded: bool = False) -> None:
+        """Release the mutex if a lock call got it that an exception has interrupted. `recorded`: the mutex of this
+        thread may be that of an earlier call."""
+        if self.is_mine() and (not recorded or self._mutex[1] & _INCONSISTENT == _INCONSISTENT):
+            robust.consistent(self._ref)
+            self.give()
+
+    def is_mine(self) -> bool:
+        """Tell whether this thread holds the mutex. Costs a system call."""
+        return self._mutex[LOCK] & THREAD_MASK == get_native_id()
+
+    def give(self) -> None:
+        """Release the mutex. Raises `NotOwnerError`, `NotALockError`."""
+        mutex, head = self._mutex, thread.head
+        if mutex[PREVIOUS] != head or mutex[NEXT] != head or mutex[KIND] != self._kind:
+            self._check_links()
+        if unlock(self._ref):
+            raise self._not_mine()
+
+    def _check_links(self) -> None:
+        if not self.is_mine():
+            raise self._not_mine()
+        self._check()
+        node = ctypes.addressof(self._exporter) + self._at + robust.NODE_BYTE
+        if not robust.links_intact(node, self._mutex[PREVIOUS], self._mutex[NEXT]):
+            raise self._damaged()
+
+    def _not_mine(self) -> NotOwnerError:
+        return NotOwnerError(f"this thread does not hold {self._where()}", "release it in the thread that got it")
