@@ -208,25 +208,13 @@ static size_t whole_length(const struct memory *memory, int fd, off_t offset)
 static void *map_thp(struct memory *memory, void *addr, size_t length, int prot, int flags,
 		     int fd, off_t offset, const struct line *note)
 {
-	struct place place = { .start = MAP_FAILED };
-	bool fixed = flags & (MAP_FIXED | MAP_FIXED_NOREPLACE);
-	void *got;
+	bool chosen = addr || flags & (MAP_FIXED | MAP_FIXED_NOREPLACE);
+	void *got = chosen ? MAP_FAILED : map_aligned(length, prot, flags, fd, offset);
 
-	if (!addr && !fixed)
-		place = take_place(length, offset, flags);
-	if (place.start == MAP_FAILED) {
+	if (got == MAP_FAILED) {
 		got = pass_mmap(addr, length, prot, flags, fd, offset);
-		memory->asked = addr || fixed ? "the program chose the address" :
-						"no range of addresses for alignment";
-	} else {
-		got = kernel_mmap(place.addr, length, prot, flags | MAP_FIXED, fd, offset);
-		if (got == MAP_FAILED) { /* the place may count against a limit: mlockall, max_map_count */
-			drop_place(&place);
-			got = pass_mmap(addr, length, prot, flags, fd, offset);
-			memory->asked = "no range of addresses for alignment";
-		} else {
-			trim_place(&place, length);
-		}
+		memory->asked = chosen ? "the program chose the address" :
+					 "no range of addresses for alignment";
 	}
 	if (got == MAP_FAILED)
 		return got;
@@ -369,27 +357,26 @@ static bool has_hugetlb_pages(char *addr)
  * Attach at an address that fits 2 MiB leaves; MAP_FAILED: the caller passes the
  * call on.
  *
- * Facts: SHM_REMAP replaces what is mapped there.  A segment can have hugetlb's
- * pages, and nothing tells before it is attached.  The kernel then maps whole
- * pages, more than the segment's size, at a multiple of such a page.
- * Decision: the place has room for whole pages of 2 MiB.  The address is an odd
+ * Fact: a segment can have hugetlb's pages, and nothing tells before it is
+ * attached.  The kernel then maps whole pages, more than the segment's size.
+ * Decision: there is room for whole pages of 2 MiB.  The address is an odd
  * multiple of 2 MiB, where the kernel refuses larger pages.
  */
 static void *attach_aligned(int id, size_t length, int flags)
 {
-	struct place place = take_place(round_up(length, PMD) + PMD, 0, 0);
+	size_t wanted;
 	void *got;
+	int tries;
 
-	if (place.start == MAP_FAILED)
-		return MAP_FAILED;
-	if (!((size_t)place.addr & PMD))
-		place.addr = (char *)place.addr + PMD;
-	got = (void *)syscall(SYS_shmat, id, place.addr, flags | SHM_REMAP);
-	if (got == MAP_FAILED)
-		drop_place(&place);
-	else
-		trim_place(&place, has_hugetlb_pages(got) ? round_up(length, PMD) : length);
-	return got;
+	for (tries = 0; tries < RACES; tries++) {
+		wanted = (size_t)free_address(round_up(length, PMD) + PMD, 0, 0);
+		if (!wanted)
+			break;
+		got = (void *)syscall(SYS_shmat, id, wanted | PMD, flags);
+		if (got != MAP_FAILED || errno != EINVAL) /* EINVAL: another thread was faster */
+			return got;
+	}
+	return MAP_FAILED;
 }
 
 PUBLIC void *shmat(int id, const void *addr, int flags)

@@ -315,7 +315,7 @@ void forget_later(const void *addr, size_t length)
 	size_t start = (size_t)addr, end = start + round_up(length, PAGE);
 	int at;
 
-	if (length < PMD || !worker)
+	if (end - start < PMD || !worker)
 		return;
 	for (at = 0; at < RANGES; at++)
 		if (ranges[at].owner && ranges[at].start < end && ranges[at].end > start)

@@ -108,16 +108,14 @@ struct memory {
 	const char *asked; /* why the address is the program's; NULL: it is ours */
 };
 
-/* A range of addresses that holds the place for a mapping of @length. */
-struct place {
-	void *start; /* MAP_FAILED: none */
-	size_t length;
-	void *addr; /* in it, congruent to the offset modulo PMD */
-};
+#define RACES 16 /* how often another thread may take the addresses first */
 
-HIDDEN struct place take_place(size_t length, off_t offset, int flags);
-HIDDEN void trim_place(const struct place *place, size_t length);
-HIDDEN void drop_place(const struct place *place);
+/* An address, congruent to @offset modulo PMD, where @length bytes were free a
+ * moment ago.  NULL: none. */
+HIDDEN void *free_address(size_t length, off_t offset, int flags);
+
+/* Map at such an address.  MAP_FAILED: not to be had, or the call itself fails. */
+HIDDEN void *map_aligned(size_t length, int prot, int flags, int fd, off_t offset);
 
 /*
  * Make 2 MiB leaves of @memory as configured, and say what was done.  @note is

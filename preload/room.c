@@ -226,19 +226,10 @@ static size_t room_in(const char *group, bool second)
 }
 
 /* The room that the control groups of this process leave. */
-static bool is_full(const char *text, size_t size)
-{
-	size_t length = 0;
-
-	while (length < size && text[length])
-		length++;
-	return length >= size - 1;
-}
-
 static size_t group_room(void)
 {
 	struct lines lines;
-	char line[1024];
+	char line[1024]; /* a path that is cut here is too long for room_in */
 	size_t room = LIMITLESS, here;
 	const char *group;
 	bool second;
@@ -250,8 +241,7 @@ static size_t group_room(void)
 		second = starts(line, "0::/");
 		if (!group || !(second || find(line, ":memory") || find(line, ",memory")))
 			continue;
-		/* A path that is cut names another group. */
-		here = is_full(line, sizeof(line)) ? 0 : room_in(group + 1, second);
+		here = room_in(group + 1, second);
 		if (here < room)
 			room = here;
 	}

@@ -28,12 +28,17 @@
 #define TRIES 3 /* a page in some processor's queue is EAGAIN; the call empties the queues */
 #define SAY_SECONDS 2
 
-struct place take_place(size_t length, off_t offset, int flags)
+/*
+ * Facts: MAP_FIXED replaces what is mapped there, and where the kernel then fails
+ * (more memory than the machine has), nothing is mapped there.  Another thread
+ * can get these addresses before this one knows.
+ * Decision: nothing is replaced.  Addresses that were free a moment ago are a
+ * hint, and where another thread was faster the kernel maps elsewhere.
+ */
+void *free_address(size_t length, off_t offset, int flags)
 {
-	struct place place = { .length = round_up(length, PAGE) + PMD };
-	size_t start, wanted;
-
-	place.start = kernel_mmap(NULL, place.length, PROT_NONE,
+	size_t all = round_up(length, PAGE) + PMD, wanted;
+	void *start = kernel_mmap(NULL, all, PROT_NONE,
 				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE |
 #ifdef MAP_32BIT
 					  (flags & MAP_32BIT),
@@ -41,32 +46,29 @@ struct place take_place(size_t length, off_t offset, int flags)
 					  (flags & 0),
 #endif
 				  -1, 0);
-	if (place.start == MAP_FAILED)
-		return place;
-	start = (size_t)place.start;
-	wanted = round_up(start, PMD) + ((size_t)offset & (PMD - 1));
-	if (wanted >= start + PMD)
-		wanted -= PMD;
-	place.addr = (void *)wanted;
-	return place;
+
+	if (start == MAP_FAILED)
+		return NULL;
+	kernel_munmap(start, all);
+	wanted = round_up((size_t)start, PMD) + ((size_t)offset & (PMD - 1));
+	return (void *)(wanted >= (size_t)start + PMD ? wanted - PMD : wanted);
 }
 
-/* Give back what lies before and behind the mapping. */
-void trim_place(const struct place *place, size_t length)
+void *map_aligned(size_t length, int prot, int flags, int fd, off_t offset)
 {
-	char *start = place->start, *addr = place->addr;
-	char *behind = addr + round_up(length, PAGE), *end = start + place->length;
+	void *wanted, *got;
+	int tries;
 
-	if (addr > start)
-		kernel_munmap(start, (size_t)(addr - start));
-	if (end > behind)
-		kernel_munmap(behind, (size_t)(end - behind));
-}
-
-void drop_place(const struct place *place)
-{
-	if (place->start != MAP_FAILED)
-		kernel_munmap(place->start, place->length);
+	for (tries = 0; tries < RACES; tries++) {
+		wanted = free_address(length, offset, flags);
+		if (!wanted)
+			return MAP_FAILED;
+		got = kernel_mmap(wanted, length, prot, flags, fd, offset);
+		if (got == wanted || got == MAP_FAILED)
+			return got;
+		kernel_munmap(got, length);
+	}
+	return MAP_FAILED;
 }
 
 static char *first_block(const struct memory *memory)

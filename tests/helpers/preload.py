@@ -24,8 +24,10 @@ def compile_all(place: Path) -> None:
     plans = {
         "api": ("api.c", "-pthread"),
         "holder": ("holder.c",),
+        "thread-local": ("holder.c", "-DTHREAD_LOCAL=1048576"),
         "map": ("map.c",),
         "forks": ("forks.c", "-pthread"),
+        "neighbour": ("neighbour.c", "-pthread"),
         "libplugin.so": ("plugin.c", *shared),
         "libearly.so": ("plugin.c", "-DEARLY", *shared),
         "libinterposer.so": ("interposer.c", *shared),

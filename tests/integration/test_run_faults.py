@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from mshare._tools.lab.limit import control_group
+from mshare._tools.lab.run import V2
 from tests.helpers.preload import KINDS, MIB, MSHARE, SIZE, holding, preloaded
 from tests.helpers.worlds import needs_root, own_ipc
 
@@ -119,6 +122,43 @@ def test_a_log_that_has_reached_the_limit_of_files_ends_nothing(built: Path, pro
     assert log.stat().st_size == 1 << 20
 
 
+def test_a_terminal_that_refuses_jobs_in_the_background_stops_nothing(built: Path, programs: Path) -> None:
+    """A write of such a job is SIGTTOU, which stops it, where `stty tostop` is set."""
+    script = (
+        f"stty tostop; set -m; LD_PRELOAD={built} {programs / 'map'} </dev/null & wait $!; "
+        "echo $?; kill -KILL $! 2>&-; wait $! 2>&-"
+    )
+    controller, terminal = pty.openpty()
+    try:
+        done = subprocess.run(
+            ["setsid", "--ctty", "--wait", "bash", "-c", script],
+            stdin=terminal,
+            stdout=subprocess.PIPE,
+            stderr=terminal,
+            text=True,
+            check=False,
+            env={**os.environ, "MSHARE_RUN": "backend=thp"},
+        )
+        assert done.stdout == "mapped\n0\n"
+        assert b"33 of 33 blocks" in os.read(controller, 4096)
+    finally:
+        os.close(controller)
+        os.close(terminal)
+
+
+def test_memory_of_a_device_is_left_alone(built: Path, programs: Path) -> None:
+    command: list[str | Path] = [programs / "holder", "device", str(SIZE)]
+    done = subprocess.run(command, input="", capture_output=True, text=True, check=True, env=preloaded(built))
+    assert (done.stdout, done.stderr) == ("ready\n", "")
+
+
+def test_a_refused_mapping_takes_nothing_away_from_another_thread(built: Path, programs: Path) -> None:
+    """The kernel looks whether memory suffices after it has given up what lay at a fixed address."""
+    environment = preloaded(built, "backend=thp,fill=never,quiet=yes")
+    done = subprocess.run([programs / "neighbour"], capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout) == (0, "kept\n")
+
+
 def test_under_mlockall_small_limits_are_the_programs_own(built: Path, programs: Path) -> None:
     """The range of addresses that holds the place counts against the limit as the memory does."""
     program = (
@@ -151,6 +191,37 @@ def test_a_control_group_with_little_room_gets_nothing_ahead(built: Path, progra
             assert (done.returncode, done.stdout) == (0, "mapped\n")
             assert "2 MiB leaves come later" in done.stderr
             assert "the control group has " in done.stderr
+
+
+@needs_root
+@pytest.mark.parametrize(("names", "length"), [(1, 255), (2, 200), (6, 255)])
+def test_the_limit_of_a_control_group_with_a_long_path_counts(
+    built: Path, programs: Path, names: int, length: int
+) -> None:
+    """The last is longer than the library reads: nothing is filled ahead where the limit is unknown."""
+    with control_group(512 * MIB) as limit, ExitStack() as made:
+        assert limit.group is not None
+        group = limit.group
+        for name in "abcdef"[:names]:
+            if limit.kind == V2:
+                (group / "cgroup.subtree_control").write_text("+memory")
+            group /= name * length
+            group.mkdir()
+            made.callback(group.rmdir)
+        if names < 6:
+            (group / ("memory.max" if limit.kind == V2 else "memory.limit_in_bytes")).write_text(str(SIZE // 2))
+        done = subprocess.run(
+            [programs / "map"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=preloaded(built, "backend=thp,fill=ahead"),
+            preexec_fn=lambda: (group / "cgroup.procs").write_text(str(os.getpid())),
+        )
+        assert (done.returncode, done.stdout) == (0, "mapped\n")
+        assert "2 MiB leaves come later" in done.stderr
+        assert "the control group has " in done.stderr
 
 
 def test_a_log_is_appended_to_by_all_processes(built: Path, programs: Path, tmp_path: Path) -> None:

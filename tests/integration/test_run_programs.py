@@ -79,6 +79,23 @@ def leaf_bytes(pid: int) -> int:
     return sum(each.leaf_bytes for each in anonymous(pid))
 
 
+@contextmanager
+def server(place: Path, command: Sequence[str], ready: str) -> Iterator[int]:
+    """Start a server, wait until it has said `ready` on stderr, and give the pid in its file. End the server, and wait
+    for its last process."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stderr is not None
+        try:
+            for line in started.stderr:
+                if ready in line:
+                    break
+            yield int((place / "pid").read_text())
+        finally:
+            os.kill(int((place / "pid").read_text()), signal.SIGTERM)
+            started.stderr.read()
+    assert started.returncode == 0
+
+
 # PHP-FPM
 
 WORK = r"""<?php
@@ -94,6 +111,7 @@ echo fib(15 + $n % 5), ' ', $rows[$n]->number, ' ', hash('sha256', $text), "\n";
 STATUS = "<?php echo json_encode(opcache_get_status(false));"
 FPM = """
 [global]
+pid = {place}/pid
 error_log = /proc/self/fd/2
 [www]
 user = nobody
@@ -123,16 +141,8 @@ def php(place: Path, fill: str, settings: Sequence[str]) -> Iterator[int]:
     (place / "php.ini").write_text("\n".join(["zend_extension=opcache", *ini]))
     command = [*with_library(fill, place / "log"), program, "--nodaemonize", "-n"]
     command += ["-c", str(place / "php.ini"), "-y", str(place / "fpm.conf")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as master:
-        assert master.stderr is not None
-        try:
-            for line in master.stderr:
-                if "ready to handle connections" in line:
-                    break
-            yield master.pid
-        finally:
-            master.terminate()
-    assert master.returncode == 0
+    with server(place, command, "ready to handle connections") as master:
+        yield master
 
 
 def pages(place: Path) -> list[bytes]:
@@ -230,17 +240,8 @@ def nginx(place: Path, fill: str, daemon: str) -> Iterator[int]:
     program = needs("nginx", "nginx")
     configure(place, daemon, "first")
     command = [*with_library(fill, place / "log"), program, "-c", str(place / "nginx.conf")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as started:
-        assert started.stderr is not None
-        try:
-            for line in started.stderr:
-                if "start worker process " in line:
-                    break
-            yield int((place / "pid").read_text())
-        finally:
-            os.kill(int((place / "pid").read_text()), signal.SIGTERM)
-            started.stderr.read()  # until the last process has ended
-    assert started.returncode == 0
+    with server(place, command, "start worker process ") as master:
+        yield master
 
 
 def configure(place: Path, daemon: str, generation: str) -> None:

@@ -39,7 +39,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A directory with the programs, which everybody may execute."""
     place = pathlib.Path("/tmp/mshare-programs")
     place.mkdir(mode=0o755)
-    for name in ("api", "forks", "holder", "map"):
+    for name in ("api", "forks", "holder", "map", "neighbour"):
         command: list[str | pathlib.Path] = ["gcc", "-O1", "-pthread", "-o", place / name, PROGRAMS / f"{name}.c"]
         subprocess.run(command, check=True)
     return place
@@ -165,12 +165,13 @@ def test_objects_that_others_can_find_never_lie_on_msharefs(start: Started, kind
     assert "33 of 33 blocks" in done.stderr
 
 
+@pytest.mark.parametrize("limit", ["memory.max", "memory.high"])
 def test_a_control_group_of_version_2_with_little_room(
-    start: Started, control_group: Callable[[str], str], programs: pathlib.Path
+    start: Started, control_group: Callable[[str], str], programs: pathlib.Path, limit: str
 ) -> None:
     """The group has room for half of the memory: nothing is filled ahead, and no process is killed for it."""
     group = control_group("memory")
-    pathlib.Path(group, "memory.max").write_text(str(SIZE // 2))
+    pathlib.Path(group, limit).write_text(str(SIZE // 2))
 
     def join() -> None:
         pathlib.Path(group, "cgroup.procs").write_text(str(os.getpid()))
@@ -179,6 +180,11 @@ def test_a_control_group_of_version_2_with_little_room(
         done = start(f"backend={backend},fill=ahead", "map", preexec_fn=join)
         assert (done.returncode, done.stdout) == (0, "mapped\n"), done
         assert "the control group has " in done.stderr
+
+
+def test_a_refused_mapping_takes_nothing_away_from_another_thread(start: Started) -> None:
+    done = start("backend=thp,fill=never,quiet=yes", "neighbour")
+    assert (done.returncode, done.stdout) == (0, "kept\n")
 
 
 def test_a_threaded_program_forks_in_the_middle_of_mmap(start: Started) -> None:

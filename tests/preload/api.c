@@ -170,6 +170,21 @@ static void anonymous(void)
 	addr = say_map("private", mmap(NULL, SIZE, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
 	touch("store", addr, 1);
 	munmap(addr, SIZE);
+	addr = say_map("once more", mmap(NULL, SIZE, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+	say_map("MAP_FIXED_NOREPLACE over a part",
+		mmap(addr + 4 * MIB, 40 * MIB, RW, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
+	touch("store in the part", addr + 4 * MIB, 1);
+	say("munmap of an odd length", munmap(addr, SIZE - 100));
+	touch("last byte", addr + SIZE - 1, 1);
+	fixed = say_map("MAP_FIXED_NOREPLACE where nothing is",
+			mmap(addr, SIZE, RW, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
+	printf("at that address: %d\n", fixed == addr);
+	munmap(addr, SIZE);
+	fixed = say_map("MAP_FIXED_NOREPLACE at address 0",
+			mmap(NULL, SIZE, RW, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
+	printf("at another address: %d\n", fixed != MAP_FAILED && fixed);
+	if (fixed != MAP_FAILED)
+		munmap(fixed, SIZE);
 	addr = say_map("populated", mmap(NULL, SIZE, RW, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0));
 	touch("load", addr + SIZE - 1, 0);
 	munmap(addr, SIZE);
@@ -247,6 +262,20 @@ static void memfd(void)
 	say_map("a closed descriptor", mmap(NULL, SIZE, RW, MAP_SHARED, fd, 0));
 }
 
+/* Shared memory of a driver, on the file system of devices: the kernel makes tmpfs
+ * and devtmpfs look alike. */
+static void device(void)
+{
+	int fd = open("/dev/zero", O_RDWR);
+	char *addr = say_map("a device", mmap(NULL, SIZE, RW, MAP_SHARED, fd, 0));
+
+	close(fd);
+	touch("first byte", addr, 0);
+	in_child("fork", child_writes, addr);
+	touch("what the child wrote", addr, 0);
+	say("munmap", munmap(addr, SIZE));
+}
+
 static void say_attached(const char *what, int id)
 {
 	struct shmid_ds segment;
@@ -320,6 +349,39 @@ static void threads(void)
 	}
 }
 
+static volatile int passed;
+
+/* None of these calls is a point where a thread ends that has been cancelled. */
+static void *be_cancelled(void *unused)
+{
+	int id = shmget(IPC_PRIVATE, SIZE, IPC_CREAT | 0600);
+	char *addr;
+
+	pthread_cancel(pthread_self());
+	addr = mmap(NULL, SIZE, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	passed = 1;
+	munmap(addr, SIZE);
+	passed = 2;
+	addr = shmat(id, NULL, 0);
+	passed = 3;
+	shmctl(id, IPC_RMID, NULL);
+	shmdt(addr);
+	passed = 4;
+	pthread_testcancel();
+	passed = 5;
+	return unused;
+}
+
+static void cancellation(void)
+{
+	pthread_t thread;
+	void *result;
+
+	pthread_create(&thread, NULL, be_cancelled, NULL);
+	pthread_join(thread, &result);
+	printf("cancelled: %d, after call %d\n", result == PTHREAD_CANCELED, passed);
+}
+
 int main(void)
 {
 	struct sigaction action = { .sa_handler = on_fault };
@@ -329,7 +391,9 @@ int main(void)
 	anonymous();
 	posix_file();
 	memfd();
+	device();
 	sysv();
 	threads();
+	cancellation();
 	return 0;
 }
