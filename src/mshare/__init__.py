@@ -83,7 +83,7 @@ from ._core.removal import gc, unlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .sync import Lock
+    from .sync import Counter, Event, Lock, RWLock, Semaphore
 del TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -95,7 +95,9 @@ __all__ = [
     "AlreadyOwnerError",
     "AmbiguousNameError",
     "BackendUnavailableError",
+    "Counter",
     "DescriptorLimitError",
+    "Event",
     "Handle",
     "InvalidAddressError",
     "InvalidArgumentError",
@@ -114,6 +116,7 @@ __all__ = [
     "NotOwnerError",
     "NotSealedError",
     "OwnerDiedError",
+    "RWLock",
     "ReadOnlyMappingError",
     "Region",
     "RegionBusyError",
@@ -121,6 +124,7 @@ __all__ = [
     "RegionExistsError",
     "RegionInfo",
     "RegionNotFoundError",
+    "Semaphore",
     "ViewsAliveError",
     "attach",
     "create",

@@ -93,7 +93,7 @@ def test_a_death_outside_of_the_block_is_no_damage(region: mshare.Region, point:
     lock = mshare.Lock(region)
 
     def hold() -> None:
-        assert lock.take(None)
+        assert lock._take(None)
         if point == "after it is done":
             lock._head[1] = 17
             lock._head[1] = 0
@@ -208,11 +208,11 @@ def test_a_forked_child_does_not_own_the_lock(region: mshare.Region) -> None:
             lock.release()
         with pytest.raises(mshare.NotOwnerError):
             lock.__exit__()
-        return got, lock.is_mine()
+        return got, lock._is_mine()
 
     with lock:
         assert in_child(child).value == [False, False]
-        assert lock.is_mine()
+        assert lock._is_mine()
     assert free_elsewhere(lock)
 
 
@@ -349,12 +349,12 @@ FILES = {lock_module.__file__, mutex_module.__file__}
 def test_an_interrupt_leaves_the_lock_as_before(region: mshare.Region) -> None:
     """Signals come at random times; the handler raises when `acquire` or `__enter__` was interrupted."""
     lock = mshare.Lock(region)
-    inside = {"acquire", "__enter__", "_settle", "_undo"}
+    inside = {"acquire", "__enter__", "_settle", "claim"}
     hits = 0
 
     def handler(_: int, frame: FrameType | None) -> None:
         while frame is not None:
-            if frame.f_code.co_filename in FILES and frame.f_code.co_name in inside - {"_undo"}:
+            if frame.f_code.co_filename in FILES and frame.f_code.co_name in inside:
                 raise Interrupted
             frame = frame.f_back
 
@@ -372,7 +372,7 @@ def test_an_interrupt_leaves_the_lock_as_before(region: mshare.Region) -> None:
                         lock.__enter__()
                 except Interrupted:
                     hits += 1
-                    assert not lock.is_mine()
+                    assert not lock._is_mine()
                     assert lock._head[1] == 0
                 else:
                     lock.release()
@@ -391,7 +391,7 @@ def test_ctrl_c_ends_a_wait(region: mshare.Region) -> None:
         try:
             lock.acquire()
         except KeyboardInterrupt:
-            return not lock.is_mine()
+            return not lock._is_mine()
         return False
 
     with lock:

@@ -17,7 +17,8 @@ import mshare.measure
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 SECTIONS = {part.partition("\n")[0]: part.partition("\n")[2] for part in PAGE.split("\n## ")[1:]}
-CLASSES = (mshare.Region, mshare.Handle, mshare.RegionInfo, mshare.Lock)
+SYNC = (mshare.Lock, mshare.RWLock, mshare.Semaphore, mshare.Event, mshare.Counter)
+CLASSES = (mshare.Region, mshare.Handle, mshare.RegionInfo, *SYNC)
 
 
 def rows(section: str) -> list[str]:

@@ -12,8 +12,13 @@ first use, in any process, and no process has to be the first. `import mshare` d
 `mshare.Lock` and so on do. A program that gives up the right to read files loads the package first.
 """
 
-# General layout: place (an object's bytes in a region)  ->  mutex (a robust mutex, and waiting for it)  ->  lock, ...
+# General layout: place (an object's bytes in a region)  ->  mutex (a robust mutex, waiting)  ->  lock, rwlock,
+# semaphore, counter; and event, which needs no mutex.
 
+from .counter import Counter
+from .event import Event
 from .lock import Lock
+from .rwlock import RWLock
+from .semaphore import Semaphore
 
-__all__ = ["Lock"]
+__all__ = ["Counter", "Event", "Lock", "RWLock", "Semaphore"]

@@ -17,21 +17,39 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .._core.errors import AlreadyOwnerError, LockTimeoutError, NotALockError, OwnerDiedError
+from .._core.errors import AlreadyOwnerError, LockTimeoutError, OwnerDiedError
 from .._core.linux.robust import KIND, NEXT, PREVIOUS, trylock, unlock
 from .._core.region import Region
 from .mutex import Mutex, deadline_of, process, process_of, thread
-from .place import exporter
+from .place import HEAD_BYTES, Place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
 _CLASS = int.from_bytes(b"mshLock1", "little")
-_OWNER, _NOTICED = 1, 2
+OWNER, NOTICED = 1, 2
 _DAMAGED = 1 << 63
 """The bit of the owner's word that says that the owner's death was noticed."""
-_MUTEX_BYTE = 64
+
+
+def owner_died(place: Place) -> OwnerDiedError:
+    """Return the error about the last owner of a lock, and note the time. The caller has the lock's mutex."""
+    head = place.head
+    head[NOTICED] = head[NOTICED] or time.time_ns()
+    head[OWNER] |= _DAMAGED
+    pid, started = process_of(head[OWNER])
+    error = OwnerDiedError(
+        f"process {pid} died while it held {place.what_and_where}", "repair the data in `with lock.recover() as died:`"
+    )
+    error.pid, error.started, error.noticed = pid, started, head[NOTICED] / 1e9
+    error.region, error.offset = place.region_name, place.offset
+    return error
+
+
+def late(place: Place, timeout: float | None) -> LockTimeoutError:
+    """Return the error for a lock that was not free in time."""
+    return LockTimeoutError(f"{place.what_and_where} was not free within {timeout} s", "wait longer, or ask again")
 
 
 class Lock(Mutex):
@@ -49,7 +67,7 @@ class Lock(Mutex):
     SIZE = 128
     """Bytes of the region that a lock takes."""
 
-    __slots__ = ("_head", "_region_name", "offset")
+    __slots__ = ("_head",)
 
     def __init__(self, region: Region, offset: int = 0) -> None:
         """Use the lock at byte `offset` of `region`, a multiple of 64. Bytes that are all zero become a free lock.
@@ -58,18 +76,10 @@ class Lock(Mutex):
         `ReadOnlyMappingError`, `RegionClosedError`, `BackendUnavailableError` (on musl, and on other machines than
         x86-64).
         """
-        memory, self.offset = exporter(region, offset, self.SIZE, "a lock")
-        self._region_name = region.name
-        head = memoryview(memory).cast("B")[self.offset : self.offset + _MUTEX_BYTE].cast("Q")
-        before = head.tolist()
-        if head[0] != _CLASS and any(before):
-            raise NotALockError(f"the bytes of {self._where()} are something else", "use an offset with 128 zero bytes")
-        super().__init__(memory, self.offset + _MUTEX_BYTE)
-        head[0] = _CLASS
-        self._head = head
-
-    def _where(self) -> str:
-        return f"the lock at byte {self.offset} of region {self._region_name!r}"
+        place = Place(region, offset, self.SIZE, _CLASS, "the lock")
+        super().__init__(place, HEAD_BYTES)
+        self._head = place.head
+        self._claim()
 
     def acquire(self, timeout: float | None = None) -> bool:
         """Get the lock. With `timeout`, in seconds, return False if the lock is not free by then; 0 does not wait.
@@ -84,9 +94,9 @@ class Lock(Mutex):
             code = trylock(self._ref)
             if code and not self._settle(code, deadline):
                 return False
-            if head[_OWNER]:
-                raise self._owner_died()
-            head[_OWNER] = process.word
+            if head[OWNER]:
+                raise owner_died(self._place)
+            head[OWNER] = process.word
         except AlreadyOwnerError:
             raise
         except BaseException:
@@ -98,14 +108,14 @@ class Lock(Mutex):
         """Get the lock, and wait as long as it takes. Raises as `acquire`."""
         head = self._head  # the same as `acquire`, with as few steps as can be
         if self._mutex[KIND] != self._kind or head[0] != _CLASS:
-            raise self._damaged()
+            raise self._place.damaged()
         try:
             code = trylock(self._ref)
             if code:
                 self._settle(code, None)
-            if head[_OWNER]:
-                raise self._owner_died()
-            head[_OWNER] = process.word
+            if head[OWNER]:
+                raise owner_died(self._place)
+            head[OWNER] = process.word
         except AlreadyOwnerError:
             raise
         except BaseException:
@@ -118,7 +128,7 @@ class Lock(Mutex):
         mutex, first = self._mutex, thread.head
         if mutex[NEXT] != first or mutex[PREVIOUS] != first or mutex[KIND] != self._kind:
             self._check_links()  # the thread has other robust mutexes, or does not have this one
-        self._head[_OWNER] = 0
+        self._head[OWNER] = 0
         if unlock(self._ref):
             raise self._not_mine()
 
@@ -127,7 +137,7 @@ class Lock(Mutex):
         mutex, first = self._mutex, thread.head
         if mutex[NEXT] != first or mutex[PREVIOUS] != first or mutex[KIND] != self._kind:
             self._check_links()
-        self._head[_OWNER] = 0
+        self._head[OWNER] = 0
         if unlock(self._ref):
             raise self._not_mine()
 
@@ -143,48 +153,30 @@ class Lock(Mutex):
         deadline = deadline_of(timeout)
         head, died, got = self._head, None, False
         try:
-            if not self.take(deadline):
-                raise LockTimeoutError(f"{self._where()} was not free within {timeout} s", "wait longer, or ask again")
-            if head[_OWNER]:
-                died = self._owner_died()
+            if not self._take(deadline):
+                raise late(self._place, timeout)
+            if head[OWNER]:
+                died = owner_died(self._place)
             else:
-                head[_OWNER] = process.word
+                head[OWNER] = process.word
             got = True
             yield died
-            head[_NOTICED] = 0
+            head[NOTICED] = 0
             died = None
             self.release()
         except BaseException as error:
             if got:
-                if self.is_mine():
+                if self._is_mine():
                     if died is None:
-                        head[_OWNER] = 0
-                    self.give()
+                        head[OWNER] = 0
+                    self._give()
             elif not isinstance(error, AlreadyOwnerError):
                 self._undo()
             raise
 
     def _undo(self) -> None:
         """End an attempt that an exception has interrupted."""
-        self.abandon(recorded=self._head[_OWNER] == process.word)
-
-    def _check(self) -> None:
-        if self._mutex[KIND] != self._kind or self._head[0] != _CLASS:
-            raise self._damaged()
-
-    def _owner_died(self) -> OwnerDiedError:
-        """Return the error about the last owner. The caller has the mutex."""
-        head = self._head
-        head[_NOTICED] = head[_NOTICED] or time.time_ns()
-        head[_OWNER] |= _DAMAGED
-        pid, started = process_of(head[_OWNER])
-        error = OwnerDiedError(
-            f"process {pid} died while it held {self._where()}", "repair the data in `with lock.recover() as died:`"
-        )
-        error.pid, error.started = pid, started
-        error.noticed = head[_NOTICED] / 1e9
-        error.region, error.offset = self._region_name, self.offset
-        return error
+        self._abandon(recorded=self._head[OWNER] == process.word)
 
     def __repr__(self) -> str:
-        return f"<mshare.Lock at byte {self.offset} of region {self._region_name!r}>"
+        return f"<mshare.Lock at {self._place}>"

@@ -1,9 +1,9 @@
 """A robust mutex in a region: how a thread gets it, keeps it in a valid state, and waits for it.
-May depend on: linux, errors, mapping, procfs.
+May depend on: linux, errors, place, procfs.
 
 Facts: an exception of a signal handler, such as KeyboardInterrupt, can arrive when the C library has just locked the
 mutex and Python has not seen the result yet.
-Decision: the caller that is interrupted looks whether the mutex belongs to this thread, and unlocks it (`abandon`).
+Decision: the caller that is interrupted looks whether the mutex belongs to this thread, and unlocks it (`_abandon`).
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ import time
 from contextlib import suppress
 from threading import current_thread, get_native_id, local, main_thread
 
-from .._core import mapping
 from .._core.errors import (
     AlreadyOwnerError,
     BackendUnavailableError,
     InvalidArgumentError,
-    NotALockError,
     NotOwnerError,
 )
 from .._core.linux import robust
 from .._core.linux.files import read_bytes
 from .._core.linux.robust import KIND, LOCK, MUTEX_BYTES, NEXT, PREVIOUS, THREAD_MASK, trylock, unlock
 from .._core.procfs import parse_stat_start
+from .place import Place, Placed
 
 SLICE_S = 0.05
 """The main thread waits in parts of this length, because Python runs signal handlers only between the parts."""
@@ -85,9 +84,8 @@ def deadline_of(timeout: float | None) -> float | None:
     return time.monotonic() + min(timeout, 1e9)
 
 
-def next_slice(deadline: float | None) -> float:
-    """Return for how many seconds this thread may wait in one part; 0 or less if the time is over."""
-    longest = SLICE_S if current_thread() is main_thread() else LONG_SLICE_S
+def left(deadline: float | None, longest: float) -> float:
+    """Return the seconds until the deadline, at most `longest`; 0 or less if the time is over."""
     return longest if deadline is None else min(longest, deadline - time.monotonic())
 
 
@@ -99,80 +97,93 @@ def supported_kind() -> int:
         raise BackendUnavailableError(str(error.strerror), "run the program on such a system") from error
 
 
-class Mutex:
+class Mutex(Placed):
     """The mutex in 40 bytes of memory. All 40 bytes may be zero at first."""
 
-    __slots__ = ("_at", "_exporter", "_kind", "_mutex", "_ref")
+    __slots__ = ("_address", "_kind", "_mutex", "_ref")
 
-    def __init__(self, exporter: mapping.Exporter, offset: int) -> None:
-        """Raises `NotALockError` if the bytes hold something else, `BackendUnavailableError`."""
+    def __init__(self, place: Place, at: int) -> None:
+        """Use the 40 bytes from byte `at` of `place` on. Raises `NotALockError` if the bytes hold something else,
+        `BackendUnavailableError`."""
         self._kind = supported_kind()
-        self._exporter = exporter
-        self._at = offset
-        self._ref = ctypes.byref(exporter, offset)
-        self._mutex = memoryview(exporter).cast("B")[offset : offset + MUTEX_BYTES].cast("Q")
+        self._place = place
+        first = place.offset + at
+        self._address = ctypes.addressof(place.exporter) + first
+        self._ref = ctypes.byref(place.exporter, first)
+        self._mutex = memoryview(place.exporter).cast("B")[first : first + MUTEX_BYTES].cast("Q")
         if not any(self._mutex):
             self._mutex.cast("B").cast("I")[2 * KIND] = self._kind
-        Mutex._check(self)
+        if self._mutex[KIND] != self._kind:
+            raise place.damaged()
 
     def __del__(self) -> None:
         """Keep the memory mapped for good if a thread of this process still holds the mutex: the kernel's list of the
         thread runs through the memory."""
         with suppress(AttributeError, TypeError):  # the constructor has failed; or the interpreter has nearly ended
             if robust.is_own_thread(self._mutex[LOCK] & THREAD_MASK):
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._exporter))
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._place.exporter))
 
-    def _where(self) -> str:
-        return "a mutex"
+    def _claim(self) -> None:
+        """Make the place one of its kind, if no process has. Raises `NotALockError` if the place is of another kind."""
+        head, kind = self._place.head, self._place.kind
+        if not head[0]:
+            self._take(None, check=False)
+            head[0] = head[0] or kind
+            self._give()
+        if head[0] != kind:
+            raise self._place.damaged()
 
     def _check(self) -> None:
-        if self._mutex[KIND] != self._kind:
-            raise self._damaged()
+        if self._mutex[KIND] != self._kind or self._place.head[0] != self._place.kind:
+            raise self._place.damaged()
 
-    def _damaged(self) -> NotALockError:
-        return NotALockError(
-            f"the bytes of {self._where()} are not those of a lock", "look which program has written to that place"
-        )
-
-    def take(self, deadline: float | None) -> bool:
+    def _take(self, deadline: float | None, *, check: bool = True) -> bool:
         """Get the mutex; False if it is not free before `deadline`. The result of an owner's death is a usable mutex.
 
         Raises `AlreadyOwnerError`, `NotALockError`.
         """
-        self._check()
+        if check:
+            self._check()
         code = trylock(self._ref)
         return not code or self._settle(code, deadline)
 
+    def _attempt(self) -> bool:
+        """Get the mutex if it is free. Raises `NotALockError`."""
+        self._check()
+        code = trylock(self._ref)
+        return code not in (errno.EBUSY, errno.EDEADLK) and (not code or self._settle(code, None))
+
     def _settle(self, code: int, deadline: float | None) -> bool:
-        """Go on after a lock call that returned `code`, which is not 0, as `take`."""
+        """Go on after a lock call that returned `code`, which is not 0, as `_take`."""
         while code == errno.EBUSY:
-            seconds = next_slice(deadline)
+            seconds = left(deadline, SLICE_S if current_thread() is main_thread() else LONG_SLICE_S)
             if seconds <= 0:
                 return False
             code = robust.lock_within(self._ref, seconds)
             if code == errno.ETIMEDOUT:
-                self._check()
+                if self._mutex[KIND] != self._kind:
+                    raise self._place.damaged()
                 code = errno.EBUSY
         if code == errno.EOWNERDEAD:
             robust.consistent(self._ref)
         elif code == errno.EDEADLK:
-            raise AlreadyOwnerError(f"this thread holds {self._where()}", "release it first")
+            raise AlreadyOwnerError(f"this thread holds {self._place.what_and_where}", "release it first")
         elif code:
-            raise self._damaged()
+            raise self._place.damaged()
         return True
 
-    def abandon(self, *, recorded: bool = False) -> None:
+    def _abandon(self, *, recorded: bool = False) -> None:
         """Release the mutex if a lock call got it that an exception has interrupted. `recorded`: the mutex of this
         thread may be that of an earlier call."""
-        if self.is_mine() and (not recorded or self._mutex[1] & _INCONSISTENT == _INCONSISTENT):
+        if self._is_mine() and (not recorded or self._mutex[1] & _INCONSISTENT == _INCONSISTENT):
             robust.consistent(self._ref)
-            self.give()
+            self._give()
 
-    def is_mine(self) -> bool:
+    def _is_mine(self) -> bool:
         """Tell whether this thread holds the mutex. Costs a system call."""
         return self._mutex[LOCK] & THREAD_MASK == get_native_id()
 
-    def give(self) -> None:
+    def _give(self) -> None:
         """Release the mutex. Raises `NotOwnerError`, `NotALockError`."""
         mutex, head = self._mutex, thread.head
         if mutex[PREVIOUS] != head or mutex[NEXT] != head or mutex[KIND] != self._kind:
@@ -181,12 +192,14 @@ class Mutex:
             raise self._not_mine()
 
     def _check_links(self) -> None:
-        if not self.is_mine():
+        if not self._is_mine():
             raise self._not_mine()
         self._check()
-        node = ctypes.addressof(self._exporter) + self._at + robust.NODE_BYTE
+        node = self._address + robust.NODE_BYTE
         if not robust.links_intact(node, self._mutex[PREVIOUS], self._mutex[NEXT]):
-            raise self._damaged()
+            raise self._place.damaged()
 
     def _not_mine(self) -> NotOwnerError:
-        return NotOwnerError(f"this thread does not hold {self._where()}", "release it in the thread that got it")
+        return NotOwnerError(
+            f"this thread does not hold {self._place.what_and_where}", "release it in the thread that got it"
+        )

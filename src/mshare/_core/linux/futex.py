@@ -36,7 +36,7 @@ def wake_all(word: object) -> None:
         libc.raise_errno()
 
 
-def add_and_wake_all(word: object) -> None:
-    """Add 1 to the word, in one atomic step of the kernel, and wake all that wait for it."""
-    if _libc.syscall(_SYS_futex, word, _WAKE_OP, _EVERYBODY, _NOBODY, word, _ADD_ONE) < 0:
+def add_and_wake_one(word: object) -> None:
+    """Add 1 to the word, in one atomic step of the kernel, and wake one that waits for it."""
+    if _libc.syscall(_SYS_futex, word, _WAKE_OP, ctypes.c_int(1), _NOBODY, word, _ADD_ONE) < 0:
         libc.raise_errno()
