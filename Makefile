@@ -14,7 +14,7 @@ LINT_PACKAGES := sparse perl xz-utils kmod make gcc-12 gcc libc6-dev libelf1 pah
 VM_PACKAGES := qemu-system-x86 $(LINT_PACKAGES)
 TEST_PACKAGES := postgresql-15 chromium prometheus dkms clang php8.2-fpm nginx stress-ng
 
-.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-start bench-postgres bench-postgres-vm bench-kernel compare prove test-postgres-regress clean vm-deps test-deps test-vm test-lab-vm test-kernels test-debug-kernel demo-vm vm-shell
+.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-start bench-postgres bench-postgres-vm bench-kernel compare prove test-cpython test-postgres-regress clean vm-deps test-deps test-vm test-lab-vm test-kernels test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/bin/mshare:
@@ -50,6 +50,16 @@ lint-python: venv
 # checkpatch --strict and sparse (vm/lint.py). The first run fetches a kernel's headers and checkpatch.
 lint-kernel: venv lint-deps
 	$(VM) lint
+
+# CPython's own tests of shared memory, with mshare.shared_memory in the place of multiprocessing's. `make test` runs those
+# of its own interpreter. A version that is not found is named. CPYTHONS="PATH PATH" chooses other interpreters.
+CPYTHON_VERSIONS := 3.12 3.13
+CPYTHONS = $(shell for v in $(CPYTHON_VERSIONS); do for p in python$$v $$HOME/.pyenv/versions/$$v.*/bin/python$$v; do \
+	"$$p" -c 'import sys, test._test_multiprocessing; print(sys.executable)' 2> /dev/null && break; done; done)
+test-cpython: venv
+	@for v in $(CPYTHON_VERSIONS); do case "$(CPYTHONS)" in *python$$v*) ;; \
+		*) echo "test-cpython: no Python $$v with its own tests is installed, so those tests do not run";; esac; done
+	MSHARE_CPYTHONS="$(CPYTHONS)" $(BIN)/python -m pytest tests/integration/test_shared_memory_cpython.py
 
 stress: venv
 	$(BIN)/python -m pytest -m stress tests/stress

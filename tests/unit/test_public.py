@@ -14,6 +14,7 @@ import pytest
 
 import mshare
 import mshare.measure
+import mshare.shared_memory
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 SECTIONS = {part.partition("\n")[0]: part.partition("\n")[2] for part in PAGE.split("\n## ")[1:]}
@@ -70,7 +71,8 @@ def test_what_is_listed_is_what_is_documented() -> None:
     assert sorted(others) == sorted(name for name in mshare.__all__ if not is_error(name))
     assert {kind.__name__ for kind in CLASSES} <= set(SECTIONS)
     assert "`ANYWHERE`" in SECTIONS["Functions"]
-    assert sorted(rows("mshare.measure")) == sorted(mshare.measure.__all__)
+    for module in (mshare.measure, mshare.shared_memory):
+        assert sorted(rows(module.__name__)) == sorted(module.__all__)
 
 
 @pytest.mark.parametrize("kind", CLASSES)
@@ -78,7 +80,7 @@ def test_every_member_is_documented(kind: type) -> None:
     assert sorted(rows(kind.__name__)) == sorted(members(kind))
 
 
-@pytest.mark.parametrize("module", [mshare, mshare.measure])
+@pytest.mark.parametrize("module", [mshare, mshare.measure, mshare.shared_memory])
 def test_everything_that_is_listed_is_typed_and_has_a_docstring(module: ModuleType) -> None:
     assert files("mshare").joinpath("py.typed").is_file()
     for name in module.__all__:

@@ -92,13 +92,26 @@ def unlink(name: str) -> None:
     Raises `RegionNotFoundError`, `NotARegionError` (any other file is left alone), `AccessDeniedError`,
     `BackendUnavailableError` (the root is mounted read-only).
     """
-    with find(name) as entry, _open_to_remove(entry) as fd:
-        read_record(name, fd)
-        # Forceful: neither a remover that does not finish nor an enemy with write access may stop it, so go on then.
-        wait(lambda: locks.try_write_lock(fd, NAME_BYTE))
-        if not entry.still_named():
-            raise RegionNotFoundError(f"region {name!r} has just been removed", "nothing is left to do")
-        _unlink(entry)
+    unlink_file(name)
+
+
+@limits.named
+def unlink_file(name: str, expected: FileId | None = None) -> None:
+    """Do the same as `unlink`, but leave a file alone that is not the `expected` one (`RegionNotFoundError`)."""
+    with find(name) as entry:
+        _check_expected(entry, expected)
+        with _open_to_remove(entry) as fd:
+            read_record(name, fd)
+            # Forceful: neither a remover that does not finish nor an enemy with write access may stop it: go on then.
+            wait(lambda: locks.try_write_lock(fd, NAME_BYTE))
+            if not entry.still_named():
+                raise RegionNotFoundError(f"region {name!r} has just been removed", "nothing is left to do")
+            _unlink(entry)
+
+
+def _check_expected(entry: RootEntry, expected: FileId | None) -> None:
+    if expected is not None and entry.file != expected:
+        raise RegionNotFoundError(f"region {entry.name!r} has been replaced", "look again")
 
 
 def remove_if_idle(
@@ -119,8 +132,7 @@ def remove_if_idle(
     `BackendUnavailableError` (the root is mounted read-only).
     """
     with find(name) as entry:
-        if expected is not None and entry.file != expected:
-            raise RegionNotFoundError(f"region {name!r} has been replaced", "look again")
+        _check_expected(entry, expected)
         with _open_to_remove(entry) as fd:
             read_record(name, fd)
             if before is not None:

@@ -1,0 +1,60 @@
+"""A program of `multiprocessing.shared_memory` that a kill cannot hurt, because of its first lines.
+
+Run: python examples/python/drop_in.py. docs/shared-memory.md explains the lines.
+"""
+
+# ruff: noqa: E402
+
+import mshare.shared_memory
+
+mshare.shared_memory.install()
+
+import os
+import signal
+from multiprocessing import get_context
+from multiprocessing.managers import SharedMemoryManager
+from multiprocessing.shared_memory import ShareableList, SharedMemory
+
+import numpy
+
+COUNT = 1 << 20
+
+
+def add_up(name: str, results: ShareableList, number: int) -> None:
+    """Attach the block by its name, and put the sum of a quarter of it into the list."""
+    block = SharedMemory(name)
+    numbers = numpy.ndarray(COUNT, "int64", block.buf)
+    results[number] = int(numbers[number::4].sum())
+    block.close()
+
+
+def die(name: str) -> None:
+    """Attach the block, and be killed."""
+    block = SharedMemory(name)
+    assert block.buf[8] == 1
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    with SharedMemoryManager() as manager:
+        block = manager.SharedMemory(COUNT * 8)
+        results = manager.ShareableList([0] * 4)
+        numpy.ndarray(COUNT, "int64", block.buf)[:] = range(COUNT)
+        for number, method in enumerate(("fork", "spawn", "fork", "spawn")):
+            context = get_context(method)
+            killed = context.Process(target=die, args=(block.name,))
+            worker = context.Process(target=add_up, args=(block.name, results, number))
+            for process in (killed, worker):
+                process.start()
+                process.join()
+            print(f"{method}: one worker ended with {killed.exitcode}, the other added up {results[number]:,}")
+        (region,) = (each for each in mshare.regions() if each.name == block.name)
+        print(
+            f"sum {sum(results):,}, on {region.backend}: {region.page_table_bytes >> 10} KiB of page tables per process"
+        )
+        block.close()
+        results.shm.close()
+
+
+if __name__ == "__main__":
+    main()
