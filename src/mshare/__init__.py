@@ -43,7 +43,7 @@ May depend on: _core, sync.
 #   measure          public: what processes pay, measured in real processes
 #   testing          public: the reference model, the conformance suite and the state machine, for others' backends
 
-from ._core.attachment import ANYWHERE, attach
+from ._core.attachment import ANYWHERE, attach, reattach
 from ._core.calls import mshare, mshare_unlink
 from ._core.creation import create, create_anonymous
 from ._core.errors import (
@@ -78,8 +78,8 @@ from ._core.errors import (
 )
 from ._core.handle import Handle
 from ._core.handover import recv_handle, send_handle
-from ._core.listing import regions
-from ._core.record import RegionInfo
+from ._core.listing import held_regions, regions
+from ._core.record import HeldRegion, RegionInfo
 from ._core.region import Region
 from ._core.removal import gc, unlink
 
@@ -101,6 +101,7 @@ __all__ = [
     "DescriptorLimitError",
     "Event",
     "Handle",
+    "HeldRegion",
     "InvalidAddressError",
     "InvalidArgumentError",
     "InvalidNameError",
@@ -132,8 +133,10 @@ __all__ = [
     "create",
     "create_anonymous",
     "gc",
+    "held_regions",
     "mshare",
     "mshare_unlink",
+    "reattach",
     "recv_handle",
     "regions",
     "send_handle",

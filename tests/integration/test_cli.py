@@ -123,7 +123,7 @@ def test_create_ls_stat_rm(backend: str) -> None:
     made = answer("create", "one", "3M", "--backend", backend, "--mode", "0640", "--addr", "0x200040000000")
     assert (made["name"], made["size"], made["mode"], made["backend"]) == ("one", 3 << 20, "0640", backend)
     assert (made["addr"], made["pids"], made["orphan"]) == (0x2000_4000_0000, [], True)
-    assert answer("ls") == {"regions": [made]}
+    assert answer("ls") == {"regions": [made], "held": []}
     assert answer("stat", "one") == made
     with mshare.attach("one") as region:
         seen = answer("stat", "one")
@@ -154,7 +154,7 @@ def test_human_output(world: Path) -> None:
     assert "page tables" in ok("stat", "one")
     assert ok("rm", "one") == "removed one\n"
     assert ok("ls") == ""
-    assert answer("ls") == {"regions": []}
+    assert answer("ls") == {"regions": [], "held": []}
 
 
 def test_80_columns_are_enough(world: Path) -> None:

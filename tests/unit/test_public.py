@@ -19,7 +19,7 @@ import mshare.shared_memory
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 SECTIONS = {part.partition("\n")[0]: part.partition("\n")[2] for part in PAGE.split("\n## ")[1:]}
 SYNC = (mshare.Lock, mshare.RWLock, mshare.Semaphore, mshare.Event, mshare.Counter)
-CLASSES = (mshare.Region, mshare.Handle, mshare.RegionInfo, *SYNC)
+CLASSES = (mshare.Region, mshare.Handle, mshare.RegionInfo, mshare.HeldRegion, *SYNC)
 
 
 def rows(section: str) -> list[str]:

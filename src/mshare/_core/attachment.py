@@ -14,6 +14,7 @@ from . import entry, limits, mapping, names, placement
 from .attached import Attached
 from .errors import (
     AccessDeniedError,
+    InvalidArgumentError,
     InvalidSizeError,
     MshareError,
     NotSealedError,
@@ -160,6 +161,37 @@ def attach_length(
         region = Region(name, root, status, record, readonly=readonly)
         _map(fd, FileId(status.st_dev, status.st_ino), region, addr)
         return region
+
+
+@limits.named
+def reattach(region: Region, *, require_sealed: bool = False) -> Region:
+    """Attach what the name of `region` means now, close `region`, and return the new attachment.
+
+    The new region has the rights of `region`, and its own address; if `region` is attached elsewhere, so is the new
+    one, at any free address. Views of `region` stay as they are and keep the older memory. At no time does the process
+    have neither. If the name still means the same region, `region` itself is returned, and stays open.
+
+    - `require_sealed`: as for `attach`, for the newer region.
+
+    Raises the errors of `attach` by name, `RegionClosedError`, `InvalidArgumentError` for a region without a name, and
+    `AccessDeniedError` if the newer region belongs to another user than the older one. `region` is unchanged then.
+    """
+    if not region.superseded:
+        if not region.name:
+            raise InvalidArgumentError("a region without a name has no newer version", "attach a region by its name")
+        if region._root is not None and os.path.lexists(os.path.join(region._root, region.name)):
+            return region
+    newer = attach_length(
+        region.name,
+        readonly=region.readonly,
+        addr=None if region.addr == region._record.addr else ANYWHERE,
+        owner=region._status.st_uid,
+        length=0,
+        require_sealed=require_sealed,
+    )
+    with mapping.lock:
+        region._attached.let_go()
+    return newer
 
 
 def _wait_to_open(name: str, *, writable: bool) -> names.Opened:

@@ -153,6 +153,8 @@ class Request(NamedTuple):
     size_bytes: int
     reserve: bool = True
     addr: int | None = None
+    root: str | None = None
+    """The directory of the older region that the new one replaces: rename(2) works within one file system only."""
 
 
 class Choice(NamedTuple):
@@ -163,8 +165,10 @@ class Choice(NamedTuple):
 
 
 def obstacle(backend: Backend, request: Request) -> str | None:
-    """Return why `backend` cannot serve `request` on any machine, or None."""
+    """Return why `backend` can never serve `request`, or None."""
     able = backend.capabilities
+    if request.root is not None and backend.root() != request.root:
+        return f"the region to replace is a file in {request.root}"
     if not request.reserve and not able.sparse:
         return "it always reserves its memory (reserve=False was asked)"
     align = max(able.leaf_size, able.map_unit)

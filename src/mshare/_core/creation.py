@@ -1,7 +1,7 @@
 """Creating regions: a file without a name is completed, and one step then gives the file its name.
 
 May depend on: limits, placement, backend, backends, handle, linux, mapping, region, errors, units, geometry,
-record, procfs, typed, listing, names, roots.
+record, procfs, typed, listing, names, replacement, roots.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from . import backends, limits, listing, mapping, names, roots
+from . import backends, limits, listing, mapping, names, replacement, roots
 from .backend import Backend, Progress, Request, choose, explain
 from .errors import (
     BackendUnavailableError,
@@ -47,6 +47,7 @@ def create(
     reserve: bool = True,
     progress: Progress | None = None,
     fill: Fill | None = None,
+    replace: bool = False,
 ) -> Region:
     """Create a region of `size` bytes, filled by `fill` or with zeros, and return the region attached read-write.
 
@@ -65,12 +66,17 @@ def create(
       the name. Nobody ever reads a half-filled region. If `fill` raises, no region exists, and the error is raised
       here. `fill` must keep no view (`ViewsAliveError`). With `reserve=False` a full machine means SIGBUS. A child
       that another thread forks in the meantime does not have the memory.
+    - `replace`: True gives the new region the name even if another region has it, in the same step. Every process finds
+      the older or the complete newer region under the name, at all times. Processes that have the older one attached
+      keep it, unchanged, until they detach: `Region.superseded` tells them, and `reattach` moves them over. The new
+      region gets an address of its own, and lies in the directory of the older one, so that `backend` has to use that
+      directory. There must be memory for both. The rights needed are those of `unlink`.
 
     Raises `InvalidNameError`, `InvalidSizeError`, `InvalidAddressError`, `InvalidArgumentError`, `RegionExistsError`,
     `NoSpaceError`, `AddressTakenError`, `BackendUnavailableError`, and leaves nothing behind then. Cost: reserving
     clears the memory, once.
     """
-    return build(Spec(names.check_name(name), size, mode, addr, reserve, progress, fill), backend)
+    return build(Spec(names.check_name(name), size, mode, addr, reserve, progress, fill, replace=replace), backend)
 
 
 @limits.named
@@ -112,6 +118,8 @@ class Spec(NamedTuple):
     frozen: bool = False
     """Nobody may attach the region read-write, not even its creator."""
     linkable: bool = False
+    replace: bool = False
+    """The region takes over its name from an older region, if there is one."""
 
     @property
     def label(self) -> str:
@@ -139,11 +147,14 @@ def build(spec: Spec, forced: str | None = None) -> Region:
     spec = spec.checked()
     if not proc.is_mounted():
         raise roots.no_proc()
-    if spec.name is not None:
+    older_root = None
+    if spec.name is not None and spec.replace:
+        older_root = replacement.root_to_replace_in(spec.name)
+    elif spec.name is not None:
         names.refuse_existing(spec.name)
     forced = forced or os.environ.get("MSHARE_BACKEND") or None
     able = backends.NAMELESS if spec.name is None and not spec.linkable else backends.ALL
-    choice = choose(able, Request(spec.size, spec.reserve, spec.addr), forced)
+    choice = choose(able, Request(spec.size, spec.reserve, spec.addr, older_root), forced)
     rejected = list(choice.rejected)
     problem: NoSpaceError | BackendUnavailableError | None = None
     for backend in choice.candidates:
@@ -240,12 +251,12 @@ class _Draft:
                 fix_size(self.fd)
                 region._attached.handle = Handle(Descriptor(f"/proc/self/fd/{self.fd}", os.O_RDWR))
             elif self.root is not None:
-                names.publish(self.fd, self.root, spec.name)
+                (replacement.publish_over if spec.replace else names.publish)(self.fd, self.root, spec.name)
             with mapping.lock:
                 self.area.published(region.name)
         except BaseException:  # perhaps the error of a signal handler, after the name has appeared
             region.close()  # now, not when the error's traceback lets go of it
-            if self.root is not None and spec.name is not None:
+            if self.root is not None and spec.name is not None and not spec.replace:
                 names.withdraw(self.fd, self.root, spec.name)
             raise
         return region
@@ -281,8 +292,11 @@ def _file_id(fd: int) -> FileId:
 
 
 def _map_new(fd: int, spec: Spec, backend: Backend, owner: mapping.Owner) -> mapping.Mapping:
-    """Map the new file at the region's future address, clear of all regions that this process knows."""
+    """Map the new file at the region's future address, clear of all regions that this process knows. A region that
+    replaces others is also clear of older versions without a name, so that a process can attach both."""
     known = [attachment_span(record.size_bytes, record.addr) for record in listing.known_records()]
+    if spec.replace:
+        known += listing.spans_in_use()
 
     def next_addr() -> int:
         # The address is random, even for a name that existed before. A process that still has the older region attached

@@ -1,6 +1,6 @@
 """Listing: the regions that exist, and the facts that are shown about each.
 
-May depend on: entry, names, roots, limits, linux, errors, procfs, record, typed.
+May depend on: entry, names, roots, limits, linux, errors, geometry, procfs, record, typed.
 """
 
 from __future__ import annotations
@@ -14,13 +14,18 @@ from . import entry as entry_of
 from . import limits, roots
 from .entry import RootEntry, is_attached, read_record
 from .errors import AccessDeniedError, InvalidNameError, NotARegionError, RegionBusyError
+from .geometry import Span, attachment_span
 from .linux import proc
 from .linux.descriptors import Descriptor
 from .linux.ioctl import RegionFacts, region_facts
 from .names import check_name, find
-from .procfs import FileId
-from .record import Record, RegionInfo
+from .procfs import FileId, Vma
+from .record import ATTACHED_BYTE, HeldRegion, Record, RegionInfo
 from .typed import NamedTuple
+
+_DELETED = " (deleted)"
+"""The text with which /proc/PID/maps marks a file that has lost its name. The kernel calls a file that has had none
+`#` and its inode."""
 
 
 def describe(
@@ -152,3 +157,52 @@ def region_info(name: str) -> RegionInfo:
 def with_pids(info: RegionInfo, pids: tuple[int, ...]) -> RegionInfo:
     """Return `info` with the processes found in /proc, which also show users of the file that take no lock."""
     return info._replace(pids=pids, orphan=info.orphan and not pids)
+
+
+def spans_in_use() -> list[Span]:
+    """Return the addresses at which processes have files of the roots mapped, with a name or without, as far as this
+    process may look. Costs one pass over /proc."""
+    devices = {root.dev for root in roots.present()}
+    found = [vma.span for _, vma in proc.mappings_of(lambda file: file.dev in devices)]
+    return [attachment_span(span.end - span.start, span.start) for span in found]
+
+
+@limits.named
+def held_regions() -> list[HeldRegion]:
+    """Return the regions without a name that processes still hold, in order of name: older versions and removed ones.
+
+    Regions that never had a name and cannot get one (a memfd) are absent. The cost is one pass over /proc if any
+    process has a region attached. Raises `BackendUnavailableError` if /proc/locks is hidden from this process.
+    """
+    devices = {root.dev: root for root in roots.present()}
+    try:
+        locked = {file for file in proc.locked_files(ATTACHED_BYTE) if file.dev in devices}
+    except OSError as error:
+        limits.reraise(error)
+        raise roots.hidden_proc(error) from error
+    users: dict[FileId, list[tuple[int, Vma]]] = {}
+    if locked:
+        for pid, vma in proc.mappings_of(locked.__contains__):
+            if _lost_its_name(devices[vma.file.dev], vma.path):
+                users.setdefault(vma.file, []).append((pid, vma))
+    return sorted(_held(devices[file.dev], some) for file, some in users.items())
+
+
+def _lost_its_name(root: roots.Root, path: bytes) -> bool:
+    """Tell whether the path in a map is that of a file which lay in `root` and has no name there. One file system can
+    hold several roots. A process of another mount namespace may have the root at another path, and is not found."""
+    where, name = os.path.split(os.fsdecode(path))
+    return where == root.path and name.endswith(_DELETED) and not os.path.lexists(root.prefix + name)
+
+
+def _held(root: roots.Root, users: list[tuple[int, Vma]]) -> HeldRegion:
+    names = {os.path.basename(os.fsdecode(vma.path)).removesuffix(_DELETED) for _, vma in users}
+    name = min((name for name in names if not name.startswith("#")), default="")
+    first = min(users)[1].span
+    return HeldRegion(
+        name,
+        first.end - first.start,
+        first.start,
+        tuple(sorted({pid for pid, _ in users})),
+        bool(name) and os.path.lexists(root.prefix + name),
+    )

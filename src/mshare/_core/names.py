@@ -34,6 +34,9 @@ from .procfs import FileId
 from .record import ATTACHED_BYTE
 from .units import whole
 
+HIDDEN = ".mshare-new-"
+"""The first characters of the names of files that are about to replace others. No region can have such a name."""
+
 _PATIENCE_S = 1.0
 """The longest wait for a process that removes a name. A removal takes microseconds, unless the process was stopped."""
 
@@ -201,7 +204,14 @@ def _exists(name: str, root: str) -> RegionExistsError:
 
 
 def publish(fd: int, root: str, name: str) -> None:
-    """Give the complete, unnamed file `fd` its name, in one step, or raise `RegionExistsError`.
+    """Give the complete, unnamed file `fd` its name, in one step, or raise `RegionExistsError`."""
+    with turn():
+        link_unique(fd, root, name)
+
+
+@contextmanager
+def turn() -> Iterator[None]:
+    """Keep other creators from giving names in the meantime.
 
     Names are unique over all roots, although Linux cannot check and link across two file systems in one step. A creator
     therefore holds a flock(2) on the first root's directory while it looks and links. The kernel releases the lock when
@@ -212,9 +222,14 @@ def publish(fd: int, root: str, name: str) -> None:
     with ExitStack() as held:
         if len(roots.directories()) > 1:
             with suppress(PermissionError):  # a directory that we may search, but not read
-                turn = held.enter_context(Descriptor(roots.directories()[0], os.O_RDONLY | os.O_DIRECTORY))
-                wait(lambda: locks.try_flock(turn))
-        root_fd = held.enter_context(Descriptor(root, os.O_PATH | os.O_DIRECTORY))
+                first = held.enter_context(Descriptor(roots.directories()[0], os.O_RDONLY | os.O_DIRECTORY))
+                wait(lambda: locks.try_flock(first))
+        yield
+
+
+def link_unique(fd: int, root: str, name: str) -> None:
+    """Give the unnamed file `fd` its name under `root`, or raise `RegionExistsError`. The caller has the `turn`."""
+    with Descriptor(root, os.O_PATH | os.O_DIRECTORY) as root_fd:
         refuse_existing(name)
         try:
             os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=root_fd, follow_symlinks=True)

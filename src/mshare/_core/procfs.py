@@ -237,6 +237,22 @@ def parse_cgroup(text: bytes) -> list[CgroupPath]:
     return groups
 
 
+def parse_locks(text: bytes, offset: int) -> set[FileId]:
+    """Return the files on which an open file description holds a lock from byte `offset` on, from the text of
+    /proc/locks. A line in another format is skipped."""
+    found = set()
+    for line in text.split(b"\n"):
+        words = line.split()
+        if len(words) != 8 or words[1] != b"OFDLCK" or words[6] != str(offset).encode():
+            continue
+        try:
+            major, minor, ino = words[5].split(b":")
+            found.add(FileId(make_dev(int(major, 16), int(minor, 16)), int(ino)))
+        except ValueError:
+            continue
+    return found
+
+
 def parse_buddyinfo(text: bytes) -> dict[int, int]:
     """Return how many free pieces of each order there are, over all zones, from the text of /proc/buddyinfo. A piece of
     order N is 2 to the N pages in a row."""

@@ -202,3 +202,19 @@ class RegionInfo(NamedTuple):
         from a backend, because the file may name a backend that this version does not have."""
         tables = page_tables(round_up(self.size, self.map_unit), leaf_size=self.leaf_size, addr=self.addr)
         return tables.pud_pages * PAGE if is_linked(self.map_unit) else tables.bytes
+
+
+class HeldRegion(NamedTuple):
+    """A region that has no name any more, and that processes still hold: an older version, or a removed region."""
+
+    name: str
+    """The name that the region had, as the maps of its users show it. Empty if no map shows one: the kernel shows none
+    to a region's creator, and forgets it when the directory that had it is gone."""
+    size: int
+    """Bytes that a process maps, in whole units of mappings."""
+    addr: int
+    """The address in the first of the processes."""
+    pids: tuple[int, ...]
+    """The processes that map the region, as far as this one may look, in order. Never empty."""
+    superseded: bool
+    """True if the name means a newer region now."""

@@ -19,12 +19,15 @@ from . import limits, listing, mapping, names, roots
 from .attached import Attached
 from .errors import (
     AccessDeniedError,
+    AmbiguousNameError,
     BackendUnavailableError,
     InvalidArgumentError,
     InvalidSizeError,
+    NotARegionError,
     RegionBusyError,
     RegionClosedError,
     RegionExistsError,
+    RegionNotFoundError,
     ViewsAliveError,
 )
 from .handle import Handle
@@ -98,6 +101,28 @@ class Region:
     def closed(self) -> bool:
         """True after `close`."""
         return self._attached.closed
+
+    @property
+    @limits.named
+    def superseded(self) -> bool:
+        """True as soon as the region's name means another region, such as a newer version (`create(replace=True)`).
+
+        `reattach` moves over to that one. The answer is False if the name has been removed, for a region without a
+        name, and for an attachment by handle. Costs one system call if the name exists. Raises `RegionClosedError`.
+        """
+        if self.closed:
+            raise RegionClosedError(f"region {self.name!r} is closed", "attach it again")
+        if self._root is None or not self._name:
+            return False
+        try:
+            now = os.stat(f"{self._root}/{self._name}", follow_symlinks=False)
+        except FileNotFoundError:
+            try:
+                with names.find(self._name) as entry:  # in another root: removed, and made again
+                    now = entry.status
+            except (RegionNotFoundError, NotARegionError, AmbiguousNameError):
+                return False
+        return stat.S_ISREG(now.st_mode) and not os.path.samestat(now, self._status)
 
     @property
     def buf(self) -> memoryview:

@@ -13,10 +13,10 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from . import limits
+from . import limits, roots
 from .entry import RootEntry, is_attached, known_to_kernel, read_record
 from .errors import (
     AccessDeniedError,
@@ -29,7 +29,7 @@ from .errors import (
 from .linux import locks, proc
 from .linux.descriptors import Descriptor
 from .listing import listed
-from .names import find, wait
+from .names import HIDDEN, find, wait
 from .procfs import FileId
 from .record import ATTACHED_BYTE, NAME_BYTE, RegionInfo
 from .roots import read_only_named
@@ -41,7 +41,7 @@ search takes about a hundred times as long as a removal. A program that attaches
 memory without a name."""
 
 
-def _open_to_remove(entry: RootEntry) -> Descriptor:
+def open_to_remove(entry: RootEntry) -> Descriptor:
     """Open the file for writing, as the removers' locks need, also where its mode denies that to its owner.
 
     The owner may always change the mode: it is widened and put back at once. Dying in between leaves the owner `rw`
@@ -100,7 +100,7 @@ def unlink_file(name: str, expected: FileId | None = None) -> None:
     """Do the same as `unlink`, but leave a file alone that is not the `expected` one (`RegionNotFoundError`)."""
     with find(name) as entry:
         _check_expected(entry, expected)
-        with _open_to_remove(entry) as fd:
+        with open_to_remove(entry) as fd:
             read_record(name, fd)
             # Forceful: neither a remover that does not finish nor an enemy with write access may stop it: go on then.
             wait(lambda: locks.try_write_lock(fd, NAME_BYTE))
@@ -133,7 +133,7 @@ def remove_if_idle(
     """
     with find(name) as entry:
         _check_expected(entry, expected)
-        with _open_to_remove(entry) as fd:
+        with open_to_remove(entry) as fd:
             read_record(name, fd)
             if before is not None:
                 before()
@@ -170,10 +170,12 @@ def gc(*, older_than: float = 0.0) -> list[RegionInfo]:
     """Remove orphans that were created at least `older_than` seconds ago, and return the removed regions.
 
     A region that waits for its next user, for example while a service restarts, is also an orphan. Give an age that no
-    such wait reaches, or remove regions by name. Regions of other users are left alone unless you are root.
+    such wait reaches, or remove regions by name. Regions of other users are left alone unless you are root. Memory that
+    a killed `create(replace=True)` has left without a name is given back too, and is not in the result.
 
     Raises `BackendUnavailableError` if there are orphans and all of them are on roots that are mounted read-only.
     """
+    remove_left_behind()
     removed = []
     refused: BackendUnavailableError | None = None
     found = orphans(older_than=older_than)
@@ -191,3 +193,29 @@ def gc(*, older_than: float = 0.0) -> list[RegionInfo]:
     if refused is not None and not removed:
         raise refused
     return removed
+
+
+def remove_left_behind() -> None:
+    """Remove the files of processes that died while they replaced a region. Files that others may still complete,
+    that belong to other users, or that are no regions are left alone."""
+    for entry in _hidden():
+        with entry.descriptor, suppress(OSError), open_to_remove(entry) as fd:
+            read_record(entry.name, fd)
+            if locks.try_write_lock(fd, ATTACHED_BYTE) and entry.still_named():
+                os.unlink(entry.path)
+
+
+def _hidden() -> Iterator[RootEntry]:
+    for root in roots.present():
+        if not os.access(root.path, os.R_OK, effective_ids=True):
+            continue
+        for name in os.listdir(root.path):
+            if not name.startswith(HIDDEN):
+                continue
+            with suppress(OSError):
+                descriptor = Descriptor(root.prefix + name, os.O_PATH | os.O_NOFOLLOW)
+                status = os.fstat(descriptor.fd)
+                if stat.S_ISREG(status.st_mode) and os.geteuid() in (0, status.st_uid):
+                    yield RootEntry(name, root.path, descriptor, FileId(status.st_dev, status.st_ino))
+                else:
+                    descriptor.close()

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from .._core.record import RegionInfo
-from .._core.units import format_age, format_size
+from .._core.record import HeldRegion, RegionInfo
+from .._core.units import format_age, format_list, format_size
 from .table import Table, printable
 
 
@@ -50,6 +50,33 @@ def regions_table(infos: Sequence[RegionInfo], now: float, owner: Callable[[int]
         for info in infos
     )
     return Table(headers, rows, right=frozenset({1, 7, 8}))
+
+
+def held_table(held: Sequence[HeldRegion]) -> Table:
+    """Return one line per region that has no name any more."""
+    headers = ("HELD", "SIZE", "ADDRESS", "STATE", "PROCESSES")
+    rows = tuple(
+        (
+            printable(each.name) or "(unknown)",
+            format_size(each.size),
+            f"{each.addr:#x}",
+            "older version" if each.superseded else "removed" if each.name else "without a name",
+            format_list(each.pids),
+        )
+        for each in held
+    )
+    return Table(headers, rows, right=frozenset({1}))
+
+
+def held_json(each: HeldRegion) -> dict[str, Any]:
+    """Return one region without a name as JSON has it; `name` is None if no map shows a name."""
+    return {
+        "name": each.name or None,
+        "size": each.size,
+        "addr": each.addr,
+        "pids": list(each.pids),
+        "superseded": each.superseded,
+    }
 
 
 def region_fields(info: RegionInfo, now: float, owner: Callable[[int], str]) -> list[tuple[str, str]]:

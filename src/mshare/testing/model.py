@@ -15,6 +15,7 @@ from .._core.errors import (
     AccessDeniedError,
     AddressTakenError,
     BackendUnavailableError,
+    InvalidArgumentError,
     ReadOnlyMappingError,
     RegionBusyError,
     RegionClosedError,
@@ -61,6 +62,8 @@ class Attached:
     writes: bool | None = None
     """Whether the kept handle can write. None if there is no handle, because the region was attached by name, or was
     created with a name. A handle of such a region is opened by name, with the rights of the attachment."""
+    name: str = ""
+    """The name by which the object was made, or which it gave the region; empty for an attachment by handle."""
 
 
 @dataclass
@@ -101,7 +104,7 @@ class Model:
     def fork(self, parent: int, child: int) -> None:
         """A child appears with its parent's attachments, by the same numbers."""
         source = self.processes[parent]
-        copies = {number: Attached(a.region, a.readonly, a.writes) for number, a in source.attached.items()}
+        copies = {number: Attached(a.region, a.readonly, a.writes, a.name) for number, a in source.attached.items()}
         self.processes[child] = ModelProcess(copies, dict(source.writable), dict(source.known))
 
     def kill(self, pid: int) -> None:
@@ -114,14 +117,16 @@ class Model:
         """Return a number that no attachment has had."""
         return next(self._numbers)
 
-    def create(self, pid: int, number: int, name: str, size: int, addr: int, *, frozen: bool = False) -> None:
+    def create(
+        self, pid: int, number: int, name: str, size: int, addr: int, *, frozen: bool = False, replace: bool = False
+    ) -> None:
         """`addr` is the real region's address, or 0 if the region was not made."""
-        if name in self.names:
+        if name in self.names and not replace:
             raise RegionExistsError(name, _HINT)
         region = ModelRegion(name, size, addr, frozen)
         self.names[name] = region
         self._map(pid, number, region, readonly=frozen)
-        self.processes[pid].known[id(region)] = name
+        self._name(pid, number, name)
 
     def attach(self, pid: int, number: int, name: str, *, readonly: bool) -> int:
         """Return the address of the attachment."""
@@ -129,7 +134,26 @@ class Model:
         if (region.frozen or region.sealed) and not readonly:
             raise AccessDeniedError(name, _HINT)
         addr = self._attach(pid, number, region, readonly=readonly)
-        self.processes[pid].known[id(region)] = name
+        self._name(pid, number, name)
+        return addr
+
+    def superseded(self, pid: int, number: int) -> bool:
+        """Tell whether the object's name means another region now."""
+        attached = self._attached(pid, number)
+        return self.names.get(attached.name, attached.region) is not attached.region
+
+    def reattach(self, pid: int, number: int) -> int:
+        """Attach what the object's name means now, by the same number. Return the address."""
+        attached = self._attached(pid, number)
+        if not attached.name:
+            raise InvalidArgumentError("no name", _HINT)
+        if self._named(attached.name) is attached.region:
+            return attached.region.addr
+        readonly = attached.readonly or not self.processes[pid].writable[id(attached.region)]
+        newer = self.new_number()
+        addr = self.attach(pid, newer, attached.name, readonly=readonly)
+        self.close(pid, number)
+        self.processes[pid].attached[number] = self.processes[pid].attached.pop(newer)
         return addr
 
     def _attach(self, pid: int, number: int, region: ModelRegion, *, readonly: bool) -> int:
@@ -189,7 +213,7 @@ class Model:
         if region.name:
             raise BackendUnavailableError("it had a name", _HINT)
         region.name = name
-        self.processes[pid].known[id(region)] = name
+        self._name(pid, number, name)
         self.names[name] = region
 
     def store(self, pid: int, number: int, offset: int, value: int) -> None:
@@ -244,6 +268,11 @@ class Model:
 
     # what can be seen
 
+    def everything(self) -> list[ModelRegion]:
+        """Return the regions that have a name or an attachment."""
+        mapped = [region for process in self.processes.values() for region in process.mapped()]
+        return list({id(region): region for region in [*self.names.values(), *mapped]}.values())
+
     def pids(self, region: ModelRegion) -> tuple[int, ...]:
         """Return the processes that have the region attached, in order."""
         return tuple(sorted(pid for pid, process in self.processes.items() if region in process.mapped()))
@@ -273,6 +302,10 @@ class Model:
         if attached.writes is None and self.names.get(attached.region.name) is not attached.region:
             raise RegionNotFoundError(attached.region.name, _HINT)
         return attached.region
+
+    def _name(self, pid: int, number: int, name: str) -> None:
+        attached = self.processes[pid].attached[number]
+        attached.name = self.processes[pid].known[id(attached.region)] = name
 
     def _map(self, pid: int, number: int, region: ModelRegion, *, readonly: bool) -> None:
         process = self.processes[pid]

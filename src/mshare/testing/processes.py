@@ -195,6 +195,13 @@ class _Servant:
         self.regions[number] = region
         return region.addr
 
+    def superseded(self, *, numbers: list[int]) -> list[bool]:
+        return [self.regions[number].superseded for number in numbers]
+
+    def reattach(self, *, number: int) -> int:
+        self.regions[number] = mshare.reattach(self.regions[number])
+        return self.regions[number].addr
+
     def create_anonymous(self, *, number: int, size: int, **options: Any) -> int:
         region = mshare.create_anonymous(size, **options)
         self.regions[number] = region

@@ -1,6 +1,7 @@
 """A hypothesis state machine: real processes and `mshare.testing.model` do the same, and must get the same results.
 
-Up to four processes over three names create, attach, store, close, unlink, call `mshare_unlink`, fork and are killed.
+Up to four processes over three names create, replace, attach, reattach, store, close, unlink, call `mshare_unlink`,
+fork and are killed.
 After every step three things are compared: the outcome (value or error class), the contents every attachment sees,
 and what `regions()` shows (pids and orphans included) in a process that has nothing attached.
 
@@ -90,17 +91,21 @@ class RegionMachine(RuleBasedStateMachine):
     # operations
 
     @precondition(lambda self: self._attached() < MAX_ATTACHED)
-    @rule(which=picks, name=names, size=small_sizes, frozen=st.booleans())
-    def create(self, which: int, name: str, size: int, frozen: bool) -> None:
+    @rule(which=picks, name=names, size=small_sizes, frozen=st.booleans(), replace=st.booleans())
+    def create(self, which: int, name: str, size: int, frozen: bool, replace: bool) -> None:
         worker, number = self._worker(which), self.model.new_number()
-        options = {"frozen": True} if frozen else {"backend": self.backend}
+        replace = replace and not frozen
+        options: dict[str, Any] = {"frozen": True} if frozen else {"backend": self.backend, "replace": replace}
         reply = worker.do("create", number=number, name=name, size=size, **options)
         addr = 0 if reply.error else int(reply.value)
         if addr:
             span = Span(addr, addr + size)
-            assert not any(span.overlaps(other.span) for other in self.model.names.values()), "two at one address"
+            known = self.model.everything() if replace else self.model.names.values()
+            assert not any(span.overlaps(other.span) for other in known), "two at one address"
         self._compare(
-            reply, lambda: self.model.create(worker.pid, number, name, size, addr, frozen=frozen), value=False
+            reply,
+            lambda: self.model.create(worker.pid, number, name, size, addr, frozen=frozen, replace=replace),
+            value=False,
         )
 
     @precondition(lambda self: self._attached() < MAX_ATTACHED)
@@ -109,6 +114,12 @@ class RegionMachine(RuleBasedStateMachine):
         worker, number = self._worker(which), self.model.new_number()
         reply = worker.do("attach", number=number, name=name, readonly=readonly)
         self._compare(reply, lambda: self.model.attach(worker.pid, number, name, readonly=readonly))
+
+    @precondition(lambda self: self._attached() > 0)
+    @rule(which=picks)
+    def reattach(self, which: int) -> None:
+        worker, number = self._attachment(which)
+        self._compare(worker.do("reattach", number=number), lambda: self.model.reattach(worker.pid, number))
 
     @precondition(lambda self: self._attached() < MAX_ATTACHED)
     @rule(which=picks, size=small_sizes, linkable=st.booleans())
@@ -194,6 +205,12 @@ class RegionMachine(RuleBasedStateMachine):
                 for number, attached in process.attached.items()
             }
             assert self.workers[pid].do("probe", offsets=wanted) == Reply(expected)
+
+    @invariant()
+    def the_superseded_agree(self) -> None:
+        for pid, process in self.model.processes.items():
+            expected = [self.model.superseded(pid, number) for number in process.attached]
+            assert self.workers[pid].do("superseded", numbers=list(process.attached)) == Reply(expected)
 
     @invariant()
     def regions_agree(self) -> None:

@@ -4,10 +4,10 @@ geometry, procfs."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ..geometry import Span
-from ..procfs import FileId, Vma, parse_fields_kb, parse_maps_line, parse_stat_faults
+from ..procfs import FileId, Vma, parse_fields_kb, parse_locks, parse_maps_line, parse_stat_faults
 from .descriptors import Descriptor
 from .files import read_bytes
 
@@ -91,6 +91,21 @@ def processes_mapping(files: set[FileId]) -> dict[FileId, tuple[int, ...]]:
         for file in mapped & files:
             found[file].append(pid)
     return {file: tuple(pids) for file, pids in found.items()}
+
+
+def mappings_of(files: Callable[[FileId], bool]) -> Iterator[tuple[int, Vma]]:
+    """Yield each mapping, with its process, of the files that `files` accepts, as far as this process may look."""
+    for pid in sorted(process_ids()):
+        try:
+            found = [vma for vma in maps(pid) if files(vma.file)]
+        except _NOT_FOR_US:
+            continue
+        yield from ((pid, vma) for vma in found)
+
+
+def locked_files(offset: int) -> set[FileId]:
+    """Return the files on which any open file description holds a lock from byte `offset` on. Raises `OSError`."""
+    return parse_locks(read_bytes("/proc/locks"), offset)
 
 
 def writers(file: FileId) -> tuple[int, ...]:

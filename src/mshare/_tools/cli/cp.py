@@ -1,7 +1,7 @@
 """`mshare cp`: files into regions and back.
 
 May depend on: _complete, _console, _exits, _files, _progress, attachment, creation, show, table, units, record,
-typer, names.
+typer, names, replacement.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from ..._core import names
+from ..._core import names, replacement
 from ..._core.attachment import attach
 from ..._core.creation import create
 from ..._core.record import RegionInfo
@@ -32,6 +32,7 @@ zcat table.gz | mshare cp - region:table
 zcat table.gz | mshare cp - region:table --size 12G
 mshare cp region:table - | sha256sum
 mshare cp region:table region:table2 --backend shm
+mshare cp --replace new-weights.safetensors region:weights
 """
 
 
@@ -52,6 +53,9 @@ def command(
     size: Annotated[
         str | None, typer.Option(help="Exact size of a SRC of unknown size, to avoid spooling.", metavar="SIZE")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Give the new region the name of an existing one, in one step.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Copy a file into a new region, or a region to a file.
@@ -59,6 +63,9 @@ def command(
     region:NAME means a region, - means stdin or stdout, and everything else is a file (./region:x for a file of such a
     name). The copy is all or nothing: the new region's name, or the file, appears when every byte is there. cp never
     writes to an existing region.
+
+    With --replace the new region takes over the name of the existing one as soon as every byte is there. Processes that
+    have the older one attached keep it, and `mshare ls` shows them.
 
     The size of a pipe is not known beforehand. Above 4 MiB cp spools the pipe into an unnamed file in $TMPDIR, unless
     --size gives the size.
@@ -70,14 +77,14 @@ def command(
     if target.startswith(PREFIX):
         bits = 0o444 if readonly else parse_mode(mode or "0600")
         length = None if size is None else parse_size(size)
-        info = _copy_in(source, target.removeprefix(PREFIX), bits, backend, length)
+        info = _copy_in(source, target.removeprefix(PREFIX), bits, backend, length, replace=replace)
         if as_json:
             print_json(region_json(info))
         else:
             print_line(f"{format_size(info.size)} in region {printable(info.name)} ({info.backend}, {info.addr:#x})")
         return
-    if mode is not None or readonly or backend is not None or size is not None:
-        raise UsageError("--mode, --readonly, --backend and --size are for a new region")
+    if mode is not None or readonly or backend is not None or size is not None or replace:
+        raise UsageError("--mode, --readonly, --backend, --size and --replace are for a new region")
     if as_json and _files.is_stdout(target):
         raise UsageError(f"--json needs stdout, and so does {printable(target)}")
     copied = _copy_out(source.removeprefix(PREFIX), target)
@@ -87,7 +94,7 @@ def command(
         print_line(f"{format_size(copied)} in {printable(target)}")
 
 
-def _copy_in(source: str, name: str, mode: int, backend: str | None, size: int | None) -> RegionInfo:
+def _copy_in(source: str, name: str, mode: int, backend: str | None, size: int | None, *, replace: bool) -> RegionInfo:
     shown = printable(name)
     with ExitStack() as stack:
         spooling, reserving, copying = stack.enter_context(bars("spooling", f"reserving {shown}", f"filling {shown}"))
@@ -99,13 +106,13 @@ def _copy_in(source: str, name: str, mode: int, backend: str | None, size: int |
             read = _files.reader_of_region(stack.enter_context(region.handle()).fileno(), size)
         else:
             names.check_name(name)
-            names.refuse_existing(name)  # before a pipe is drained in vain
+            (replacement.root_to_replace_in if replace else names.refuse_existing)(name)  # or a pipe is drained in vain
             read, size = stack.enter_context(_files.sized_source(source, size, spooling))
 
         def fill(view: memoryview) -> None:
             _files.fill_exactly(view, read, _files.shown(source), copying)
 
-        with create(name, size, mode=mode, backend=backend, progress=reserving, fill=fill) as made:
+        with create(name, size, mode=mode, backend=backend, progress=reserving, fill=fill, replace=replace) as made:
             return without(made.info(), os.getpid())
 
 
