@@ -243,6 +243,35 @@ class BackendConformance:
                         mshare.create("r", PMD, backend=other.name)
             assert region.buf[0] == 5
 
+    def test_a_newer_region_takes_over_a_name(self, backend: str) -> None:
+        mshare.create("r", PMD + 1, backend=backend).close()
+        with mshare.attach("r") as old:
+            old.buf[PMD] = 5
+            with mshare.create("r", 2 * PMD, backend=backend, replace=True) as new:
+                assert (old.superseded, new.superseded) == (True, False)
+                assert (old.buf[PMD], new.buf[PMD]) == (5, 0)
+                new.buf[PMD] = 6
+            (held,) = mshare.held_regions()
+            assert (held.name, held.addr, held.pids, held.superseded) == ("r", old.addr, (os.getpid(),), True)
+            with mshare.reattach(old) as moved:
+                assert (moved.size, moved.buf[PMD]) == (2 * PMD, 6)
+        assert mshare.held_regions() == []
+        assert len(files()) == 1
+
+    def test_a_process_that_dies_while_it_replaces_leaves_the_older_region(self, backend: str) -> None:
+        mshare.create("r", PMD, backend=backend).close()
+
+        def die() -> None:
+            os.rename = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+            mshare.create("r", PMD + 1, backend=backend, replace=True)
+
+        assert in_child(die).status == -signal.SIGKILL
+        with mshare.attach("r") as region:
+            assert region.size == PMD
+        assert len(files()) == 2
+        assert [info.name for info in mshare.gc()] == ["r"]
+        assert files() == []
+
     def test_what_does_not_fit_is_refused_and_leaves_nothing(self, backend: str) -> None:
         free = backend_of(backend).space().free_bytes
         with pytest.raises(mshare.NoSpaceError, match=r"needs .*GiB.* but only .* can be had"):
