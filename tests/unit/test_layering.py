@@ -27,6 +27,8 @@ SOURCE = Path(mshare.__file__).parent.parent
 REPOSITORY = Path(__file__).parent.parent.parent
 ROOMS = {"mshare", "mshare._core", "mshare._tools", "mshare._tools.cli", "benchmarks"}
 """Packages that only hold parts. Their sentence is about their `__init__` only."""
+DISTRIBUTIONS = {"mshare.numpy"}
+"""Modules of ours that have the name of a distribution. A sentence that means such a module has its full name."""
 OS_LAYER = {"os", "ctypes", "fcntl", "mmap", "socket", "subprocess", "signal"}
 PURE = re.compile(r"\bPure(?! but)\b")
 SENTENCE = re.compile(r"May depend on:\s+(.+?)\.(?=\s|$)", re.DOTALL)
@@ -84,7 +86,7 @@ class Module:
         parts = self.package.split(".")
         enclosing = [".".join([*parts[:depth], name]) for depth in range(len(parts), -1, -1)]
         everywhere = [*enclosing, f"mshare._core.{name}", f"mshare._tools.{name}", f"mshare.{name}"]
-        return next((full for full in everywhere if full in MODULES), name)
+        return next((full for full in everywhere if full in MODULES.keys() - (DISTRIBUTIONS - {name})), name)
 
 
 @cache
@@ -144,11 +146,12 @@ def test_a_package_imports_no_more_than_it_says(name: str) -> None:
 
 
 def test_dependencies_run_one_way() -> None:
-    """No module needs itself at its load, and the packages have an order: _core, sync, shared_memory, measure, _tools,
-    testing."""
+    """No module needs itself at its load, and the packages have an order: _core, sync, shared_memory, numpy, measure,
+    _tools, testing."""
     graph = {m.name: {i for i in m.imports() if i in MODULES} - {m.name} for m in MODULES.values()}
     tuple(TopologicalSorter(graph).static_order())
-    rooms = ["mshare._core", "mshare.sync", "mshare.shared_memory", "mshare.measure", "mshare._tools", "mshare.testing"]
+    libraries = ["mshare.shared_memory", "mshare.numpy"]
+    rooms = ["mshare._core", "mshare.sync", *libraries, "mshare.measure", "mshare._tools", "mshare.testing"]
     for position, room in enumerate(rooms):
         above = [
             (name, each)

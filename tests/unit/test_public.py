@@ -14,12 +14,16 @@ import pytest
 
 import mshare
 import mshare.measure
+import mshare.numpy
 import mshare.shared_memory
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 SECTIONS = {part.partition("\n")[0]: part.partition("\n")[2] for part in PAGE.split("\n## ")[1:]}
 SYNC = (mshare.Lock, mshare.RWLock, mshare.Semaphore, mshare.Event, mshare.Counter)
 CLASSES = (mshare.Region, mshare.Handle, mshare.RegionInfo, mshare.HeldRegion, *SYNC)
+
+
+MODULES = (mshare.measure, mshare.numpy, mshare.shared_memory)
 
 
 def rows(section: str) -> list[str]:
@@ -71,7 +75,7 @@ def test_what_is_listed_is_what_is_documented() -> None:
     assert sorted(others) == sorted(name for name in mshare.__all__ if not is_error(name))
     assert {kind.__name__ for kind in CLASSES} <= set(SECTIONS)
     assert "`ANYWHERE`" in SECTIONS["Functions"]
-    for module in (mshare.measure, mshare.shared_memory):
+    for module in MODULES:
         assert sorted(rows(module.__name__)) == sorted(module.__all__)
 
 
@@ -80,7 +84,7 @@ def test_every_member_is_documented(kind: type) -> None:
     assert sorted(rows(kind.__name__)) == sorted(members(kind))
 
 
-@pytest.mark.parametrize("module", [mshare, mshare.measure, mshare.shared_memory])
+@pytest.mark.parametrize("module", [mshare, *MODULES])
 def test_everything_that_is_listed_is_typed_and_has_a_docstring(module: ModuleType) -> None:
     assert files("mshare").joinpath("py.typed").is_file()
     for name in module.__all__:

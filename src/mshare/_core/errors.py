@@ -40,6 +40,7 @@ StuckError         ETIMEDOUT   ChildProcessError  `lab.fleet`         clients of
 ChildEndedError    ECHILD      ChildProcessError  `measure.child`     a process that mshare started ended too early
 CannotListenError  EADDRINUSE  -                  `exporter.server`   the exporter cannot listen at the address
 LibraryBuildError  ENOEXEC     -                  `preload.library`   the preload library does not compile
+NotAnArrayError    EBADMSG     -                  `numpy`             a region holds no arrays, or damaged ones
 UnsuitableProgramError  EOPNOTSUPP  -             `preload.program`   the loader would not preload into the program
 
 Every message ends with what the caller can do. Pure. May depend on: nothing.
