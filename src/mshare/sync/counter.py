@@ -59,40 +59,38 @@ class Counter(Mutex):
         Raises `InvalidArgumentError` if the sum is out of range, `AlreadyOwnerError` in a signal handler that has
         interrupted a change by the same thread, `NotALockError` if something has overwritten the counter.
         """
-        amount = whole(amount, "an amount")
-        return self._change(lambda before: before + amount)
+        return self._change(whole(amount, "an amount"))
 
     def set(self, value: SupportsIndex) -> int:
         """Set the value and return the one before. Raises as `add`."""
-        value = whole(value, "a value")
-        before = 0
+        value, before = whole(value, "a value"), 0
 
         def change(found: int) -> int:
             nonlocal before
             before = found
             return value
 
-        self._change(change)
+        self._change(change=change)
         return before
 
     def compare_and_swap(self, expected: SupportsIndex, value: SupportsIndex) -> bool:
         """Set the value if it is `expected`, and tell whether it was. Raises as `add`."""
-        expected, value = whole(expected, "a value"), whole(value, "a value")
-        equal = False
+        expected, value, equal = whole(expected, "a value"), whole(value, "a value"), False
 
         def change(found: int) -> int:
             nonlocal equal
             equal = found == expected
             return value if equal else found
 
-        self._change(change)
+        self._change(change=change)
         return equal
 
-    def _change(self, change: Callable[[int], int]) -> int:
+    def _change(self, amount: int = 0, change: Callable[[int], int] | None = None) -> int:
+        """Add `amount`, or store what `change` makes of the value, and return the new value."""
         words = self._value
         try:
             self._take(None)
-            after = change(words[1])
+            after = words[1] + amount if change is None else change(words[1])
             if not _LOWEST <= after <= _HIGHEST:
                 raise InvalidArgumentError(f"{after} does not fit into 64 bits", "use a smaller amount")
             words[1] = after

@@ -15,15 +15,21 @@ import time
 from contextlib import suppress
 from threading import current_thread, get_native_id, local, main_thread
 
-from .._core.errors import (
-    AlreadyOwnerError,
-    BackendUnavailableError,
-    InvalidArgumentError,
-    NotOwnerError,
-)
+from .._core.errors import AlreadyOwnerError, BackendUnavailableError, InvalidArgumentError, NotOwnerError
 from .._core.linux import robust
 from .._core.linux.files import read_bytes
-from .._core.linux.robust import KIND, LOCK, MUTEX_BYTES, NEXT, PREVIOUS, THREAD_MASK, trylock, unlock
+from .._core.linux.robust import (
+    KIND,
+    LOCK,
+    MUTEX_BYTES,
+    NEXT,
+    PREVIOUS,
+    TAIL_BYTE,
+    TAIL_BYTES,
+    THREAD_MASK,
+    trylock,
+    unlock,
+)
 from .._core.procfs import parse_stat_start
 from .place import Place, Placed
 
@@ -42,13 +48,6 @@ _PID_BITS = 22
 """Bits for its number, enough for the largest `kernel.pid_max`. The highest bit of the word is free."""
 
 
-class _Thread(local):
-    """The address where the kernel's list of a thread's robust mutexes begins."""
-
-    def __init__(self) -> None:
-        self.head = robust.list_head()
-
-
 class _Process:
     """A word that means this process, also after its number is used again. The word is never 0."""
 
@@ -62,6 +61,30 @@ class _Process:
         self.word = os.getpid() << _START_BITS | start & (1 << _START_BITS) - 1
 
 
+class _Thread(local):
+    """The bytes of a mutex that is the only one that a thread holds."""
+
+    def __init__(self) -> None:
+        try:
+            self.tail = robust.only_tail()
+        except OSError:  # `supported_kind` says so
+            self.tail = b""
+        self.guard = self.tail + process.word.to_bytes(8, "little")
+        """The tail, and the owner's word that follows the mutex of a lock."""
+
+
+process = _Process()
+thread = _Thread()
+
+
+def _after_fork_in_child() -> None:
+    process.__init__()  # type: ignore[misc]
+    thread.__init__()  # type: ignore[misc]
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def process_of(word: int) -> tuple[int, float]:
     """Return the number of the process that a word means, and its start in seconds since the epoch, 0 if unknown."""
     number, ticks = word >> _START_BITS & (1 << _PID_BITS) - 1, word & (1 << _START_BITS) - 1
@@ -69,10 +92,6 @@ def process_of(word: int) -> tuple[int, float]:
         return number, 0.0
     ago = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     return number, round(time.time() - ago, 2)
-
-
-thread, process = _Thread(), _Process()
-os.register_at_fork(after_in_child=process.__init__)  # type: ignore[misc]
 
 
 def deadline_of(timeout: float | None) -> float | None:
@@ -100,7 +119,7 @@ def supported_kind() -> int:
 class Mutex(Placed):
     """The mutex in 40 bytes of memory. All 40 bytes may be zero at first."""
 
-    __slots__ = ("_address", "_kind", "_mutex", "_ref")
+    __slots__ = ("_address", "_kind", "_mutex", "_ref", "_tail")
 
     def __init__(self, place: Place, at: int) -> None:
         """Use the 40 bytes from byte `at` of `place` on. Raises `NotALockError` if the bytes hold something else,
@@ -110,6 +129,7 @@ class Mutex(Placed):
         first = place.offset + at
         self._address = ctypes.addressof(place.exporter) + first
         self._ref = ctypes.byref(place.exporter, first)
+        self._tail = (ctypes.c_char * TAIL_BYTES).from_buffer(place.exporter, first + TAIL_BYTE)
         self._mutex = memoryview(place.exporter).cast("B")[first : first + MUTEX_BYTES].cast("Q")
         if not any(self._mutex):
             self._mutex.cast("B").cast("I")[2 * KIND] = self._kind
@@ -127,9 +147,13 @@ class Mutex(Placed):
         """Make the place one of its kind, if no process has. Raises `NotALockError` if the place is of another kind."""
         head, kind = self._place.head, self._place.kind
         if not head[0]:
-            self._take(None, check=False)
-            head[0] = head[0] or kind
-            self._give()
+            try:
+                self._take(None, check=False)
+                head[0] = head[0] or kind
+                self._give()
+            except BaseException:
+                self._abandon()
+                raise
         if head[0] != kind:
             raise self._place.damaged()
 
@@ -151,10 +175,12 @@ class Mutex(Placed):
         """Get the mutex if it is free. Raises `NotALockError`."""
         self._check()
         code = trylock(self._ref)
-        return code not in (errno.EBUSY, errno.EDEADLK) and (not code or self._settle(code, None))
+        return code != errno.EBUSY and (not code or self._settle(code, None))
 
     def _settle(self, code: int, deadline: float | None) -> bool:
         """Go on after a lock call that returned `code`, which is not 0, as `_take`."""
+        if code == errno.EBUSY and self._is_mine():
+            raise AlreadyOwnerError(f"this thread holds {self._place.what_and_where}", "release it first")
         while code == errno.EBUSY:
             seconds = left(deadline, SLICE_S if current_thread() is main_thread() else LONG_SLICE_S)
             if seconds <= 0:
@@ -166,8 +192,6 @@ class Mutex(Placed):
                 code = errno.EBUSY
         if code == errno.EOWNERDEAD:
             robust.consistent(self._ref)
-        elif code == errno.EDEADLK:
-            raise AlreadyOwnerError(f"this thread holds {self._place.what_and_where}", "release it first")
         elif code:
             raise self._place.damaged()
         return True
@@ -180,23 +204,29 @@ class Mutex(Placed):
             self._give()
 
     def _is_mine(self) -> bool:
-        """Tell whether this thread holds the mutex. Costs a system call."""
-        return self._mutex[LOCK] & THREAD_MASK == get_native_id()
+        """Tell whether this thread holds the mutex. Costs up to three system calls.
+
+        In two PID namespaces two threads may have the same id, so the mutex must also be in this thread's list.
+        """
+        return self._mutex[LOCK] & THREAD_MASK == get_native_id() and self._is_linked()
+
+    def _is_linked(self) -> bool:
+        node = self._address + robust.NODE_BYTE
+        return robust.links_intact(node, self._mutex[PREVIOUS], self._mutex[NEXT])
 
     def _give(self) -> None:
         """Release the mutex. Raises `NotOwnerError`, `NotALockError`."""
-        mutex, head = self._mutex, thread.head
-        if mutex[PREVIOUS] != head or mutex[NEXT] != head or mutex[KIND] != self._kind:
-            self._check_links()
+        if self._tail.raw != thread.tail:
+            self._check_tail()
         if unlock(self._ref):
             raise self._not_mine()
 
-    def _check_links(self) -> None:
-        if not self._is_mine():
+    def _check_tail(self) -> None:
+        """Make sure that this thread may unlock the mutex. Raises as `_give`."""
+        if self._mutex[LOCK] & THREAD_MASK != get_native_id():
             raise self._not_mine()
         self._check()
-        node = self._address + robust.NODE_BYTE
-        if not robust.links_intact(node, self._mutex[PREVIOUS], self._mutex[NEXT]):
+        if not self._is_linked():
             raise self._place.damaged()
 
     def _not_mine(self) -> NotOwnerError:

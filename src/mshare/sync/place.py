@@ -17,6 +17,10 @@ from .._core.errors import (
 from .._core.region import Region
 from .._core.units import whole
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 ALIGNMENT = 64
 """Bytes: the offsets of objects are multiples of this, so that no two objects share a cache line."""
 HEAD_BYTES = 64
@@ -88,3 +92,7 @@ class Placed:
     def offset(self) -> int:
         """The byte of the region at which the object begins."""
         return self._place.offset
+
+    def __reduce__(self) -> NoReturn:
+        name = type(self).__name__
+        raise TypeError(f"an mshare.{name} cannot be pickled: attach the region there, and make one at the same offset")

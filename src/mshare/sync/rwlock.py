@@ -1,7 +1,7 @@
 """A lock in a region for many readers or one writer. May depend on: errors, linux, lock, mutex, place, region, units.
 
-Layout: the class, with the number of readers in its last 2 bytes, and as in `lock` the writer's word and the time of
-its death; from byte 64 on the gate, a mutex, in 64 bytes; then one mutex of 64 bytes for each reader.
+Layout: the class, with the number of readers in its last 2 bytes; then as in `lock`, with a mutex called the gate; then
+one mutex of 64 bytes for each reader.
 
 Facts: a reader that dies must not count. A number of readers would still count the dead reader.
 Decision: each reader holds a mutex of its own, which the kernel frees at the reader's death. Readers pass the gate to
@@ -20,7 +20,7 @@ from .._core.errors import AlreadyOwnerError, InvalidArgumentError, OwnerDiedErr
 from .._core.linux.robust import THREAD_MASK
 from .._core.region import Region
 from .._core.units import whole
-from .lock import NOTICED, OWNER, late, owner_died
+from .lock import Guard, late
 from .mutex import SLICE_S, Mutex, deadline_of, left, process
 from .place import HEAD_BYTES, Place
 
@@ -30,7 +30,7 @@ _MOST = 1023
 _SLOT_BYTES = 64
 
 
-class RWLock(Mutex):
+class RWLock(Guard):
     """A lock in a region that many threads may have for reading, or one thread for writing.
 
     A reader that dies is not counted. After a writer has died in its block, readers and writers get `OwnerDiedError`
@@ -38,7 +38,7 @@ class RWLock(Mutex):
     read a second time or write, because it could wait for itself.
     """
 
-    __slots__ = ("_first", "_head", "_slots", "_words")
+    __slots__ = ("_first", "_slots", "_words")
 
     @staticmethod
     def size(readers: int = 64) -> int:
@@ -56,9 +56,7 @@ class RWLock(Mutex):
             raise InvalidArgumentError(f"{count} readers", f"use 1 to {_MOST}")
         kind = _CLASS | count << _READERS_SHIFT
         place = Place(region, offset, self.size(count), kind, f"the lock of {count} readers")
-        super().__init__(place, HEAD_BYTES)
-        self._claim()
-        self._head = place.head
+        super().__init__(place)
         first = HEAD_BYTES + _SLOT_BYTES
         self._slots = [Mutex(place, first + _SLOT_BYTES * index) for index in range(count)]
         start = place.offset + first
@@ -76,8 +74,8 @@ class RWLock(Mutex):
         deadline = self._start(timeout)
         try:
             self._pass_gate(deadline, timeout)
-            if self._head[OWNER]:
-                raise owner_died(self._place)
+            if self._owner.value:
+                raise self._died()
             slot = self._free_slot(deadline)
             if slot is None:
                 raise late(self._place, timeout)
@@ -108,7 +106,7 @@ class RWLock(Mutex):
     @contextmanager
     def _write(self, timeout: float | None) -> Iterator[OwnerDiedError | None]:
         deadline = self._start(timeout)
-        head, died, got = self._head, None, False
+        died, got = None, False
         try:
             self._pass_gate(deadline, timeout)
             for slot, word in zip(self._slots, self._words.tolist(), strict=True):
@@ -116,25 +114,22 @@ class RWLock(Mutex):
                     if not slot._take(deadline):
                         raise late(self._place, timeout)
                     slot._give()
-            if head[OWNER]:
-                died = owner_died(self._place)
+            if self._owner.value:
+                died = self._died()
             else:
-                head[OWNER] = process.word
+                self._owner.value = process.word
             got = True
             yield died
-            head[NOTICED] = 0
-            head[OWNER] = 0
-            self._give()
+            self._repaired()
         except BaseException:
             if got and died is None and self._is_mine():
-                head[OWNER] = 0
+                self._owner.value = 0
             self._leave()
             raise
 
     def _start(self, timeout: float | None) -> float | None:
         """Return the deadline. Raises `AlreadyOwnerError` if this thread has the lock in any way."""
-        own = get_native_id()
-        if self._is_mine() or any(word & THREAD_MASK == own for word in self._words.tolist()):
+        if self._is_mine() or self._own_slots():
             raise AlreadyOwnerError(f"this thread has {self._place.what_and_where}", "leave the `with` block first")
         return deadline_of(timeout)
 
@@ -158,12 +153,16 @@ class RWLock(Mutex):
             if self._slots[self._first]._take(time.monotonic() + seconds):
                 return self._slots[self._first]
 
+    def _own_slots(self) -> list[Mutex]:
+        """Return the readers' mutexes that this thread holds: one at most."""
+        own, words = get_native_id(), self._words.tolist()
+        found = [slot for slot, word in zip(self._slots, words, strict=True) if word & THREAD_MASK == own]
+        return [slot for slot in found if slot._is_mine()]
+
     def _leave(self) -> None:
         """Release what this thread has of the lock. The data's state stays."""
-        own = get_native_id()
-        for slot, word in zip(self._slots, self._words.tolist(), strict=True):
-            if word & THREAD_MASK == own:
-                slot._abandon()
+        for slot in self._own_slots():
+            slot._abandon()
         self._abandon()
 
     def __repr__(self) -> str:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 import sys
 import time
 from functools import cache
@@ -30,6 +31,8 @@ MUTEX_BYTES = 40
 """sizeof(pthread_mutex_t) on x86-64, of glibc and of musl."""
 LOCK, KIND, PREVIOUS, NEXT = 0, 2, 3, 4
 """The 8-byte words of glibc's mutex: the futex, the kind, the neighbours in the list of the thread."""
+TAIL_BYTE, TAIL_BYTES = 16, 24
+"""The last three words of a mutex."""
 NODE_BYTE = 32
 """The list runs through this byte of a mutex."""
 THREAD_MASK = (1 << 30) - 1
@@ -37,13 +40,13 @@ THREAD_MASK = (1 << 30) - 1
 
 _SYS_tgkill, _SYS_get_robust_list, _SYS_process_vm_readv = 234, 274, 310
 _CLOCK_MONOTONIC = 1
-_PROCESS_SHARED, _ROBUST, _ERRORCHECK = 1, 1, 2
+_PROCESS_SHARED = _ROBUST = 1
 
 _quick = ctypes.PyDLL(None)
 _slow = ctypes.CDLL(None, use_errno=True)
 
 trylock = _quick.pthread_mutex_trylock
-"""Lock the mutex that `byref` gives, if it is free. Returns 0 or an errno: EBUSY, EOWNERDEAD, EDEADLK."""
+"""Lock the mutex that `byref` gives, if it is free. Returns 0 or an errno: EBUSY, EOWNERDEAD."""
 unlock = _quick.pthread_mutex_unlock
 """Unlock the mutex. Returns 0, or EPERM if this thread does not own it."""
 consistent = _quick.pthread_mutex_consistent
@@ -52,7 +55,7 @@ _clocklock = getattr(_slow, "pthread_mutex_clocklock", None)
 
 
 def lock_within(mutex: object, seconds: float) -> int:
-    """Lock the mutex within so many seconds. Returns 0 or an errno: ETIMEDOUT, EOWNERDEAD, EDEADLK.
+    """Lock the mutex within so many seconds. Returns 0 or an errno: ETIMEDOUT, EOWNERDEAD.
 
     The call does not hold the GIL. Signal handlers of Python run after the call, not during it.
     """
@@ -68,6 +71,12 @@ def list_head() -> int:
     if _slow.syscall(ctypes.c_long(_SYS_get_robust_list), ctypes.c_long(0), ctypes.byref(head), ctypes.byref(length)):
         libc.raise_errno()
     return head.value
+
+
+def only_tail() -> bytes:
+    """Return the tail of a mutex that is the only robust one that this thread holds. Raises `OSError`, as `kind`."""
+    head = list_head()
+    return struct.pack("QQQ", kind(), head, head)
 
 
 def is_own_thread(thread_id: int) -> bool:
@@ -103,6 +112,8 @@ def _read_word(address: int, otherwise: int) -> int | None:
 def kind() -> int:
     """Return the word that makes 40 zero bytes an unlocked robust mutex between processes.
 
+    Facts: the C library can refuse a second lock by the same thread (PTHREAD_MUTEX_ERRORCHECK). It compares thread ids,
+    and in two PID namespaces two threads may have the same id. Decision: the mutex does not compare.
     Facts: glibc's initial mutex is zero but for its kind. Two processes that both write the same kind into zero bytes
     do not disturb each other. Decision: mutexes are made in this way, and no process has to be the first.
     Raises `OSError` (EOPNOTSUPP) if this C library's mutexes are of another form, as those of musl are.
@@ -114,7 +125,6 @@ def kind() -> int:
     _quick.pthread_mutexattr_init(attributes)
     _quick.pthread_mutexattr_setpshared(attributes, _PROCESS_SHARED)
     _quick.pthread_mutexattr_setrobust(attributes, _ROBUST)
-    _quick.pthread_mutexattr_settype(attributes, _ERRORCHECK)
     _quick.pthread_mutex_init(made, attributes)
     fresh = made[:]
     head = list_head()

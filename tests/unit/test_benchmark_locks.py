@@ -1,0 +1,30 @@
+"""The page of the locks' benchmark has ratios to multiprocessing.Lock and says whether the target was met."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.locks import CALLS, CROWDS, FILE, OURS, THEIRS, WITH, Alone, Together, markdown
+
+MACHINE = {"cpus": 2, "cpu": "X", "kernel": "7", "python": "3", "filelock": "4", "load_1min": 0.1}
+
+
+@pytest.mark.parametrize(("ours_ns", "verdict"), [(199.0, "2.0, met"), (260.0, "2.6, not met")])
+def test_the_page_compares(ours_ns: float, verdict: str) -> None:
+    single = [
+        Alone(THEIRS, WITH, 100.0),
+        Alone(OURS, WITH, ours_ns),
+        Alone(THEIRS, CALLS, 50.0),
+        Alone(OURS, CALLS, 500.0),
+        Alone("other", "a call", 7.0),
+    ]
+    crowds = [
+        Together(kind, processes, locks, 1.0)
+        for processes in CROWDS
+        for kind, locks in ((OURS, 500.0), (THEIRS, 1000.0), (FILE, 10.0))
+    ]
+    page = markdown(single, crowds, MACHINE, 3)
+    assert f"in a `with` block: {verdict}." in page
+    assert f"| {OURS} | {CALLS} | 500 ns | 10.0 |" in page
+    assert "| other | a call | 7 ns |  |" in page
+    assert f"| 64 | {OURS} | 500 | 1 | 2,000.0 µs | 0.50 |" in page
