@@ -4,7 +4,9 @@
  *
  * A block is collapsed when an eighth of its pages are in memory; of memory that
  * was mapped with MAP_NORESERVE, half.  mincore(2) tells, without touching
- * anything.  The thread sleeps four times as long as a collapse took, holds no
+ * anything.  When nothing has become warm for a round, all blocks of a range that
+ * have been touched are collapsed, if together they add at most a hundredth to the
+ * range's memory: each of them would cost every process a page table.  The thread sleeps four times as long as a collapse took, holds no
  * lock, allocates nothing and blocks all signals, so that a fork at any moment
  * finds the library whole.  A child
  * has no such thread until it maps memory itself; it sees the leaves that the
@@ -30,9 +32,10 @@
 #endif
 
 #define RANGES 64
-#define BLOCK_PAGES (PMD / PAGE)
+#define BLOCK_PAGES ((long)(PMD / PAGE))
 #define WARM_PAGES (BLOCK_PAGES / 8) /* a block that is less used costs each process a table */
 #define WARM_SPARSE_PAGES (BLOCK_PAGES / 2)
+#define SPARE_PART 100 /* the pages that little-used blocks may add: one of that many */
 #define FIRST_WAIT_MS 200
 #define LONGEST_WAIT_MS 3000
 #define CALMNESS 4 /* sleep that many times what a collapse took */
@@ -45,7 +48,7 @@ static struct range {
 	_Atomic int owner;
 	_Atomic size_t start; /* of the first whole block; 0: being written */
 	_Atomic size_t end;
-	_Atomic unsigned int warm; /* pages in memory that make a block warm */
+	_Atomic long warm; /* pages in memory that make a block warm */
 } ranges[RANGES];
 
 static _Atomic int worker; /* the process that has the thread; 0: none yet */
@@ -67,24 +70,25 @@ static long now_us(void)
 	return now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
-enum warmth { COLD, WARM, GONE };
-
-static enum warmth look(size_t block, unsigned int warm)
+/* The pages of a block that are in memory; -1: unmapped in the meantime. */
+static long pages_of(size_t block)
 {
 	unsigned char present[BLOCK_PAGES];
-	unsigned int page, count = 0;
+	long page, count = 0;
 
 	if (mincore((void *)block, PMD, present))
-		return GONE; /* unmapped in the meantime */
+		return -1;
 	for (page = 0; page < BLOCK_PAGES; page++)
 		count += present[page] & 1;
-	return count >= warm ? WARM : COLD;
+	return count;
 }
 
 /* Which blocks of a range need no further look: the thread's own memory. */
 struct seen {
 	size_t start, end;
 	unsigned char *done; /* one bit per block */
+	long added; /* pages, by the collapse of little-used blocks */
+	long spare; /* pages that this may add in the next round */
 };
 
 static size_t done_length(const struct seen *seen)
@@ -106,6 +110,8 @@ static bool renew_seen(struct seen *seen, size_t start, size_t end)
 	drop_seen(seen);
 	seen->start = start;
 	seen->end = end;
+	seen->added = 0;
+	seen->spare = 0;
 	seen->done = kernel_mmap(NULL, done_length(seen), PROT_READ | PROT_WRITE,
 				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (seen->done == MAP_FAILED)
@@ -120,41 +126,66 @@ struct progress {
 	bool no_room;
 };
 
+static bool collapse(size_t block, struct progress *progress)
+{
+	long began = now_us();
+
+	if (kernel_madvise((void *)block, PMD, MADV_COLLAPSE)) {
+		progress->error = errno;
+		progress->refused++;
+		progress->left++;
+		wait_ms(1);
+		return false;
+	}
+	progress->made++;
+	wait_ms(1 + CALMNESS * (now_us() - began) / 1000);
+	return true;
+}
+
 /* Look at every block of a range that is not done, and collapse what is warm. */
 static void look_at(struct range *range, struct seen *seen, struct progress *progress)
 {
 	struct line why = { .length = 0 };
+	unsigned long before = progress->made + progress->refused;
+	long pages, lacking, there = 0, cold = 0;
 	size_t block, at;
-	enum warmth found;
-	long began;
 
 	for (at = 0; seen->start + (at + 1) * PMD <= seen->end; at++) {
 		block = seen->start + at * PMD;
-		if (seen->done[at / 8] & (1 << at % 8))
-			continue;
-		if (range->start != seen->start)
-			return; /* forgotten in the meantime */
-		found = look(block, range->warm);
-		if (found == WARM && !has_room(2 * PMD, &why))
-			progress->no_room = true;
-		if (found == COLD || progress->no_room) {
-			progress->left++;
+		if (seen->done[at / 8] & (1 << at % 8)) {
+			there += BLOCK_PAGES;
 			continue;
 		}
-		if (found == WARM) {
-			began = now_us();
-			if (kernel_madvise((void *)block, PMD, MADV_COLLAPSE)) {
-				progress->error = errno;
-				progress->refused++;
+		if (range->start != seen->start)
+			return; /* forgotten in the meantime */
+		pages = pages_of(block);
+		lacking = BLOCK_PAGES - pages;
+		if (pages >= 0) {
+			there += pages;
+			if (pages < range->warm && (!pages || seen->spare < lacking)) {
+				cold += pages ? lacking : 0;
 				progress->left++;
-				wait_ms(1);
 				continue;
 			}
-			progress->made++;
-			wait_ms(1 + CALMNESS * (now_us() - began) / 1000);
+			if (!has_room(2 * PMD, &why))
+				progress->no_room = true;
+			if (progress->no_room) {
+				progress->left++;
+				continue;
+			}
+			if (!collapse(block, progress))
+				continue;
+			if (pages < range->warm) {
+				seen->spare -= lacking;
+				seen->added += lacking;
+			}
 		}
 		seen->done[at / 8] |= (unsigned char)(1 << at % 8);
 	}
+	seen->spare = there / SPARE_PART - seen->added;
+	if (before != progress->made + progress->refused || seen->spare < cold ||
+	    range->warm == WARM_SPARSE_PAGES)
+		seen->spare = 0; /* not yet quiet, or too much */
 }
 
 static bool main_thread_has_ended(void)

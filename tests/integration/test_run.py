@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mshare.testing.statemachine import eventually
 from tests.helpers.preload import KINDS, MIB, MSHARE, SIZE, holding, large, preloaded, status
 from tests.helpers.worlds import STRANGER, needs_root
 
@@ -70,6 +71,39 @@ def test_later_takes_no_memory_that_nobody_touched(built: Path, programs: Path, 
         assert area["leaf_2m_bytes"] == 2 * MIB
         smaps = Path(f"/proc/{process.pid}/smaps").read_text().partition(f"{area['address']:x}-")[2]
         assert re.findall(r"Rss: +(\d+) kB", smaps)[0] == str((2 * MIB >> 10) + 4 * (enough - 1))
+
+
+@pytest.mark.parametrize(("full", "cold", "taken"), [(91, 1, True), (80, 1, False), (91, 2, False)])
+def test_later_takes_little_used_blocks_if_they_add_a_hundredth(full: int, cold: int, taken: bool, built: Path) -> None:
+    """A block of which 50 pages are in memory lacks 462. A hundredth of 91 full blocks are 465 pages."""
+    blocks = full + cold + 1
+    program = (
+        "import mmap, sys\n"
+        f"m = mmap.mmap(-1, {blocks} << 21)\n"
+        f"for page in range({full} * 512): m[page << 12] = 1\n"
+        f"for block in range({full}, {full + cold}):\n"
+        "    for page in range(50): m[(block << 21) + (page << 12)] = 1\n"
+        "print('ready', flush=True); sys.stdin.read()\n"
+    )
+    with holding([sys.executable, "-c", program], preloaded(built, "backend=thp,fill=later")) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        said = ""
+        while f"2 MiB leaves for {full + cold if taken else full} of {blocks} blocks" not in said:
+            said = process.stderr.readline()
+            assert said, "the program has ended"
+        if not taken:
+            three_rounds(process.pid)
+        (area,) = (each for each in status(process.pid)["mappings"] if each["length_bytes"] == blocks * 2 * MIB)
+        assert area["leaf_2m_bytes"] == (full + cold if taken else full) * 2 * MIB
+
+
+def three_rounds(pid: int) -> None:
+    """Wait until the thread of the library has looked at everything three times more. The thread sleeps in between."""
+    (task,) = (each for each in Path(f"/proc/{pid}/task").iterdir() if (each / "comm").read_text() == "mshare-later\n")
+    sleeps = re.compile(r"^voluntary_ctxt_switches:\s+(\d+)$", re.M)
+    before = int(sleeps.findall((task / "status").read_text())[0])
+    eventually(lambda: int(sleeps.findall((task / "status").read_text())[0]) >= before + 3, lambda: "no rounds")
 
 
 def test_small_memory_and_other_programs_are_left_alone(built: Path, programs: Path) -> None:

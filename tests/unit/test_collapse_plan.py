@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mshare._core.geometry import PMD
 from mshare._core.linux.incore import Block
 from mshare._core.units import GIB
 from mshare._tools.collapse.plan import Candidate, candidates, named
 from mshare._tools.collapse.show import Prospect, prospect_fields
-from mshare._tools.collapse.tally import Counts, count, is_warm
+from mshare._tools.collapse.tally import Counts, Threshold, count
 from mshare._tools.scan.mappings import Mapping
 from mshare._tools.scan.snapshot import Kind, Snapshot
 from mshare._tools.scan.survey import survey
@@ -105,9 +107,32 @@ def test_an_object_has_several_names() -> None:
 def test_blocks_are_counted_once_each() -> None:
     blocks = [Block(0, 512, True), Block(1, 512, False), Block(2, 256, False), Block(3, 255, False), Block(4, 0, False)]
     blocks += [Block(5, 300, False, 212), Block(6, 0, False, 7)]
-    assert [is_warm(each, 50) for each in blocks] == [False, True, True, False, False, False, False]
-    assert count(blocks, 50, 9) == Counts(huge=1, warm=2, cold=1, empty=3, swapped=2, missing_pages=256)
-    assert count(blocks, 0, 7).warm == 3
+    assert [each.number for each in Threshold(50).chosen(blocks)] == [1, 2]
+    assert count(blocks, Threshold(50), 9) == Counts(huge=1, warm=2, cold=1, empty=3, swapped=2, missing_pages=256)
+    assert count(blocks, Threshold(0), 7).warm == 3
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 512), st.booleans(), st.sampled_from([0, 0, 3])), max_size=40),
+    st.integers(0, 100),
+    st.integers(0, 30),
+)
+def test_little_used_blocks_are_chosen_only_if_they_add_little(
+    drawn: list[tuple[int, bool, int]], warm: int, spare: int
+) -> None:
+    blocks = [
+        Block(number, 512 if huge else pages, huge, 0 if huge else swapped)
+        for number, (pages, huge, swapped) in enumerate(drawn)
+    ]
+    chosen = Threshold(warm, spare).chosen(blocks)
+    certain = Threshold(warm).chosen(blocks)
+    more = [each for each in chosen if each not in certain]
+    assert all(each.pages and not each.huge and not each.swapped for each in chosen)
+    assert [each for each in chosen if each not in more] == certain
+    before = sum(each.pages for each in blocks) + sum(512 - each.pages for each in certain)
+    assert sum(512 - each.pages for each in more) * 100 <= spare * before
+    left = [each for each in blocks if each.pages and not each.huge and not each.swapped and each not in chosen]
+    assert not left or sum(512 - each.pages for each in left) * 100 > spare * before
 
 
 def test_blocks_that_several_mappings_cover_are_counted_once() -> None:

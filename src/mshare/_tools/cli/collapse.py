@@ -25,7 +25,7 @@ from ..collapse.follow import Follower, Watched
 from ..collapse.probe import one_call_is_enough
 from ..collapse.room import free_blocks
 from ..collapse.show import Prospect, Result, prospect_fields, prospect_json, result_fields, result_json, summary
-from ..collapse.tally import Counts, Done, count
+from ..collapse.tally import Counts, Done, Threshold, count
 from ..collapse.target import opened
 from ..collect import collect
 from ..scan.snapshot import Snapshot
@@ -45,6 +45,7 @@ mshare collapse --unit
 """
 
 _ONCE, _FOLLOWING = 50.0, 10.0
+_SPARE_PERCENT = 1.0
 """Percent of the time in which the work goes on. With 40 clients of PostgreSQL that kept both of two cores busy, 25 %
 took a fifth of the transactions while it lasted, and 100 % a quarter to nine tenths."""
 
@@ -67,8 +68,14 @@ def command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, and do nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Act without a question on a terminal.")] = False,
     warm: Annotated[
-        float, typer.Option(metavar="PERCENT", min=0, max=100, help="Collapse blocks of which this part is in memory.")
-    ] = 50,
+        float | None,
+        typer.Option(
+            metavar="PERCENT",
+            min=0,
+            max=100,
+            help="Collapse blocks of which this part is in memory, and no others.  [default: 50]",
+        ),
+    ] = None,
     max_cpu: Annotated[
         float | None,
         typer.Option(
@@ -98,8 +105,10 @@ def command(
 
     Programs that already run get smaller page tables, without a restart: the kernel gathers each block of 2 MiB into
     one page (MADV_COLLAPSE), and all processes that map the object give up their page tables for the block. Needs Linux
-    6.1, root, and mappings at aligned addresses. Where one of these is missing, the command says what to do. Blocks
-    that are empty or little used are left alone.
+    6.1, root, and mappings at aligned addresses. Where one of these is missing, the command says what to do.
+
+    Empty blocks are left alone. Blocks of which less than half is in memory are collapsed only if all of them together
+    add at most 1 % to the object's memory. With --follow or --warm they are left alone.
     """
     if unit:
         print(_unit(), end="")
@@ -108,6 +117,7 @@ def command(
         raise UsageError("say what to collapse: an OBJECT, --pid PID or --command NAME")
     if follow and dry_run:
         raise UsageError("--follow acts, and --dry-run does not: say one of them")
+    threshold = Threshold(spare_percent=0 if follow else _SPARE_PERCENT) if warm is None else Threshold(warm)
     if max_cpu is None:
         max_cpu = _FOLLOWING if follow else _ONCE
     pace = work.Pace(max_cpu, None if max_stall is None else parse_age(max_stall))
@@ -115,15 +125,15 @@ def command(
         raise BackendUnavailableError("this kernel has no MADV_COLLAPSE", "use Linux 6.1 or newer")
     if follow:
         watched = Watched(frozenset(pids or ()), frozenset(map(_kernels_name, commands or ())), name)
-        return _follow(Follower(watched, pace, warm, max_pressure), parse_age(every), rounds, as_json=as_json)
-    return _once(_chosen(name, pids, commands), pace, warm, dry_run=dry_run, ask=not yes, as_json=as_json)
+        return _follow(Follower(watched, pace, threshold, max_pressure), parse_age(every), rounds, as_json=as_json)
+    return _once(_chosen(name, pids, commands), pace, threshold, dry_run=dry_run, ask=not yes, as_json=as_json)
 
 
 def _once(
-    chosen: list[plan.Candidate], pace: work.Pace, warm: float, *, dry_run: bool, ask: bool, as_json: bool
+    chosen: list[plan.Candidate], pace: work.Pace, threshold: Threshold, *, dry_run: bool, ask: bool, as_json: bool
 ) -> int:
     """Show, ask, work and show again. Return the exit code."""
-    prospects = [_prospect(each, warm) for each in chosen]
+    prospects = [_prospect(each, threshold) for each in chosen]
     if not as_json:
         for each in prospects:
             print_fields(prospect_fields(each, pace.max_cpu))
@@ -138,7 +148,7 @@ def _once(
     if ask and not as_json and sys.stdin.isatty() and sys.stderr.isatty():
         sys.stdout.flush()
         typer.confirm("Collapse the warm blocks?", abort=True, err=True)
-    results, code = _work(to_do, pace, warm)
+    results, code = _work(to_do, pace, threshold)
     if as_json:
         print_json(_document(prospects, results, dry_run=False))
     else:
@@ -200,21 +210,21 @@ def _users(snapshot: Snapshot, pids: list[int] | None, commands: list[str] | Non
     return chosen
 
 
-def _prospect(candidate: plan.Candidate, warm: float) -> Prospect:
+def _prospect(candidate: plan.Candidate, threshold: Threshold) -> Prospect:
     if candidate.refusal is not None:
         return Prospect(candidate, None, free_blocks())
     with opened(candidate) as target:
-        return Prospect(candidate, count(target.blocks(), warm, candidate.reachable), free_blocks())
+        return Prospect(candidate, count(target.blocks(), threshold, candidate.reachable), free_blocks())
 
 
-def _work(prospects: list[Prospect], pace: work.Pace, warm: float) -> tuple[list[Result], int]:
+def _work(prospects: list[Prospect], pace: work.Pace, threshold: Threshold) -> tuple[list[Result], int]:
     """Collapse one object after the other. Return what was done, and the exit code."""
     results: list[Result] = []
     code = OK
     with bars(*(printable(each.candidate.name) for each in prospects)) as steps:
         for prospect, step in zip(prospects, steps, strict=True):
             done, before = Done(), work.vmpte(prospect.candidate.usage.by_process)
-            counts = work.run(prospect.candidate, pace, warm, done, partial(_blocks, step))
+            counts = work.run(prospect.candidate, pace, threshold, done, partial(_blocks, step))
             results.append(Result(prospect, done, counts, before, work.vmpte(before)))
             if done.stopped:
                 code = code or _code(done)

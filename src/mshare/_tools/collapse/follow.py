@@ -18,7 +18,7 @@ from ..scan.survey import survey
 from . import room, work
 from .plan import Candidate, candidates, named
 from .show import Prospect, Result
-from .tally import Done
+from .tally import Done, Threshold
 
 
 class Watched(NamedTuple):
@@ -42,10 +42,10 @@ class Watched(NamedTuple):
 class Follower:
     """Keeps what was told, so that it is told once."""
 
-    def __init__(self, watched: Watched, pace: work.Pace, warm: float, most_pressure: float) -> None:
+    def __init__(self, watched: Watched, pace: work.Pace, threshold: Threshold, most_pressure: float) -> None:
         self._watched = watched
         self._pace = pace
-        self._warm = warm
+        self._threshold = threshold
         self._room = partial(room.busy, most_pressure=most_pressure)
         self._told: dict[str, str] = {}
 
@@ -62,7 +62,7 @@ class Follower:
                 continue
             done, pids = Done(), each.usage.by_process
             before = work.vmpte(pids)
-            counts = work.run(each, self._pace, self._warm, done, work.silent, self._room)
+            counts = work.run(each, self._pace, self._threshold, done, work.silent, self._room)
             if done.shortage is not None:
                 told[each.name] = str(done.shortage)
             if done.collapsed or done.interrupted:

@@ -40,20 +40,38 @@ class Counts(NamedTuple):
     """Pages of 4 KiB that the warm blocks lack, and that collapsing adds."""
 
 
-def is_warm(block: Block, percent: float) -> bool:
-    """Tell whether a block is worth a 2 MiB page: `percent` of its pages or more are in memory."""
-    return not block.huge and not block.swapped and block.pages > 0 and block.pages * 100 >= percent * PAGES_PER_BLOCK
+class Threshold(NamedTuple):
+    """Which blocks are worth a 2 MiB page."""
+
+    warm_percent: float = 50
+    """A block of which so many percent of the pages are in memory."""
+    spare_percent: float = 0
+    """Every block that has been touched, if all of them that are not warm add at most so many percent to the object's
+    memory. A server that has touched a few pages of a few blocks would else keep a page table for each, in every
+    process."""
+
+    def chosen(self, blocks: Collection[Block]) -> list[Block]:
+        """Return the blocks that are to be collapsed. A block that is partly in swap is not."""
+        touched = [each for each in blocks if not each.huge and not each.swapped and each.pages]
+        warm = [each for each in touched if each.pages * 100 >= self.warm_percent * PAGES_PER_BLOCK]
+        there = sum(each.pages for each in blocks) + missing(warm)
+        added = missing(touched) - missing(warm)
+        return touched if added * 100 <= self.spare_percent * there else warm
 
 
-def count(blocks: Collection[Block], percent: float, reachable: int) -> Counts:
-    """Return the counts of blocks, where `percent` of the pages make a block warm. `reachable` is the number of all
-    blocks; those that are not among `blocks` are empty."""
-    warm = [each for each in blocks if is_warm(each, percent)]
+def missing(blocks: Collection[Block]) -> int:
+    """Return the pages of 4 KiB that the blocks lack to be full."""
+    return sum(PAGES_PER_BLOCK - each.pages for each in blocks)
+
+
+def count(blocks: Collection[Block], threshold: Threshold, reachable: int) -> Counts:
+    """Return the counts of blocks. `reachable` is the number of all blocks; those that are not among `blocks` are
+    empty."""
+    warm = threshold.chosen(blocks)
     huge = sum(each.huge for each in blocks)
     swapped = sum(each.swapped > 0 for each in blocks)
     cold = sum(each.pages > 0 for each in blocks if not each.swapped) - huge - len(warm)
-    missing = sum(PAGES_PER_BLOCK - each.pages for each in warm)
-    return Counts(huge, len(warm), cold, reachable - huge - len(warm) - cold - swapped, swapped, missing)
+    return Counts(huge, len(warm), cold, reachable - huge - len(warm) - cold - swapped, swapped, missing(warm))
 
 
 @dataclass

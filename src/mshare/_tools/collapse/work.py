@@ -20,7 +20,7 @@ from ..scan.mappings import Mapping
 from .plan import Candidate, Refusal
 from .probe import one_call_is_enough
 from .room import forbidden, shortage
-from .tally import REASONS, Counts, Done, count, is_warm
+from .tally import REASONS, Counts, Done, Threshold, count
 from .target import Target, opened
 
 Step = Callable[[int, int], None]
@@ -48,19 +48,19 @@ class Pace(NamedTuple):
 
 
 def run(
-    candidate: Candidate, pace: Pace, warm: float, done: Done, progress: Step, room: Room = shortage
+    candidate: Candidate, pace: Pace, threshold: Threshold, done: Done, progress: Step, room: Room = shortage
 ) -> Counts | None:
     """Collapse the warm blocks of an object, and again those that were in use. `done` has at any moment what was
     done so far. Ctrl-C ends the work, and `done` says so. Return the counts afterwards, None if the object has gone.
 
-    `warm` is in percent, as for `is_warm`. `room` says what memory is lacking for some blocks of a process.
+    `threshold` says which blocks are warm. `room` says what memory is lacking for some blocks of a process.
     Raises `AccessDeniedError` without the rights.
     """
     try:
         with opened(candidate) as target:
             numbers: list[int] = []
             try:
-                numbers = [each.number for each in target.blocks() if is_warm(each, warm)]
+                numbers = [each.number for each in threshold.chosen(target.blocks())]
                 _round(target, numbers, pace, done, progress, room)
                 for _ in range(_TRIES):
                     again = [number for number, error in done.refused.items() if error == errno.EAGAIN]
@@ -74,7 +74,7 @@ def run(
                 return None
             blocks = target.blocks()
             done.settle(numbers, blocks)
-            return count(blocks, warm, candidate.reachable)
+            return count(blocks, threshold, candidate.reachable)
     except ProcessLookupError:
         done.gone, done.stopped = True, _GONE
         return None
