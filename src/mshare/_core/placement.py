@@ -30,7 +30,11 @@ def free_address(seed: int, size: int, known: list[Span]) -> int:
     window = Span(*WINDOW)
     mine: list[Span] = []
     try:
-        mine += [vma.span for vma in proc.maps() if vma.span.overlaps(window)]
+        for vma in proc.maps():
+            if vma.span.start >= window.end:  # programs and libraries lie above, and mappings come in order
+                break
+            if vma.span.overlaps(window):
+                mine.append(vma.span)
     except OSError as error:  # no /proc: the caller's mmap fails if the address is taken, and the caller asks again
         limits.reraise(error)
     addr = pick_address(seed, size, [*known, *mine])

@@ -85,7 +85,6 @@ def _unlink(entry: RootEntry) -> None:
         raise _not_yours(entry) from error
 
 
-@limits.named
 def unlink(name: str) -> None:
     """Remove the name now. Attached processes keep the memory until they detach. New attaches fail.
 
