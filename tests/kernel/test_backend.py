@@ -21,6 +21,7 @@ from mshare._core import backends
 from mshare._core.geometry import PAGE, PUD, WINDOW
 from mshare._core.linux import ioctl
 from mshare._core.linux.descriptors import Descriptor
+from mshare.shared_memory import ShareableList, SharedMemory, SharedMemoryManager
 from mshare.testing.conformance import BackendConformance, table_bytes
 from mshare.testing.processes import in_child
 from mshare.testing.statemachine import check
@@ -68,6 +69,24 @@ def test_the_kernel_knows_the_address(msharefs_world: Path) -> None:
             facts = ioctl.region_facts(fd)
         assert facts is not None
         assert (facts.base, facts.attachments, facts.size_bytes) == (region.addr, 1, 6 * PAGE)
+
+
+def test_blocks_of_the_drop_in_are_on_it(msharefs_world: Path) -> None:
+    with SharedMemoryManager() as manager:
+        block, numbers = manager.SharedMemory(3 * PAGE), manager.ShareableList(range(3))
+        assert {info.backend for info in mshare.regions()} == {"msharefs"}
+        assert block.buf is not None
+        block.buf[PAGE] = 7
+
+        def read() -> list[int]:
+            other = SharedMemory(block.name)
+            assert other.buf is not None
+            return [other.buf[PAGE], *ShareableList(name=numbers.shm.name)]
+
+        assert in_child(read).value == [7, 0, 1, 2]
+        block.close()
+        numbers.shm.close()
+    assert mshare.regions() == []
 
 
 def foreign(world: Path, name: str, size: int) -> Path:
