@@ -19,7 +19,8 @@ import pytest
 import mshare
 from mshare import shared_memory
 from mshare.shared_memory import ShareableList, SharedMemory, SharedMemoryManager
-from tests.helpers.worlds import window_mappings
+from mshare.testing.processes import in_child
+from tests.helpers.worlds import STRANGER, needs_root, window_mappings
 
 MIB = 1 << 20
 OURS, STANDARD = "mshare.shared_memory", "multiprocessing.shared_memory"
@@ -140,6 +141,23 @@ def test_invalid_names_are_refused(world: Path, name: str, create: bool) -> None
     with pytest.raises(mshare.InvalidNameError) as caught:
         SharedMemory(name, create=create, size=1)
     assert isinstance(caught.value, (OSError, ValueError))
+
+
+@needs_root
+def test_another_user_s_block_is_a_permission_error(world: Path) -> None:
+    block = SharedMemory("r", create=True, size=1)
+
+    def try_it() -> bool:
+        with pytest.raises(PermissionError, match="'r' has mode 0600"):
+            SharedMemory("r")
+        with pytest.raises(PermissionError, match="may not remove"):
+            block.unlink()
+        block.close()
+        return mshare.regions() == []
+
+    assert in_child(try_it, uid=STRANGER).value is True
+    block.close()
+    block.unlink()
 
 
 def test_a_block_of_the_standard_class_is_not_attached(world: Path) -> None:
@@ -337,6 +355,25 @@ SharedMemory("r", create=True, size=10)
 
 
 # --- complaints about the standard class, each shown with it and without ---------------------------------------------
+
+
+@needs_root
+@pytest.mark.parametrize(("module", "status"), [(OURS, 0), (STANDARD, -signal.SIGBUS)])
+def test_a_full_file_system_is_an_error_at_creation(module: str, status: int) -> None:
+    """cpython #114390, pytorch #5040, ray #14182: /dev/shm of a container has 64 MiB, here 1 MiB."""
+    program = f"""
+import errno
+from {module} import SharedMemory
+try:
+    block = SharedMemory(create=True, size=4 << 20)
+    block.buf[:] = bytes(4 << 20)
+except OSError as error:
+    assert error.errno == errno.ENOSPC, error
+    assert "needs 4 MiB" in str(error), error
+"""
+    script = 'mount -t tmpfs -o size=1M none /dev/shm && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", program]
+    assert subprocess.run(command, stderr=subprocess.DEVNULL, check=False, timeout=60).returncode == status
 
 
 @pytest.mark.parametrize(("module", "stays"), [(OURS, True), (STANDARD, False)])

@@ -81,7 +81,8 @@ def test_blocks_of_the_drop_in_are_on_it(msharefs_world: Path) -> None:
         def read() -> list[int]:
             other = SharedMemory(block.name)
             assert other.buf is not None
-            return [other.buf[PAGE], *ShareableList(name=numbers.shm.name)]
+            items = ShareableList(name=numbers.shm.name)
+            return [other.buf[PAGE], *(items[number] for number in range(3))]
 
         assert in_child(read).value == [7, 0, 1, 2]
         block.close()
