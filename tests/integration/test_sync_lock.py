@@ -474,6 +474,35 @@ def test_an_interrupt_leaves_the_lock_as_before(region: mshare.Region) -> None:
     assert free_elsewhere(lock)
 
 
+def test_a_handler_uses_the_lock_in_the_middle_of_its_use(region: mshare.Region) -> None:
+    """The handler gets the lock, or is told that its thread has the lock; the interrupted use is as without it."""
+    lock, answers = mshare.Lock(region), set()
+
+    def handler(*_: object) -> None:
+        try:
+            answer: object = lock.acquire(timeout=0)
+            lock.release()
+        except mshare.AlreadyOwnerError as error:
+            answer = type(error).__name__
+        answers.add(answer)
+
+    before = signal.signal(signal.SIGALRM, handler)
+    end = time.monotonic() + 50
+    signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+    try:
+        while len(answers) < 2 and time.monotonic() < end:
+            for _ in range(99):
+                with lock:
+                    assert lock._owner.value == mutex_module.process.word
+                with lock.recover() as died:
+                    assert died is None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert answers == {True, "AlreadyOwnerError"}
+    assert free_elsewhere(lock)
+
+
 def test_ctrl_c_ends_a_wait(region: mshare.Region) -> None:
     lock = mshare.Lock(region)
 

@@ -38,7 +38,8 @@ NODE_BYTE = 32
 THREAD_MASK = (1 << 30) - 1
 """The bits of the futex that name the owner by its thread id."""
 
-_SYS_tgkill, _SYS_get_robust_list, _SYS_process_vm_readv = 234, 274, 310
+_SYS_tgkill, _SYS_get_robust_list, _SYS_process_vm_readv = map(ctypes.c_long, (234, 274, 310))
+_NONE, _ONE, _TWO = map(ctypes.c_ulong, range(3))
 _CLOCK_MONOTONIC = 1
 _PROCESS_SHARED = _ROBUST = 1
 
@@ -68,7 +69,7 @@ def lock_within(mutex: object, seconds: float) -> int:
 def list_head() -> int:
     """Return the address of the head of this thread's list of robust mutexes."""
     head, length = ctypes.c_size_t(), ctypes.c_size_t()
-    if _slow.syscall(ctypes.c_long(_SYS_get_robust_list), ctypes.c_long(0), ctypes.byref(head), ctypes.byref(length)):
+    if _slow.syscall(_SYS_get_robust_list, ctypes.c_long(0), ctypes.byref(head), ctypes.byref(length)):
         libc.raise_errno()
     return head.value
 
@@ -81,8 +82,8 @@ def only_tail() -> bytes:
 
 def is_own_thread(thread_id: int) -> bool:
     """Tell whether a thread of this process has that id."""
-    number, ids = ctypes.c_long(_SYS_tgkill), (ctypes.c_int(os.getpid()), ctypes.c_int(thread_id))
-    return thread_id > 0 and _slow.syscall(number, *ids, ctypes.c_int(0)) == 0
+    ids = ctypes.c_int(os.getpid()), ctypes.c_int(thread_id)
+    return thread_id > 0 and _slow.syscall(_SYS_tgkill, *ids, ctypes.c_int(0)) == 0
 
 
 def links_intact(node: int, previous: int, following: int) -> bool:
@@ -91,21 +92,13 @@ def links_intact(node: int, previous: int, following: int) -> bool:
     Reads through the kernel, so that an address where nothing is mapped is an answer and not a fault. A kernel that
     refuses such reads (seccomp) leaves the pointers unchecked.
     """
-    return all(_read_word(address, otherwise=node) == node for address in (previous, following - 8))
-
-
-def _read_word(address: int, otherwise: int) -> int | None:
-    """Return the 8-byte word at an address of this process, None if nothing readable is mapped there, `otherwise` if
-    the kernel refuses to look."""
-    word = ctypes.c_uint64()
-    here = (ctypes.c_size_t * 2)(ctypes.addressof(word), 8)
-    there = (ctypes.c_size_t * 2)(address & (1 << 64) - 1, 8)
-    one, none = ctypes.c_ulong(1), ctypes.c_ulong(0)
-    number = ctypes.c_long(_SYS_process_vm_readv)
-    got = _slow.syscall(number, ctypes.c_int(os.getpid()), here, one, there, one, none)
-    if got == 8:
-        return word.value
-    return None if ctypes.get_errno() == errno.EFAULT else otherwise
+    seen = (ctypes.c_uint64 * 2)()
+    here = (ctypes.c_size_t * 2)(ctypes.addressof(seen), 16)
+    there = (ctypes.c_size_t * 4)(previous, 8, following - 8 & (1 << 64) - 1, 8)
+    got = _slow.syscall(_SYS_process_vm_readv, ctypes.c_int(os.getpid()), here, _ONE, there, _TWO, _NONE)
+    if got < 0 and ctypes.get_errno() != errno.EFAULT:
+        return True
+    return got == 16 and seen[0] == seen[1] == node
 
 
 @cache
