@@ -1,4 +1,4 @@
-"""Hypothesis drives the locks of real processes, which it also kills, against a model of who has what."""
+"""Hypothesis drives the locks of real processes, which it also kills, against a model of owners and holders."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Process:
 
 
 class Machine(RuleBasedStateMachine):
-    """The model: who has the lock and how, whose death needs a repair, who reads or writes, who has permits."""
+    """The model: the owner of the lock, deaths that need a repair, readers and writers, and holders of permits."""
 
     region: mshare.Region
 
