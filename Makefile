@@ -14,7 +14,7 @@ LINT_PACKAGES := sparse perl xz-utils kmod make gcc-12 gcc libc6-dev libelf1 pah
 VM_PACKAGES := qemu-system-x86 $(LINT_PACKAGES)
 TEST_PACKAGES := postgresql-15 chromium prometheus dkms clang php8.2-fpm nginx stress-ng
 
-.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-start bench-locks bench-blocks bench-postgres bench-postgres-vm bench-kernel compare prove test-cpython test-postgres-regress clean vm-deps test-deps test-vm test-lab-vm test-kernels test-debug-kernel demo-vm vm-shell
+.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-start bench-locks bench-segments bench-postgres bench-postgres-vm bench-kernel compare prove test-cpython test-postgres-regress clean vm-deps test-deps test-vm test-lab-vm test-kernels test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/bin/mshare:
@@ -80,8 +80,8 @@ bench-locks: venv
 bench-start: venv
 	$(BIN)/python -m benchmarks.start --json docs/results/start.json --markdown docs/results/start.md
 
-bench-blocks: venv
-	$(BIN)/python -m benchmarks.blocks --json docs/results/blocks.json --markdown docs/results/blocks.md
+bench-segments: venv
+	$(BIN)/python -m benchmarks.segments --json docs/results/segments.json --markdown docs/results/segments.md
 
 # Every mechanism, the heavy ones too: gigabytes to install, 20 minutes, 9 GiB of memory at the most. As root, or no huge pages.
 COMPARE_TORCH ?= torch

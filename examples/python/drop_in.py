@@ -21,38 +21,38 @@ COUNT = 1 << 20
 
 
 def add_up(name: str, results: ShareableList, number: int) -> None:
-    """Attach the block by its name, and put the sum of a quarter of it into the list."""
-    block = SharedMemory(name)
-    numbers = numpy.ndarray(COUNT, "int64", block.buf)
+    """Attach the segment by its name, and put the sum of a quarter of it into the list."""
+    segment = SharedMemory(name)
+    numbers = numpy.ndarray(COUNT, "int64", segment.buf)
     results[number] = int(numbers[number::4].sum())
-    block.close()
+    segment.close()
 
 
 def die(name: str) -> None:
-    """Attach the block, and be killed."""
-    block = SharedMemory(name)
-    assert block.buf[8] == 1
+    """Attach the segment, and be killed."""
+    segment = SharedMemory(name)
+    assert segment.buf[8] == 1
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main() -> None:
     with SharedMemoryManager() as manager:
-        block = manager.SharedMemory(COUNT * 8)
+        segment = manager.SharedMemory(COUNT * 8)
         results = manager.ShareableList([0] * 4)
-        numpy.ndarray(COUNT, "int64", block.buf)[:] = range(COUNT)
+        numpy.ndarray(COUNT, "int64", segment.buf)[:] = range(COUNT)
         for number, method in enumerate(("fork", "spawn", "fork", "spawn")):
             context = get_context(method)
-            killed = context.Process(target=die, args=(block.name,))
-            worker = context.Process(target=add_up, args=(block.name, results, number))
+            killed = context.Process(target=die, args=(segment.name,))
+            worker = context.Process(target=add_up, args=(segment.name, results, number))
             for process in (killed, worker):
                 process.start()
                 process.join()
             print(f"{method}: one worker ended with {killed.exitcode}, the other added up {results[number]:,}")
-        (region,) = (each for each in mshare.regions() if each.name == block.name)
+        (region,) = (each for each in mshare.regions() if each.name == segment.name)
         print(
             f"sum {sum(results):,}, on {region.backend}: {region.page_table_bytes >> 10} KiB of page tables per process"
         )
-        block.close()
+        segment.close()
         results.shm.close()
 
 

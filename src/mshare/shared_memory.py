@@ -5,14 +5,14 @@ The signatures, attributes and exceptions are those of `multiprocessing.shared_m
 the place of the standard ones for a whole process. docs/shared-memory.md lists the differences.
 
 >>> from mshare import shared_memory
->>> block = shared_memory.SharedMemory("docs-example", create=True, size=10)
->>> block.buf[:5] = b"hello"
+>>> segment = shared_memory.SharedMemory("docs-example", create=True, size=10)
+>>> segment.buf[:5] = b"hello"
 >>> other = shared_memory.SharedMemory("docs-example")      # usually in another process
 >>> bytes(other.buf[:5])
 b'hello'
 >>> other.close()
->>> block.close()
->>> block.unlink()
+>>> segment.close()
+>>> segment.unlink()
 
 May depend on: _core.
 """
@@ -55,16 +55,16 @@ __all__ = ["ShareableList", "SharedMemory", "SharedMemoryManager", "install"]
 
 
 class SharedMemory(_StandardMemory):
-    """A block of shared memory with a name, which is a region of mshare of the same name.
+    """A segment of shared memory with a name, which is a region of mshare of the same name.
 
-    - `name`: the block's name. None, with `create`, for a new name such as `psm_4f2a91c0`. Slashes at its beginning are
-      not part of the region's name; the rest obeys the rules of `mshare.create`.
-    - `create`: True creates the block, filled with zeros, with all of its memory reserved. False attaches a block.
-    - `size`: bytes of a new block, at least 1. It is ignored when a block is attached.
+    - `name`: the segment's name. None, with `create`, for a new name such as `psm_4f2a91c0`. Slashes at its beginning
+      are not part of the region's name; the rest obeys the rules of `mshare.create`.
+    - `create`: True creates the segment, filled with zeros, with all of its memory reserved. False attaches a segment.
+    - `size`: bytes of a new segment, at least 1. It is ignored when a segment is attached.
     - `track`: accepted and ignored on every Python version. No process of `multiprocessing.resource_tracker` ever knows
-      of the block, and the block lives until `unlink`, `mshare.unlink` or `mshare.gc`.
+      of the segment, and the segment lives until `unlink`, `mshare.unlink` or `mshare.gc`.
 
-    `$MSHARE_BACKEND` forces a backend, as for `mshare.create`. A block is attached at its region's address, or at any
+    `$MSHARE_BACKEND` forces a backend, as for `mshare.create`. A segment is attached at its region's address, or at any
     other if this process has something else there.
 
     Raises the errors of `mshare.create` and `mshare.attach`, which are subclasses of those that the standard class
@@ -93,7 +93,7 @@ class SharedMemory(_StandardMemory):
         if not size >= 0:
             raise InvalidSizeError(f"invalid size of {size} bytes", "'size' must be a positive integer")
         if create and size == 0:
-            raise InvalidSizeError("a block of 0 bytes cannot be created", "'size' must be a positive number")
+            raise InvalidSizeError("a segment of 0 bytes cannot be created", "'size' must be a positive number")
         if name is None and not create:
             raise InvalidNameError("no name was given", "'name' can only be None if create=True")
         if name is None:
@@ -125,11 +125,11 @@ class SharedMemory(_StandardMemory):
             super().__del__()
 
     def close(self) -> None:
-        """Detach this object from the block. The block, its name and other objects stay. A second call does nothing.
+        """Detach this object from the segment. A second call does nothing. The segment and other objects stay.
 
         Raises `ViewsAliveError` (a `BufferError`), and changes nothing but that `buf` may be a new view, while slices
         of `buf` or arrays made by `numpy.frombuffer` live: the standard class raises BufferError then. Other users of
-        the memory, such as `numpy.ndarray(buffer=block.buf)`, keep the memory mapped until they are gone. They would
+        the memory, such as `numpy.ndarray(buffer=segment.buf)`, keep the memory mapped until they are gone. They would
         crash the process with the standard class.
         """
         region, guard, buf = self._region, self._guard, self._buf
@@ -149,10 +149,10 @@ class SharedMemory(_StandardMemory):
         self._region = self._guard = self._buf = None
 
     def unlink(self) -> None:
-        """Remove the block's name now. Attached processes keep the memory until they detach.
+        """Remove the segment's name now. Attached processes keep the memory until they detach.
 
-        Raises FileNotFoundError if the name is gone, or if it means a newer block, which is not removed;
-        PermissionError for a block of another user.
+        Raises FileNotFoundError if the name is gone, or if it means a newer segment, which is not removed;
+        PermissionError for a segment of another user.
         """
         if self._name:
             removal.unlink_file(_region_name(self._name), self._file)
@@ -164,7 +164,7 @@ def _region_name(name: str) -> str:
 
 
 _kept: dict[int, tuple[weakref.ref[memoryview], Region]] = {}
-"""The regions of closed blocks, each with a view that has been released, until the view is gone.
+"""The regions of closed segments, each with a view that has been released, until the view is gone.
 
 Facts: numpy.ndarray keeps the object alive whose memory it has, and does not tell that object. A view can therefore be
 released while arrays have its memory.
@@ -206,7 +206,7 @@ class ShareableList(_StandardList):  # type: ignore[type-arg]
     """The standard list of a fixed length in shared memory, in a `SharedMemory` of this module (`shm`).
 
     The arguments, the layout in memory, the values that can be stored and the exceptions are the standard class's own:
-    its code runs here. If a list cannot be made, for example of an int of more than 64 bits, its block is removed.
+    its code runs here. If a list cannot be made, for example of an int of more than 64 bits, its segment is removed.
     """
 
     if TYPE_CHECKING:
@@ -232,7 +232,7 @@ class SharedMemoryManager(_StandardManager):
     """
 
     def SharedMemory(self, size: int) -> _Memory:
-        """Create and return a block of `size` bytes. The manager removes it at its end."""
+        """Create and return a segment of `size` bytes. The manager removes it at its end."""
         memory: _Memory = _managed_memory(self, size)
         return memory
 

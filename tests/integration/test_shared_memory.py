@@ -30,9 +30,9 @@ def names() -> list[str]:
     return [info.name for info in mshare.regions()]
 
 
-def memory(block: SharedMemory) -> memoryview:
-    assert block.buf is not None
-    return block.buf
+def memory(segment: SharedMemory) -> memoryview:
+    assert segment.buf is not None
+    return segment.buf
 
 
 def start(program: str, *arguments: str, own_group: bool = False) -> subprocess.Popen[str]:
@@ -66,33 +66,33 @@ def remove_standard(name: str) -> None:
 # --- what programs see -----------------------------------------------------------------------------------------------
 
 
-def test_a_block_is_a_region(world: Path) -> None:
-    block = SharedMemory("r", create=True, size=10)
+def test_a_segment_is_a_region(world: Path) -> None:
+    segment = SharedMemory("r", create=True, size=10)
     (info,) = mshare.regions()
     assert (info.name, info.size, info.mode, info.pids) == ("r", 10, 0o600, (os.getpid(),))
     with mshare.attach("r", readonly=True, addr=mshare.ANYWHERE) as region:
-        memory(block)[3] = 7
+        memory(segment)[3] = 7
         assert bytes(region.buf) == bytes([0, 0, 0, 7, 0, 0, 0, 0, 0, 0])
-    block.close()
-    block.unlink()
+    segment.close()
+    segment.unlink()
     assert names() == []
     assert window_mappings() == []
 
 
-def test_large_blocks_get_the_best_backend(world: Path) -> None:
-    block = SharedMemory("r", create=True, size=4 * MIB)
+def test_large_segments_get_the_best_backend(world: Path) -> None:
+    segment = SharedMemory("r", create=True, size=4 * MIB)
     assert mshare.regions()[0].backend == "thp"
-    block.close()
-    block.unlink()
+    segment.close()
+    segment.unlink()
 
 
 def test_the_backend_can_be_forced(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MSHARE_BACKEND", backend)
     with SharedMemoryManager() as manager:
-        block = manager.SharedMemory(3 * MIB)
-        assert [(info.name, info.backend) for info in mshare.regions()] == [(block.name, backend)]
-        assert (block.size, len(memory(block))) == (3 * MIB, 3 * MIB)
-        block.close()
+        segment = manager.SharedMemory(3 * MIB)
+        assert [(info.name, info.backend) for info in mshare.regions()] == [(segment.name, backend)]
+        assert (segment.size, len(memory(segment))) == (3 * MIB, 3 * MIB)
+        segment.close()
     assert names() == []
 
 
@@ -102,12 +102,12 @@ def test_the_mode_is_the_subclass_s_and_the_umask_does_not_count(world: Path) ->
 
     before = os.umask(0o077)
     try:
-        block = Shared(create=True, size=1)
+        segment = Shared(create=True, size=1)
     finally:
         os.umask(before)
     assert mshare.regions()[0].mode == 0o666
-    block.close()
-    block.unlink()
+    segment.close()
+    segment.unlink()
 
 
 @pytest.mark.parametrize("track", [True, False])
@@ -115,7 +115,7 @@ def test_no_tracker_is_ever_started(world: Path, track: bool) -> None:
     program = f"""
 from multiprocessing import resource_tracker
 from mshare.shared_memory import SharedMemory
-block = SharedMemory("r", create=True, size=10, track={track})
+segment = SharedMemory("r", create=True, size=10, track={track})
 SharedMemory("r", track={track}).close()
 assert resource_tracker._resource_tracker._pid is None
 """
@@ -126,12 +126,12 @@ assert resource_tracker._resource_tracker._pid is None
 
 @pytest.mark.parametrize(("name", "region"), [("r", "r"), ("/r", "r"), ("//r", "r"), ("psm_é", "psm_é")])
 def test_names_are_those_of_shm_open(world: Path, name: str, region: str) -> None:
-    block = SharedMemory(name, create=True, size=1)
-    assert (block.name, names()) == (name, [region])
-    for same in (name, block.name, region):
+    segment = SharedMemory(name, create=True, size=1)
+    assert (segment.name, names()) == (name, [region])
+    for same in (name, segment.name, region):
         SharedMemory(same).close()
-    block.close()
-    block.unlink()
+    segment.close()
+    segment.unlink()
     assert names() == []
 
 
@@ -144,23 +144,23 @@ def test_invalid_names_are_refused(world: Path, name: str, create: bool) -> None
 
 
 @needs_root
-def test_another_user_s_block_is_a_permission_error(world: Path) -> None:
-    block = SharedMemory("r", create=True, size=1)
+def test_another_user_s_segment_is_a_permission_error(world: Path) -> None:
+    segment = SharedMemory("r", create=True, size=1)
 
     def try_it() -> bool:
         with pytest.raises(PermissionError, match="'r' has mode 0600"):
             SharedMemory("r")
         with pytest.raises(PermissionError, match="may not remove"):
-            block.unlink()
-        block.close()
+            segment.unlink()
+        segment.close()
         return mshare.regions() == []
 
     assert in_child(try_it, uid=STRANGER).value is True
-    block.close()
-    block.unlink()
+    segment.close()
+    segment.unlink()
 
 
-def test_a_block_of_the_standard_class_is_not_attached(world: Path) -> None:
+def test_a_segment_of_the_standard_class_is_not_attached(world: Path) -> None:
     (world / "shm" / "theirs").write_bytes(bytes(4096))
     with pytest.raises(mshare.NotARegionError, match=r"if multiprocessing\.shared_memory made it"):
         SharedMemory("theirs")
@@ -168,7 +168,7 @@ def test_a_block_of_the_standard_class_is_not_attached(world: Path) -> None:
         SharedMemory("theirs", create=True, size=1)
 
 
-def test_a_block_that_does_not_fit_is_an_error_at_once(world: Path) -> None:
+def test_a_segment_that_does_not_fit_is_an_error_at_once(world: Path) -> None:
     with pytest.raises(OSError, match="but only") as caught:
         SharedMemory("huge", create=True, size=1 << 45)
     assert isinstance(caught.value, mshare.NoSpaceError)
@@ -196,38 +196,38 @@ def test_two_objects_of_a_process_close_independently(world: Path) -> None:
 
 
 def test_an_address_that_is_taken_does_not_matter(world: Path) -> None:
-    block = SharedMemory("r", create=True, size=10)
-    memory(block)[0] = 7
-    block.close()
+    segment = SharedMemory("r", create=True, size=10)
+    memory(segment)[0] = 7
+    segment.close()
     addr = mshare.regions()[0].addr
     with mshare.create("other", 4096, backend="shm", addr=addr) as other:
-        block = SharedMemory("r")
-        assert memory(block)[0] == 7
+        segment = SharedMemory("r")
+        assert memory(segment)[0] == 7
         assert other.addr == addr
-        block.close()
-    block.unlink()
+        segment.close()
+    segment.unlink()
 
 
 def test_a_read_only_attachment_of_this_process_does_not_matter(world: Path) -> None:
-    block = SharedMemory("r", create=True, size=10)
-    block.close()
+    segment = SharedMemory("r", create=True, size=10)
+    segment.close()
     with mshare.attach("r", readonly=True) as region:
-        block = SharedMemory("r")
-        memory(block)[0] = 7
+        segment = SharedMemory("r")
+        memory(segment)[0] = 7
         assert region.buf[0] == 7
-        block.close()
-    block.unlink()
+        segment.close()
+    segment.unlink()
 
 
 def test_numpy_arrays_outlive_close(world: Path) -> None:
     """`numpy.ndarray(buffer=...)` takes the memory without telling the view, as examples in Python's own manual do."""
-    block = SharedMemory("r", create=True, size=80)
-    array = numpy.ndarray((10,), numpy.int64, buffer=memory(block))
+    segment = SharedMemory("r", create=True, size=80)
+    array = numpy.ndarray((10,), numpy.int64, buffer=memory(segment))
     array[:] = range(10)
     part = array[3:]
-    block.close()
-    block.unlink()
-    assert block.buf is None
+    segment.close()
+    segment.unlink()
+    assert segment.buf is None
     del array
     assert list(part) == [3, 4, 5, 6, 7, 8, 9]
     del part
@@ -238,22 +238,22 @@ def test_numpy_arrays_outlive_close(world: Path) -> None:
     "make", [numpy.frombuffer, numpy.asarray, memoryview, lambda view: view[1:], lambda view: view.cast("b")]
 )
 def test_views_that_the_standard_class_knows_forbid_close(world: Path, make: type[memoryview]) -> None:
-    block = SharedMemory("r", create=True, size=8)
-    view = make(memory(block))
+    segment = SharedMemory("r", create=True, size=8)
+    view = make(memory(segment))
     with pytest.raises(BufferError):
-        block.close()
-    memory(block)[3] = 1
+        segment.close()
+    memory(segment)[3] = 1
     del view
-    block.close()
-    block.unlink()
+    segment.close()
+    segment.unlink()
     assert window_mappings() == []
 
 
 def test_slices_outlive_an_object_that_is_deleted(world: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    block = SharedMemory("r", create=True, size=8)
-    block.unlink()
-    view = memory(block)[3:]
-    del block
+    segment = SharedMemory("r", create=True, size=8)
+    segment.unlink()
+    view = memory(segment)[3:]
+    del segment
     view[0] = 7
     assert (view[0], len(window_mappings())) == (7, 1)
     del view
@@ -261,16 +261,16 @@ def test_slices_outlive_an_object_that_is_deleted(world: Path, capfd: pytest.Cap
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_view_of_a_closed_block_is_released(world: Path) -> None:
-    block = SharedMemory("r", create=True, size=8)
-    view = memory(block)
-    block.close()
+def test_the_view_of_a_closed_segment_is_released(world: Path) -> None:
+    segment = SharedMemory("r", create=True, size=8)
+    view = memory(segment)
+    segment.close()
     with pytest.raises(ValueError, match="released memoryview"):
         view[0]
-    block.unlink()
+    segment.unlink()
 
 
-def test_a_removed_name_that_is_used_again_belongs_to_the_newer_block(world: Path) -> None:
+def test_a_removed_name_that_is_used_again_belongs_to_the_newer_segment(world: Path) -> None:
     old = SharedMemory("r", create=True, size=1)
     SharedMemory("r").unlink()
     new = SharedMemory("r", create=True, size=2)
@@ -295,10 +295,10 @@ def test_a_list_that_cannot_be_made_leaves_nothing(world: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "end", ["", "import builtins; builtins.kept = block", "block.me = block", "view = block.buf[1:]"]
+    "end", ["", "import builtins; builtins.kept = segment", "segment.me = segment", "view = segment.buf[1:]"]
 )
 def test_the_end_of_the_interpreter_is_silent(world: Path, end: str) -> None:
-    done = run(f"from mshare.shared_memory import *; block = SharedMemory('r', create=True, size=10)\n{end}")
+    done = run(f"from mshare.shared_memory import *; segment = SharedMemory('r', create=True, size=10)\n{end}")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert mshare.regions()[0].orphan
 
@@ -308,18 +308,18 @@ def test_the_end_of_the_interpreter_is_silent(world: Path, end: str) -> None:
 CREATOR = """
 import sys
 from mshare.shared_memory import SharedMemory
-block = SharedMemory("r", create=True, size=10)
-block.buf[:5] = b"hello"
+segment = SharedMemory("r", create=True, size=10)
+segment.buf[:5] = b"hello"
 print("ready", flush=True)
 sys.stdin.read()
 """
 READER = """
 import sys
 from mshare.shared_memory import SharedMemory
-block = SharedMemory("r")
-print(bytes(block.buf[:5]), flush=True)
+segment = SharedMemory("r")
+print(bytes(segment.buf[:5]), flush=True)
 sys.stdin.read()
-print(bytes(block.buf[:5]), flush=True)
+print(bytes(segment.buf[:5]), flush=True)
 """
 
 
@@ -349,9 +349,9 @@ SharedMemory("r", create=True, size=10)
 """
     assert run(program).returncode == -signal.SIGKILL
     assert names() == []
-    block = SharedMemory("r", create=True, size=10)
-    block.close()
-    block.unlink()
+    segment = SharedMemory("r", create=True, size=10)
+    segment.close()
+    segment.unlink()
 
 
 # --- complaints about the standard class, each shown with it and without ---------------------------------------------
@@ -365,8 +365,8 @@ def test_a_full_file_system_is_an_error_at_creation(module: str, status: int) ->
 import errno
 from {module} import SharedMemory
 try:
-    block = SharedMemory(create=True, size=4 << 20)
-    block.buf[:] = bytes(4 << 20)
+    segment = SharedMemory(create=True, size=4 << 20)
+    segment.buf[:] = bytes(4 << 20)
 except OSError as error:
     assert error.errno == errno.ENOSPC, error
     assert "needs 4 MiB" in str(error), error
@@ -378,11 +378,11 @@ except OSError as error:
 
 @pytest.mark.parametrize(("module", "stays"), [(OURS, True), (STANDARD, False)])
 def test_the_exit_of_a_reader_removes_nothing(world: Path, module: str, stays: bool) -> None:
-    """cpython #82300: the tracker of an unrelated reader removes the block at the reader's end."""
+    """cpython #82300: the tracker of an unrelated reader removes the segment at the reader's end."""
     name = f"mshare-exit-{os.getpid()}"
     creator = start(
         f"import sys; from {module} import SharedMemory\n"
-        "block = SharedMemory(sys.argv[1], create=True, size=10); print('ready', flush=True); sys.stdin.readline()\n"
+        "segment = SharedMemory(sys.argv[1], create=True, size=10); print('ready', flush=True); sys.stdin.readline()\n"
         "try:\n    SharedMemory(sys.argv[1]); print('there')\nexcept FileNotFoundError:\n    print('gone')\n",
         name,
     )
@@ -394,11 +394,11 @@ def test_the_exit_of_a_reader_removes_nothing(world: Path, module: str, stays: b
     assert output.strip() == ("there" if stays else "gone")
 
 
-def test_blocks_that_a_kill_leaves_behind_are_found_and_removed(world: Path) -> None:
-    """vllm #51579: a container's end kills the trackers as well, and the standard blocks stay."""
+def test_segments_that_a_kill_leaves_behind_are_found_and_removed(world: Path) -> None:
+    """vllm #51579: a container's end kills the trackers as well, and the standard segments stay."""
     program = (
         "import sys; from {} import SharedMemory\n"
-        "block = SharedMemory(create=True, size=10); print(block.name, flush=True); sys.stdin.read()"
+        "segment = SharedMemory(create=True, size=10); print(segment.name, flush=True); sys.stdin.read()"
     )
     left = []
     for module in (OURS, STANDARD):
@@ -413,8 +413,8 @@ def test_blocks_that_a_kill_leaves_behind_are_found_and_removed(world: Path) -> 
 
 
 @pytest.mark.parametrize(("module", "usable"), [(OURS, True), (STANDARD, False)])
-def test_a_half_made_block_does_not_stop_the_restart(world: Path, module: str, usable: bool) -> None:
-    """boost.interprocess #128, iceoryx2 #1584: the creator is killed before the block has its size."""
+def test_a_half_made_segment_does_not_stop_the_restart(world: Path, module: str, usable: bool) -> None:
+    """boost.interprocess #128, iceoryx2 #1584: the creator is killed before the segment has its size."""
     name = f"mshare-half-{os.getpid()}"
     program = f"""
 import os, signal, sys
@@ -437,16 +437,16 @@ except ValueError as error:
 
 
 @pytest.mark.parametrize(("module", "status"), [(OURS, 0), (STANDARD, -signal.SIGSEGV)])
-def test_an_array_of_a_closed_block_does_not_crash(world: Path, module: str, status: int) -> None:
+def test_an_array_of_a_closed_segment_does_not_crash(world: Path, module: str, status: int) -> None:
     """numpy #23305, cpython #115635."""
     program = f"""
 import numpy
 from {module} import SharedMemory
-block = SharedMemory(create=True, size=1 << 20)
-array = numpy.ndarray((10,), buffer=block.buf)
+segment = SharedMemory(create=True, size=1 << 20)
+array = numpy.ndarray((10,), buffer=segment.buf)
 array[:] = 7
-block.close()
-block.unlink()
+segment.close()
+segment.unlink()
 assert array.sum() == 70
 """
     assert run(program).returncode == status
@@ -459,17 +459,17 @@ from multiprocessing import get_context, shared_memory
 from multiprocessing.managers import SharedMemoryManager
 
 def work(name):
-    block = shared_memory.SharedMemory(name)
-    print(block.buf[0], type(block).__module__, flush=True)
-    block.close()
+    segment = shared_memory.SharedMemory(name)
+    print(segment.buf[0], type(segment).__module__, flush=True)
+    segment.close()
 
 if __name__ == "__main__":
     for method in ("fork", "spawn", "forkserver"):
         context = get_context(method)
         with SharedMemoryManager(ctx=context) as manager:
-            block = manager.SharedMemory(size=10)
-            block.buf[0] = 7
-            child = context.Process(target=work, args=(block.name,))
+            segment = manager.SharedMemory(size=10)
+            segment.buf[0] = 7
+            child = context.Process(target=work, args=(segment.name,))
             child.start()
             child.join()
             print(len(manager.ShareableList(range(3))), child.exitcode, flush=True)

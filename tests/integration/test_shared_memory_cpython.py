@@ -22,14 +22,14 @@ INTERPRETERS = os.environ.get("MSHARE_CPYTHONS", "").split() or [sys.executable]
 
 DIFFERENT = {
     "test_shared_memory_cleaned_after_process_termination": (
-        "the resource tracker removes a block when a process that made or attached the block is killed; ours outlives "
-        "every process, and `mshare gc` removes orphans"
+        "the resource tracker removes a segment when a process that made or attached the segment is killed; ours "
+        "outlives every process, and `mshare gc` removes orphans"
     ),
     "test_shared_memory_tracking": (
-        "a process that has attached a block removes it at its exit (cpython #82300); ours stays for all others"
+        "a process that has attached a segment removes it at its exit (cpython #82300); ours stays for all others"
     ),
     "test_resource_tracker": (
-        "the resource tracker removes blocks of a killed process and prints that they leaked; ours are never registered"
+        "the resource tracker removes segments of a killed process and prints that they leaked; ours are not registered"
     ),
 }
 """The tests that cannot hold, because what they demand is a complaint that mshare answers, with the reasons.

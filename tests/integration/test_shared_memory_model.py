@@ -1,8 +1,8 @@
 """The classes of `mshare.shared_memory` and the standard ones do the same: each operation runs on both.
 
-The standard blocks are in /dev/shm, and ours in a world of their own, so that a name can be used for both. The two
+The standard segments are in /dev/shm, and ours in a world of their own, so that a name can be used for both. The two
 differences that a program can see without a crash are excluded: the standard `buf` is None after a failed close, and
-the standard `unlink` also removes a newer block of the same name.
+the standard `unlink` also removes a newer segment of the same name.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ def same(calls: Sequence[Callable[[], Any]]) -> Outcome:
     return mine
 
 
-def content(block: Any) -> bytes:
-    return bytes(block.buf)
+def content(segment: Any) -> bytes:
+    return bytes(segment.buf)
 
 
-def store(block: Any, offset: int, value: int) -> None:
-    block.buf[offset] = value
+def store(segment: Any, offset: int, value: int) -> None:
+    segment.buf[offset] = value
 
 
 @contextmanager
@@ -103,8 +103,8 @@ class Pair(NamedTuple):
     generation: int
 
 
-class Blocks(RuleBasedStateMachine):
-    """Blocks of two names, objects, views and arrays, in any order."""
+class Segments(RuleBasedStateMachine):
+    """Segments of two names, objects, views and arrays, in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -209,8 +209,8 @@ class Blocks(RuleBasedStateMachine):
         self.worlds.__exit__(None, None, None)
 
 
-TestBlocks = Blocks.TestCase
-TestBlocks.settings = settings(max_examples=50, stateful_step_count=20)
+TestSegments = Segments.TestCase
+TestSegments.settings = settings(max_examples=50, stateful_step_count=20)
 
 GOOD = st.one_of(
     st.none(),
@@ -256,7 +256,7 @@ def test_lists_do_the_same(items: list[Any], operations: list[tuple[Any, ...]]) 
     with two_worlds():
         made: list[Any] = []
         if same([partial(lambda m: made.append(m.ShareableList(items, name=NAMES[0])), m) for m in MODULES]).error:
-            assert mshare.regions() == []  # the standard class leaves its block behind
+            assert mshare.regions() == []  # the standard class leaves its segment behind
             return
         for operation in operations:
             same([partial(apply, each, operation) for each in made])

@@ -71,21 +71,21 @@ def test_the_kernel_knows_the_address(msharefs_world: Path) -> None:
         assert (facts.base, facts.attachments, facts.size_bytes) == (region.addr, 1, 6 * PAGE)
 
 
-def test_blocks_of_the_drop_in_are_on_it(msharefs_world: Path) -> None:
+def test_segments_of_the_drop_in_are_on_it(msharefs_world: Path) -> None:
     with SharedMemoryManager() as manager:
-        block, numbers = manager.SharedMemory(3 * PAGE), manager.ShareableList(range(3))
+        segment, numbers = manager.SharedMemory(3 * PAGE), manager.ShareableList(range(3))
         assert {info.backend for info in mshare.regions()} == {"msharefs"}
-        assert block.buf is not None
-        block.buf[PAGE] = 7
+        assert segment.buf is not None
+        segment.buf[PAGE] = 7
 
         def read() -> list[int]:
-            other = SharedMemory(block.name)
+            other = SharedMemory(segment.name)
             assert other.buf is not None
             items = ShareableList(name=numbers.shm.name)
             return [other.buf[PAGE], *(items[number] for number in range(3))]
 
         assert in_child(read).value == [7, 0, 1, 2]
-        block.close()
+        segment.close()
         numbers.shm.close()
     assert mshare.regions() == []
 

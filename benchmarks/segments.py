@@ -1,7 +1,7 @@
-"""The time that a block of shared memory takes: `python -m benchmarks.blocks [--runs 5]`, or `make bench-blocks`.
+"""The time that a segment of shared memory takes: `python -m benchmarks.segments [--runs 5]`, or `make bench-segments`.
 
-`mshare.shared_memory` beside `multiprocessing.shared_memory`, in one process, in turns. A block is created, attached a
-second time, written and read from end to end, closed and removed. Each figure is the median of the runs, and a run is
+`mshare.shared_memory` beside `multiprocessing.shared_memory`, in one process, in turns. A segment is created, attached
+a second time, written and read from end to end, closed and removed. Each figure is the median of the runs, and a run is
 the median of its rounds. May depend on: machine, output, shared_memory, units.
 """
 
@@ -50,21 +50,21 @@ def _timed(call: Callable[[], Any], times: list[float]) -> Any:
 def _round(module: Any, size: int) -> list[float]:
     """Return the times of the steps, in microseconds."""
     times: list[float] = []
-    block = _timed(lambda: module.SharedMemory(create=True, size=size), times)
-    other = _timed(lambda: module.SharedMemory(block.name), times)
+    segment = _timed(lambda: module.SharedMemory(create=True, size=size), times)
+    other = _timed(lambda: module.SharedMemory(segment.name), times)
     ones = b"\1" * min(size, 1 << 20)
 
     def write() -> None:
         for start in range(0, size, len(ones)):
-            block.buf[start : start + len(ones)] = ones
+            segment.buf[start : start + len(ones)] = ones
 
     def read() -> bytes:
         return bytes(other.buf[:: 4 << 10])
 
     def end() -> None:
         other.close()
-        block.close()
-        block.unlink()
+        segment.close()
+        segment.unlink()
 
     for step in (write, read, end):
         _timed(step, times)
@@ -90,12 +90,12 @@ def measure(runs: int) -> list[Figure]:
 def markdown(figures: Sequence[Figure], found: Mapping[str, Any], runs: int) -> str:
     """Return the report. Pure."""
     lines = [
-        "# A block of `mshare.shared_memory` and a standard one",
+        "# A segment of `mshare.shared_memory` and a standard one",
         "",
-        f"`make bench-blocks`: one process, the two classes in turns, medians of {runs} runs. mshare takes and clears",
-        "the memory when it creates a block, and the standard class at the first write. The second object is in the",
-        "same process, where mshare uses the mapping that is there. Another process has to touch the pages with either",
-        "class: [other figures](benchmarks-host.md) are those of several processes.",
+        f"`make bench-segments`: one process, the two classes in turns, medians of {runs} runs. mshare takes and",
+        "clears the memory when it creates a segment, and the standard class does at the first write. The second object",
+        "is in the same process, where mshare uses the mapping that is there. Another process has to touch the pages",
+        "with either class: [other figures](benchmarks-host.md) are those of several processes.",
         "",
         f"Machine: {found['cpus']} processors ({found['cpu']}), Linux {found['kernel']}, Python {found['python']},",
         f"load average {found['load_1min']:.1f}.",
@@ -121,7 +121,7 @@ def _times(ratio: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.blocks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.segments", description=__doc__)
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="runs of each size")
     output.add_options(parser)
     options = parser.parse_args()
