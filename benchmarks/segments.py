@@ -93,7 +93,7 @@ def markdown(figures: Sequence[Figure], found: Mapping[str, Any], runs: int) -> 
         "# A segment of `mshare.shared_memory` and a standard one",
         "",
         f"`make bench-segments`: one process, the two classes in turns, medians of {runs} runs. mshare takes and",
-        "clears the memory when it creates a segment, and the standard class does at the first write. The second object",
+        "clears the memory when it creates a segment, the standard class does at the first write. The second object",
         "is in the same process, where mshare uses the mapping that is there. Another process has to touch the pages",
         "with either class: [other figures](benchmarks-host.md) are those of several processes.",
         "",
