@@ -209,10 +209,10 @@ def choose(backends: Sequence[Backend], request: Request, forced: str | None = N
         if why is None:
             available = backend.availability()
             why = None if available.usable else available.reason
-        if why is None and request.reserve:
+        if why is None and request.reserve and backend is not backends[-1]:
             space = backend.space()
             needed = backend.charge(file_size(request.size_bytes, backend.capabilities.file_unit))
-            if needed > space.free_bytes and backend is not backends[-1]:
+            if needed > space.free_bytes:
                 need, free = format_apart(needed, space.free_bytes)
                 why = f"{need} do not fit into {free} ({space.limit})"
         if why is None:
