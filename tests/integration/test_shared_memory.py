@@ -6,10 +6,12 @@ own tests.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import shared_memory as standard
 from pathlib import Path
 
@@ -295,12 +297,57 @@ def test_a_list_that_cannot_be_made_leaves_nothing(world: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "end", ["", "import builtins; builtins.kept = segment", "segment.me = segment", "view = segment.buf[1:]"]
+    "end",
+    [
+        "",
+        "import builtins; builtins.kept = segment",
+        "segment.me = segment",
+        "view = segment.buf[1:]",
+        "view = segment.buf; segment.close()",
+        "import numpy; array = numpy.ndarray(10, 'u1', segment.buf); segment.close()",
+        "import builtins, numpy; builtins.array = numpy.ndarray(10, 'u1', segment.buf); segment.close()",
+        "import numpy; array = numpy.frombuffer(segment.buf, 'u1')",
+    ],
 )
 def test_the_end_of_the_interpreter_is_silent(world: Path, end: str) -> None:
     done = run(f"from mshare.shared_memory import *; segment = SharedMemory('r', create=True, size=10)\n{end}")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert mshare.regions()[0].orphan
+
+
+def test_a_finalizer_in_a_cycle_reads_the_array_of_a_closed_segment(world: Path) -> None:
+    class Holder:
+        def __init__(self, segment: SharedMemory) -> None:
+            self.me, self.segment, self.view = self, segment, memory(segment)
+            self.array = numpy.ndarray((10,), numpy.uint8, self.view)
+            self.array[:] = 7
+
+        def __del__(self) -> None:
+            read.append(int(self.array.sum()))
+
+    read: list[int] = []
+    holder = Holder(SharedMemory("r", create=True, size=10))
+    holder.segment.close()
+    del holder
+    gc.collect()
+    assert read == [70]
+    assert window_mappings() == []
+
+
+def test_threads_leave_no_mapping(world: Path) -> None:
+    def work() -> None:
+        for _ in range(20):
+            segment = SharedMemory(create=True, size=10)
+            other = SharedMemory(segment.name)
+            memory(other)[0] = 1
+            other.close()
+            segment.unlink()
+            segment.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(work) for _ in range(4)]:
+            done.result()
+    assert (names(), window_mappings()) == ([], [])
 
 
 # --- deaths ----------------------------------------------------------------------------------------------------------
@@ -337,6 +384,18 @@ def test_kills_of_creator_and_readers_take_nothing_away(world: Path) -> None:
     assert bytes(memory(late)[:5]) == b"hello"
     late.close()
     assert [info.name for info in mshare.gc()] == ["r"]
+
+
+def test_a_killed_manager_leaves_orphans(world: Path) -> None:
+    manager = SharedMemoryManager()
+    manager.start()
+    segment = manager.SharedMemory(10)
+    server = manager._process  # type: ignore[attr-defined]
+    server.kill()
+    server.join()
+    memory(segment)[0] = 7
+    segment.close()
+    assert [info.name for info in mshare.gc()] == [segment.name]
 
 
 @pytest.mark.parametrize("call", ["ftruncate", "fchmod", "link"])
