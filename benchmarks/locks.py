@@ -274,9 +274,9 @@ def markdown(single: Sequence[Alone], crowds: Sequence[Together], found: Mapping
 _WHY = """\
 `multiprocessing.Lock` is C, and its `acquire` and `release` are C functions that Python calls without a frame of its
 own. Its `with` statement goes through two functions of Python. mshare has no C of its own: a lock is two functions of
-Python and two calls through ctypes, and each of these calls takes longer than the whole `multiprocessing.Lock`. The
-row of the bare mutex is the part that no Python code around it can save. Besides, mshare compares the mutex's kind and
-its list pointers and stores the owner.
+Python and two calls through ctypes, and each of these calls takes longer than `acquire` and `release` of
+`multiprocessing.Lock` together. The row of the bare mutex is the part that no Python code around it can save. Besides,
+mshare compares the mutex's kind and its list pointers and stores the owner.
 
 `multiprocessing.Lock` and `filelock` do not tell of a death. A dead owner of `multiprocessing.Lock` blocks all others
 forever. `filelock` looks again every 50 ms when the lock is taken.

@@ -4,6 +4,7 @@ nobody hangs. `MSHARE_STRESS_SECONDS` (60) says how long."""
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -15,11 +16,11 @@ pytestmark = [pytest.mark.stress, pytest.mark.timeout(600)]
 SECONDS = float(os.environ.get("MSHARE_STRESS_SECONDS", "60"))
 
 
-def test_no_increment_is_lost_or_doubled(backend: str) -> None:
-    with mshare.create("locks", counting.SIZE, backend=backend) as region:
+def test_no_increment_is_lost_or_doubled(world: Path) -> None:
+    with mshare.create("locks", counting.SIZE) as region:
         result = counting.run(region, processes=32, seconds=SECONDS, kill_every_s=0.02)
     mshare.unlink("locks")
-    print(backend, result)
+    print(result)
     assert result.value == result.journal
     assert result.kills
     assert result.repairs

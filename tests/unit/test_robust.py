@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 
 import pytest
 
@@ -36,8 +37,16 @@ def test_the_pointers_of_held_mutexes_are_intact() -> None:
 
 
 def test_a_mutex_that_is_alone_has_the_tail_of_the_thread() -> None:
-    mutex = (ctypes.c_uint64 * 5)(0, 0, robust.kind(), 0, 0)
-    robust.trylock(ctypes.byref(mutex))
-    tail = bytes(mutex)[robust.TAIL_BYTE : robust.TAIL_BYTE + robust.TAIL_BYTES]
-    robust.unlock(ctypes.byref(mutex))
-    assert tail == robust.only_tail()
+    tails = []
+
+    def look() -> None:
+        mutex = (ctypes.c_uint64 * 5)(0, 0, robust.kind(), 0, 0)
+        robust.trylock(ctypes.byref(mutex))
+        tails.append(bytes(mutex)[robust.TAIL_BYTE : robust.TAIL_BYTE + robust.TAIL_BYTES])
+        robust.unlock(ctypes.byref(mutex))
+        tails.append(robust.only_tail())
+
+    thread = threading.Thread(target=look)  # a thread that has no other robust mutex
+    thread.start()
+    thread.join()
+    assert tails[0] == tails[1]

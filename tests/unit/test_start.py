@@ -27,6 +27,7 @@ HEAVY = {
     "multiprocessing",
     "asyncio",
     "numpy",
+    "mshare.sync",
 }
 """Modules that take more time than all but the largest modules of the core, or belong to an extra."""
 OTHERS = {"numpy", "pyarrow", "textual", "prometheus_client", "matplotlib", "jinja2", "hypothesis", "pydantic"}
