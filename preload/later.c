@@ -38,7 +38,7 @@
 #define SPARE_PART 100 /* the pages that little-used blocks may add: one of that many */
 #define FIRST_WAIT_MS 200
 #define LONGEST_WAIT_MS 3000
-#define CALMNESS 4 /* sleep that many times what a collapse took */
+#define CALMNESS 4 /* sleep that many times what a collapse, also a refused one, took */
 
 /*
  * A slot belongs to the process in @owner; 0, or another process (before a
@@ -129,16 +129,16 @@ struct progress {
 static bool collapse(size_t block, struct progress *progress)
 {
 	long began = now_us();
+	int error = kernel_madvise((void *)block, PMD, MADV_COLLAPSE) ? errno : 0;
 
-	if (kernel_madvise((void *)block, PMD, MADV_COLLAPSE)) {
-		progress->error = errno;
+	wait_ms(1 + CALMNESS * (now_us() - began) / 1000);
+	if (error) {
+		progress->error = error;
 		progress->refused++;
 		progress->left++;
-		wait_ms(1);
 		return false;
 	}
 	progress->made++;
-	wait_ms(1 + CALMNESS * (now_us() - began) / 1000);
 	return true;
 }
 
