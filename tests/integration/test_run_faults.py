@@ -155,7 +155,9 @@ def test_memory_of_a_device_is_left_alone(built: Path, programs: Path) -> None:
 def test_a_refused_mapping_takes_nothing_away_from_another_thread(built: Path, programs: Path) -> None:
     """The kernel looks whether memory suffices after it has given up what lay at a fixed address."""
     environment = preloaded(built, "backend=thp,fill=never,quiet=yes")
-    done = subprocess.run([programs / "neighbour"], capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        [programs / "neighbour", "10000"], capture_output=True, text=True, check=False, env=environment
+    )
     assert (done.returncode, done.stdout) == (0, "kept\n")
 
 

@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -39,7 +40,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A directory with the programs, which everybody may execute."""
     place = pathlib.Path("/tmp/mshare-programs")
     place.mkdir(mode=0o755)
-    for name in ("api", "forks", "holder", "map", "neighbour"):
+    for name in ("api", "forks", "holder", "map"):
         command: list[str | pathlib.Path] = ["gcc", "-O1", "-pthread", "-o", place / name, PROGRAMS / f"{name}.c"]
         subprocess.run(command, check=True)
     return place
@@ -105,13 +106,14 @@ os.wait()
 
 
 def test_a_child_pays_no_page_table_and_no_fault(preload: str) -> None:
-    """Reading 64 MiB takes 16,384 faults and 128 KiB of page tables elsewhere. The few faults left are Python's."""
+    """Reading 64 MiB takes 16,384 faults and 128 KiB of page tables elsewhere. What is left is Python's: a few faults,
+    and a page table where one of these is the first in its 2 MiB."""
     environment = {**os.environ, "LD_PRELOAD": preload, "MSHARE_RUN": "quiet=yes"}
     command = [sys.executable, "-S", "-c", CHILD_READS]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     total, tables, faults = map(int, done.stdout.split())
     assert total == 7 * (16384 + 256)
-    assert tables == 0
+    assert tables <= 8
     assert faults <= 8
     assert done.stderr == ""
 
@@ -143,6 +145,48 @@ def test_where_msharefs_gives_nothing_the_program_has_2_mib_leaves(
 def test_without_a_mount_the_line_says_so(start: Started, tmp_path: pathlib.Path) -> None:
     assert "no msharefs is mounted on" in start(f"root={tmp_path}", "holder", "anonymous", SIZE).stderr
     assert "nothing is mounted on" in start("root=/no/such/place", "holder", "anonymous", SIZE).stderr
+
+
+KEEPS = """
+import mmap, os, sys
+memory = mmap.mmap(-1, 64 << 20)
+memory[0] = 7
+print("mapped", flush=True)
+sys.stdin.readline()
+if os.fork() == 0:
+    memory[8 << 20] = memory[0] + 1
+    os._exit(0)
+os.wait()
+more = mmap.mmap(-1, 64 << 20)
+more[0] = 1
+print(memory[8 << 20], more[0])
+"""
+
+
+def test_a_program_keeps_its_memory_when_msharefs_is_unmounted_lazily(preload: str) -> None:
+    """Its forks share the memory, also pages that nobody had touched before. New memory is the program's own."""
+    users = pathlib.Path("/sys/module/mshare/refcnt")
+    before = users.read_text()
+    place = tempfile.mkdtemp()
+    subprocess.run(["mount", "-t", "msharefs", "-o", "mode=1777,size=1g", "m", place], check=True)
+    process = subprocess.Popen(
+        [sys.executable, "-S", "-c", KEEPS],
+        env={**os.environ, "LD_PRELOAD": preload, "MSHARE_RUN": f"root={place}"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "mapped\n"
+    subprocess.run(["umount", "--lazy", place], check=True)
+    os.rmdir(place)
+    output, errors = process.communicate("\n")
+    assert (process.returncode, output) == (0, "8 1\n"), errors
+    first, second = (line for line in errors.splitlines() if " of 64 MiB at " in line)
+    assert ON_MSHAREFS in first
+    assert f"nothing is mounted on {place}" in second
+    mfs.eventually(lambda: users.read_text() == before, "the unmounted file system has not gone")
 
 
 def test_memory_that_is_required_of_msharefs_is_refused_elsewhere(
@@ -180,11 +224,6 @@ def test_a_control_group_of_version_2_with_little_room(
         done = start(f"backend={backend},fill=ahead", "map", preexec_fn=join)
         assert (done.returncode, done.stdout) == (0, "mapped\n"), done
         assert "the control group has " in done.stderr
-
-
-def test_a_refused_mapping_takes_nothing_away_from_another_thread(start: Started) -> None:
-    done = start("backend=thp,fill=never,quiet=yes", "neighbour")
-    assert (done.returncode, done.stdout) == (0, "kept\n")
 
 
 def test_a_threaded_program_forks_in_the_middle_of_mmap(start: Started) -> None:
