@@ -14,7 +14,7 @@ LINT_PACKAGES := sparse perl xz-utils kmod make gcc-12 gcc libc6-dev libelf1 pah
 VM_PACKAGES := qemu-system-x86 $(LINT_PACKAGES)
 TEST_PACKAGES := postgresql-15 chromium prometheus dkms clang php8.2-fpm nginx stress-ng
 
-.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-start bench-locks bench-segments bench-postgres bench-postgres-vm bench-kernel compare prove test-cpython test-postgres-regress clean vm-deps test-deps test-vm test-lab-vm test-kernels test-debug-kernel demo-vm vm-shell
+.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-start bench-run bench-disturb bench-locks bench-segments bench-postgres bench-postgres-vm bench-kernel compare prove test-cpython test-postgres-regress clean vm-deps test-deps test-vm test-lab-vm test-kernels test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/bin/mshare:
@@ -82,6 +82,16 @@ bench-start: venv
 
 bench-segments: venv
 	$(BIN)/python -m benchmarks.segments --json docs/results/segments.json --markdown docs/results/segments.md
+
+# What the preload library of `mshare run` adds to a start: a minute. With valgrind, which counts instructions.
+bench-run: venv
+	$(call install,valgrind)
+	$(BIN)/python -m benchmarks.preloaded --count --json docs/results/preloaded.json --markdown docs/results/preloaded.md
+
+# What disturbs a program less while its memory is collapsed, `--fill later` or `mshare collapse --follow`: five minutes.
+# As root.
+bench-disturb: venv
+	$(BIN)/python -m benchmarks.disturb --json docs/results/disturb.json --markdown docs/results/disturb.md
 
 # Every mechanism, the heavy ones too: gigabytes to install, 20 minutes, 9 GiB of memory at the most. As root, or no huge pages.
 COMPARE_TORCH ?= torch

@@ -9,7 +9,8 @@ pgbench makes new connections for every run, and their processes have none of th
 seconds of a run are therefore page faults. Transactions are counted in the second half only. Faults and page tables are
 the price, and are counted over the whole run.
 
-May depend on: cluster, faults, machine, output, pool, postgres_page, postgres_servers, linux, measure, units, geometry.
+May depend on: cluster, faults, leaves, machine, output, pool, postgres_page, postgres_servers, linux, measure, units,
+geometry.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from mshare._core.linux import proc
 from mshare._core.units import MIB, parse_size
 from mshare.measure.cost import page_tables_bytes
 
-from . import faults, machine, output, pool, postgres_servers
+from . import faults, leaves, machine, output, pool, postgres_servers
 from .cluster import Cluster, binaries
 from .postgres_page import COLLAPSE, HUGE, LATER, MSHAREFS, SETTINGS, PgbenchRun, Results, ServerStart, page, targets
 
@@ -152,7 +153,7 @@ def _wait_until_alone(server: Cluster) -> None:
 def _backend_faults(server: Cluster) -> tuple[int | None, int, str]:
     """Let a new process of the server read the whole table. Return its faults on shared memory, all its minor faults,
     and why the first are None."""
-    span = postgres_servers.shared_memory(server.pid).span
+    span = leaves.shared_memory(server.pid).span
     try:
         with faults.traced(server.pid, span) as count:
             return *_read_all(server, count), ""
@@ -195,13 +196,13 @@ class _Measurement:
                 self.server.psql(f"select pg_prewarm('{relation}')")
             prewarm_ms = (time.perf_counter() - began) * 1000
             leaves_ms = self._leaves_ms(setting)
-            leaves = None if setting in (HUGE, MSHAREFS) else postgres_servers.leaves(self.server.pid)
+            found = None if setting in (HUGE, MSHAREFS) else leaves.leaves(self.server.pid)
             for clients in self.counts:
                 self.runs.append(_bench(self.server, setting, clients, self.seconds))
                 print(self.runs[-1], file=sys.stderr, flush=True)
             on_shared, minor, no_count = _backend_faults(self.server)
             self.missing += [no_count] if no_count else []
-            huge = None if leaves is None else leaves.huge
+            huge = None if found is None else found.huge
             self.starts.append(ServerStart(setting, start_ms, prewarm_ms, leaves_ms, huge, on_shared, minor))
             print(self.starts[-1], file=sys.stderr, flush=True)
 

@@ -1,6 +1,6 @@
 """The benchmark's server, started in each of the ways that `postgres_page` names, and its 2 MiB pages.
 
-May depend on: cluster, pool, postgres_page, preload, mshare._tools.scan, linux, procfs, geometry.
+May depend on: cluster, leaves, pool, postgres_page, preload, mshare._tools.scan, geometry.
 """
 
 from __future__ import annotations
@@ -14,17 +14,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fcntl import LOCK_EX, flock
 from pathlib import Path
-from typing import NamedTuple
 
 from mshare._core.geometry import PMD
-from mshare._core.linux import incore, proc
-from mshare._core.linux.descriptors import Descriptor
-from mshare._core.procfs import Vma
 from mshare._tools.preload import host
 from mshare._tools.preload.status import status
 from mshare._tools.scan.case import SHMEM_ENABLED, chosen
 
-from . import pool
+from . import leaves, pool
 from .cluster import Cluster
 from .postgres_page import AHEAD, COLLAPSE, HUGE, LATER, MSHAREFS
 
@@ -51,34 +47,6 @@ def shmem_enabled(value: str) -> Iterator[None]:
             yield
         finally:
             setting.write_text(before)
-
-
-def shared_memory(pid: int) -> Vma:
-    """Return the largest shared mapping of a process: the server's own shared memory."""
-    found = (vma for vma in proc.maps(pid) if vma.perms.endswith("s"))
-    return max(found, key=lambda vma: vma.span.end - vma.span.start)
-
-
-class Leaves(NamedTuple):
-    """The 2 MiB blocks of the server's shared memory, whichever process uses them."""
-
-    huge: int
-    """One page of 2 MiB each."""
-    left: int
-    """An eighth in memory or more, and not huge: `--fill later` takes these (preload/later.c)."""
-
-
-def leaves(pid: int) -> Leaves | None:
-    """Count the whole blocks of the server's shared memory; None without root."""
-    vma = shared_memory(pid)
-    size = (vma.span.end - vma.span.start) // PMD * PMD
-    try:
-        with Descriptor(f"/proc/{pid}/map_files/{vma.span.start:x}-{vma.span.end:x}", os.O_RDONLY) as fd:
-            found = list(incore.blocks(fd, size))
-    except PermissionError:
-        return None
-    huge = sum(block.huge for block in found)
-    return Leaves(huge, sum(not block.huge and block.pages * 8 >= incore.PAGES_PER_BLOCK for block in found))
 
 
 @contextmanager
@@ -158,7 +126,7 @@ def wait_for_leaves(pid: int) -> tuple[float | None, str]:
     """Wait until `--fill later` has made 2 MiB pages of all that it takes. Return the time in ms, or None and the
     reason."""
     began = time.perf_counter()
-    while (found := leaves(pid)) is None or found.left or not found.huge:
+    while (found := leaves.leaves(pid)) is None or found.left or not found.huge:
         if found is None:
             return None, f"the time of {LATER} until 2 MiB pages are there: it needs root"
         if time.perf_counter() - began > LEAVES_S:

@@ -7,7 +7,7 @@ from the first test on. The server and pg_regress run as an unprivileged user.
 
 A test that also fails in the reference is listed, and is not a failure of the library.
 
-May depend on: cluster, postgres_servers, regress_source, regress_summary, vm.
+May depend on: cluster, leaves, postgres_servers, regress_source, regress_summary, vm.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 
 from vm.errors import VmError
 
-from . import postgres_servers, regress_source, regress_summary
+from . import leaves, postgres_servers, regress_source, regress_summary
 from .cluster import Cluster, binaries
 from .regress_summary import FAILED, Comparison
 
@@ -86,7 +86,7 @@ def _taken_over(server: Cluster) -> str:
     leaves: by the library's own words, and as root also by the kernel's."""
     line = postgres_servers.said(server)
     blocks = re.search(r"\((\d+) of (\d+) blocks\)", line)
-    found = postgres_servers.leaves(server.pid)
+    found = leaves.leaves(server.pid)
     pages = None if found is None else found.huge
     if not blocks or blocks[1] != blocks[2] or (pages is not None and pages < int(blocks[1])):
         raise ChildProcessError(f"not all of the server's memory has 2 MiB leaves ({pages} in the kernel): {line}")

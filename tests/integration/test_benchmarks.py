@@ -50,3 +50,20 @@ def test_a_signal_gives_everything_back(number: signal.Signals) -> None:
     assert run.returncode == 128 + number
     assert left_by(run.pid) == []
     assert str(run.pid) not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_the_cost_of_a_preloaded_library() -> None:
+    command = [sys.executable, "-m", "benchmarks.preloaded", "--runs", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.count("| true |") == done.stdout.count("| `python3 -c pass` |") == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: collapses the memory of another process")
+def test_the_disturbance_by_a_collapse(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.disturb", "--size", "16M", "--rounds", "1", "--seconds", "1"]
+    command += ["--json", str(tmp_path / "out.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    runs = json.loads((tmp_path / "out.json").read_text())["runs"]
+    for run in runs:
+        assert f"| {run['way']} |" in done.stdout
+        assert 0 < run["p50_us"] <= run["p99_us"] <= run["p999_us"] <= run["longest_us"]
