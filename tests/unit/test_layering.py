@@ -146,11 +146,11 @@ def test_a_package_imports_no_more_than_it_says(name: str) -> None:
 
 
 def test_dependencies_run_one_way() -> None:
-    """No module needs itself at its load, and the packages have an order: _core, sync, shared_memory, numpy, measure,
-    _tools, testing."""
+    """No module needs itself at its load, and the packages have an order: _core, sync, shared_memory, numpy, arrow,
+    measure, _tools, testing."""
     graph = {m.name: {i for i in m.imports() if i in MODULES} - {m.name} for m in MODULES.values()}
     tuple(TopologicalSorter(graph).static_order())
-    libraries = ["mshare.shared_memory", "mshare.numpy"]
+    libraries = ["mshare.shared_memory", "mshare.numpy", "mshare.arrow"]
     rooms = ["mshare._core", "mshare.sync", *libraries, "mshare.measure", "mshare._tools", "mshare.testing"]
     for position, room in enumerate(rooms):
         above = [

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 import pytest
 
 import mshare
+import mshare.arrow
 import mshare.measure
 import mshare.numpy
 import mshare.shared_memory
@@ -23,7 +24,7 @@ SYNC = (mshare.Lock, mshare.RWLock, mshare.Semaphore, mshare.Event, mshare.Count
 CLASSES = (mshare.Region, mshare.Handle, mshare.RegionInfo, mshare.HeldRegion, *SYNC)
 
 
-MODULES = (mshare.measure, mshare.numpy, mshare.shared_memory)
+MODULES = (mshare.arrow, mshare.measure, mshare.numpy, mshare.shared_memory)
 
 
 def rows(section: str) -> list[str]:

@@ -41,6 +41,7 @@ ChildEndedError    ECHILD      ChildProcessError  `measure.child`     a process 
 CannotListenError  EADDRINUSE  -                  `exporter.server`   the exporter cannot listen at the address
 LibraryBuildError  ENOEXEC     -                  `preload.library`   the preload library does not compile
 NotAnArrayError    EBADMSG     -                  `numpy`             a region holds no arrays, or damaged ones
+NotATableError     EBADMSG     -                  `arrow`             a region holds no table, or a damaged one
 UnsuitableProgramError  EOPNOTSUPP  -             `preload.program`   the loader would not preload into the program
 
 Every message ends with what the caller can do. Pure. May depend on: nothing.
