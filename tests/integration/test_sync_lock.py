@@ -9,6 +9,8 @@ import pickle
 import random
 import signal
 import struct
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -89,6 +91,37 @@ def test_the_next_process_learns_who_died(region: mshare.Region) -> None:
         assert told is None
     with lock:
         pass
+
+
+PROGRAM = """
+import sys, mshare
+region = mshare.attach("r", addr=mshare.ANYWHERE)
+lock = mshare.Lock(region, 64)
+with lock:
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_programs_that_have_nothing_in_common(backend: str) -> None:
+    """On each backend, at two addresses."""
+    with mshare.create("r", SIZE, backend=backend) as region:
+        lock = mshare.Lock(region, 64)
+        program = subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert program.stdin is not None
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"held\n"
+        assert not lock.acquire(timeout=0.01)
+        program.kill()
+        with pytest.raises(mshare.OwnerDiedError) as caught:
+            lock.acquire(timeout=50)
+        assert caught.value.pid == program.pid
+        program.wait()
+        for pipe in (program.stdin, program.stdout):
+            pipe.close()
+        with lock.recover() as died:
+            assert died is not None
+    mshare.unlink("r")
 
 
 @pytest.mark.parametrize("point", ["before it is told", "after it is done"])
