@@ -352,9 +352,8 @@ static void threads(void)
 static volatile int passed;
 
 /* None of these calls is a point where a thread ends that has been cancelled. */
-static void *be_cancelled(void *unused)
+static void *be_cancelled(void *segment)
 {
-	int id = shmget(IPC_PRIVATE, SIZE, IPC_CREAT | 0600);
 	char *addr;
 
 	pthread_cancel(pthread_self());
@@ -362,23 +361,24 @@ static void *be_cancelled(void *unused)
 	passed = 1;
 	munmap(addr, SIZE);
 	passed = 2;
-	addr = shmat(id, NULL, 0);
+	addr = shmat(*(int *)segment, NULL, 0);
 	passed = 3;
-	shmctl(id, IPC_RMID, NULL);
 	shmdt(addr);
 	passed = 4;
 	pthread_testcancel();
 	passed = 5;
-	return unused;
+	return NULL;
 }
 
 static void cancellation(void)
 {
+	int segment = shmget(IPC_PRIVATE, SIZE, IPC_CREAT | 0600);
 	pthread_t thread;
 	void *result;
 
-	pthread_create(&thread, NULL, be_cancelled, NULL);
+	pthread_create(&thread, NULL, be_cancelled, &segment);
 	pthread_join(thread, &result);
+	shmctl(segment, IPC_RMID, NULL);
 	printf("cancelled: %d, after call %d\n", result == PTHREAD_CANCELED, passed);
 }
 
