@@ -14,7 +14,7 @@ LINT_PACKAGES := sparse perl xz-utils kmod make gcc-12 gcc libc6-dev libelf1 pah
 VM_PACKAGES := qemu-system-x86 $(LINT_PACKAGES)
 TEST_PACKAGES := postgresql-15 chromium prometheus dkms clang php8.2-fpm nginx stress-ng
 
-.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-start bench-run bench-disturb bench-locks bench-segments bench-postgres bench-postgres-vm bench-kernel compare prove test-cpython test-postgres-regress clean vm-deps test-deps test-vm test-lab-vm test-kernels test-debug-kernel demo-vm vm-shell
+.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-start bench-first-use bench-run bench-disturb bench-locks bench-segments bench-postgres bench-postgres-vm bench-kernel compare prove test-cpython test-postgres-regress clean vm-deps test-deps test-vm test-lab-vm test-kernels test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/bin/mshare:
@@ -72,6 +72,11 @@ bench-scan: venv
 
 bench-top: venv
 	$(BIN)/python -m benchmarks.top
+
+# 8 workers and a table of 2 GiB: some minutes, and memory for 10 copies of the table. SIZE=256M is a quick run.
+bench-first-use: venv
+	$(BIN)/python -m benchmarks.first_use $(if $(SIZE),--size $(SIZE)) \
+		--json docs/results/first-use.json --markdown docs/results/first-use.md
 
 # A lock of mshare beside multiprocessing.Lock and filelock, alone and with 8 and 64 processes: two minutes.
 bench-locks: venv
