@@ -78,7 +78,7 @@ def header(array: Array, what: str) -> bytes:
         npy_format.write_array_header_1_0(file, fields)
         written = file.getvalue()
     except UnicodeEncodeError:  # the name of a field
-        text = repr(fields).encode()
+        text = repr(dict(sorted(fields.items()))).encode()
         fill = -(12 + len(text) + 1) % ALIGN
         written = MAGIC + b"\3\0" + (len(text) + fill + 1).to_bytes(4, "little") + text + b" " * fill + b"\n"
     except ValueError:  # above 64 KiB
