@@ -58,7 +58,7 @@ def facts(packages: Sequence[str] = _PACKAGES) -> dict[str, str | int | float]:
         "cpus": os.cpu_count() or 0,
         "virtual": _is_virtual(),
         "memory_bytes": int(memory[1]) * 1024,
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "load_1min": os.getloadavg()[0],
         "shmem_enabled": _read("/sys/kernel/mm/transparent_hugepage/shmem_enabled"),
         "python": platform.python_version(),
