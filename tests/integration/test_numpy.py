@@ -290,6 +290,11 @@ def test_saving_needs_no_memory_beside_the_region(world: Path, tmp_path: Path, o
         assert numpy.array_equal(load("big", "b"), array[::-1])
 
 
+def move_to(root: str) -> None:
+    """Use the test's root. The children of a fork server that an earlier test has started know another one."""
+    os.environ["MSHARE_ROOT"] = root
+
+
 def total(reference: Reference) -> tuple[int, float, int]:
     array = reference.load()
     return os.getpid(), float(array.sum()), array.ctypes.data
@@ -302,7 +307,7 @@ def test_references_travel_and_arrays_do_not(world: Path, method: str) -> None:
     with save("named", values) as named, save(None, values["odd"]) as nameless, nameless.map_only() as handle:
         references = [Reference("named", "even"), Reference("named", "odd"), Reference(handle)] * 2
         assert len(pickle.dumps(references[0])) < 200
-        with context.Pool(2) as pool:
+        with context.Pool(2, initializer=move_to, initargs=(str(world),)) as pool:
             answers = pool.map(total, references)
         assert all(pid != os.getpid() for pid, _, _ in answers)
         assert [answer for _, answer, _ in answers] == [values["even"].sum(), *[values["odd"].sum()] * 2] * 2
