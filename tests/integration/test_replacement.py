@@ -10,7 +10,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -55,10 +55,12 @@ def test_holders_keep_the_older_version_and_move_over(backend: str) -> None:
         assert new.addr != old.addr
         moved = mshare.reattach(old)
         assert (moved.addr, moved.readonly, moved.size, moved.buf[-1]) == (new.addr, True, 3 * SIZE, 2)
-    assert old.closed
-    assert view[0] == 1, "a view keeps the older memory"
-    with pytest.raises(mshare.RegionClosedError):
-        _ = old.superseded
+    assert view[0] == old.buf[0] == 1, "the older version stays until it is let go"
+    view.release()
+    old.close()
+    for call in (lambda: old.superseded, lambda: mshare.reattach(old)):
+        with pytest.raises(mshare.RegionClosedError):
+            call()
     assert mshare.reattach(moved) is moved, "nothing newer: nothing to do"
     moved.close()
     assert [path.name for path in files()] == ["model"]
@@ -73,7 +75,8 @@ def test_a_removed_name_supersedes_nothing(world: Path) -> None:
         assert region.buf[0] == 1
         with make(2) as newer:
             assert region.superseded
-            assert mshare.reattach(region).addr == newer.addr
+            with mshare.reattach(region) as moved:
+                assert moved.addr == newer.addr
 
 
 def test_a_region_without_a_name_has_no_newer_version(world: Path) -> None:
@@ -181,7 +184,7 @@ def test_a_holder_does_not_move_over_to_another_users_region(world: Path) -> Non
     with make(1) as mine:
         mshare.unlink("model")
         assert in_child(lambda: mshare.create("model", PAGE, mode=0o666).close(), uid=STRANGER).status == 0
-        assert mine.superseded
+        assert not mine.superseded
         with pytest.raises(mshare.AccessDeniedError, match=f"belongs to uid {STRANGER}"):
             mshare.reattach(mine)
         assert (mine.closed, mine.buf[0]) == (False, 1)
@@ -213,11 +216,90 @@ def test_ls_shows_older_versions_and_their_holders(world: Path) -> None:
 
 
 def test_its_creator_alone_holds_an_older_version_without_a_name(world: Path) -> None:
-    """The kernel shows no name for a file that was mapped before the file had one."""
-    with make(1):
-        make(2).close()
+    """The kernel shows no name for a file that was mapped before the file had one. A region with a name is not held."""
+    with make(1), make(2):
         (held,) = mshare.held_regions()
         assert (held.name, held.pids) == ("", (os.getpid(),))
+
+
+def test_a_planted_name_hides_no_older_version_and_a_root_may_be_a_symlink(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(1).close()
+    with holder():
+        make(2).close()
+        (world / "shm" / "model (deleted)").touch()
+        assert [each.name for each in mshare.held_regions()] == ["model"]
+        other = world / "link"
+        other.symlink_to(world)
+        monkeypatch.setenv("MSHARE_ROOT", str(other))
+        assert [each.name for each in mshare.held_regions()] == ["model"]
+
+
+def test_the_name_of_an_older_version_may_be_of_several_lines(world: Path) -> None:
+    mshare.create("a\nb", PAGE).close()
+    with mshare.attach("a\nb"):
+        mshare.create("a\nb", PAGE, replace=True).close()
+        assert [(each.name, each.superseded) for each in mshare.held_regions()] == [("a\nb", True)]
+
+
+def test_what_a_killed_replacer_left_makes_room_for_the_next(world: Path) -> None:
+    with small_tmpfs(world / "shm", "16M"):
+        make(1, backend="shm", size=6 << 20).close()
+        assert in_child(lambda: killed_at_the_rename(6 << 20)).status == -signal.SIGKILL
+        make(3, backend="shm", size=6 << 20).close()
+        with holder() as region:
+            assert region.buf[0] == 3
+
+
+def test_a_sealed_region_was_asked_for(world: Path) -> None:
+    with make(1) as region, pytest.raises(mshare.NotSealedError):
+        mshare.reattach(region, require_sealed=True)
+
+
+def test_threads_finish_their_work_with_the_older_version(world: Path) -> None:
+    make(1).close()
+    table = mshare.attach("model", readonly=True)
+    in_use = table
+    make(2).close()
+    table = mshare.reattach(table)
+    assert (in_use.buf[0], table.buf[0]) == (1, 2)
+    assert len(mshare.held_regions()) == 1
+    del in_use
+    assert mshare.held_regions() == []
+    table.close()
+
+
+@needs_root
+def test_a_root_that_became_unreachable_supersedes_nothing(world: Path) -> None:
+    region = make(1)
+
+    def dropped() -> bool:
+        return region.superseded
+
+    (world / "shm").chmod(0o700)
+    assert in_child(dropped, uid=STRANGER).value is False
+    (world / "shm").chmod(0o1777)
+    region.close()
+
+
+def test_an_idle_removal_and_a_replacement_exclude_each_other(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mere reader keeps `NAME_BYTE` locked, so that both sides go on without it."""
+    make(1).close()
+    with (world / "shm" / "model").open("rb") as reader:
+        locks.try_read_lock(reader.fileno(), NAME_BYTE)
+        rename = os.rename
+
+        def remove_then_replace(*arguments: Any, **options: Any) -> None:
+            with pytest.raises(AssertionError, match="RegionBusyError"):
+                in_child(lambda: mshare.mshare_unlink("model"))
+            rename(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", remove_then_replace)
+            make(2).close()
+    with holder() as region:
+        assert region.buf[0] == 2
 
 
 def test_a_file_of_another_program_is_not_shown(world: Path) -> None:
@@ -227,9 +309,9 @@ def test_a_file_of_another_program_is_not_shown(world: Path) -> None:
         assert mshare.held_regions() == []
 
 
-def killed_at_the_rename() -> NoReturn:
+def killed_at_the_rename(size: int = SIZE) -> NoReturn:
     os.rename = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-    make(2)
+    make(2, size=size)
     raise AssertionError
 
 
@@ -343,7 +425,10 @@ def test_cp_replaces_a_region(world: Path, tmp_path: Path) -> None:
         assert old.superseded
         assert old.buf[0] == 1
     with mshare.attach("model") as region:
-        assert (region.size, region.buf[4999]) == (5000, 2)
+        assert (region.size, region.buf[4999], region.info().mode) == (5000, 2, 0o600)
+    (world / "shm" / "model").chmod(0o644)
+    subprocess.run([*line, "--replace"], check=True, capture_output=True)
+    assert mshare.regions()[0].mode == 0o644, "the mode of the region that it replaces"
 
 
 def test_a_name_that_others_change_all_the_time_is_given_up(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,23 +165,25 @@ def attach_length(
 
 @limits.named
 def reattach(region: Region, *, require_sealed: bool = False) -> Region:
-    """Attach what the name of `region` means now, close `region`, and return the new attachment.
+    """Attach what the name of `region` means now, and return that region.
 
     The new region has the rights of `region`, and its own address; if `region` is attached elsewhere, so is the new
-    one, at any free address. Views of `region` stay as they are and keep the older memory. At no time does the process
-    have neither. If the name still means the same region, `region` itself is returned, and stays open.
+    one, at any free address. `region` stays open until you close it or drop the last reference to it, so that other
+    threads can finish their work with it. If the name still means the same region, `region` itself is returned.
 
-    - `require_sealed`: as for `attach`, for the newer region.
+    - `require_sealed`: as for `attach`.
 
     Raises the errors of `attach` by name, `RegionClosedError`, `InvalidArgumentError` for a region without a name, and
-    `AccessDeniedError` if the newer region belongs to another user than the older one. `region` is unchanged then.
+    `AccessDeniedError` if the newer region belongs to another user than the older one.
     """
-    if not region.superseded:
-        if not region.name:
-            raise InvalidArgumentError("a region without a name has no newer version", "attach a region by its name")
-        if region._root is not None and os.path.lexists(os.path.join(region._root, region.name)):
-            return region
-    newer = attach_length(
+    now = region._named_now()
+    if not region.name:
+        raise InvalidArgumentError("a region without a name has no newer version", "attach a region by its name")
+    if now is not None and os.path.samestat(now, region._status):
+        if require_sealed:
+            _check_sealed(repr(region.name), region.sealed)
+        return region
+    return attach_length(
         region.name,
         readonly=region.readonly,
         addr=None if region.addr == region._record.addr else ANYWHERE,
@@ -189,9 +191,6 @@ def reattach(region: Region, *, require_sealed: bool = False) -> Region:
         length=0,
         require_sealed=require_sealed,
     )
-    with mapping.lock:
-        region._attached.let_go()
-    return newer
 
 
 def _wait_to_open(name: str, *, writable: bool) -> names.Opened:

@@ -1,7 +1,8 @@
 """Creating regions: a file without a name is completed, and one step then gives the file its name.
 
 May depend on: limits, placement, backend, backends, handle, linux, mapping, region, errors, units, geometry,
-record, procfs, typed, listing, names, replacement, roots.
+record, procfs, typed, listing, names, removal,
+replacement, roots.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from . import backends, limits, listing, mapping, names, replacement, roots
+from . import backends, limits, listing, mapping, names, removal, replacement, roots
 from .backend import Backend, Progress, Request, choose, explain
 from .errors import (
     BackendUnavailableError,
@@ -70,11 +71,13 @@ def create(
       the older or the complete newer region under the name, at all times. Processes that have the older one attached
       keep it, unchanged, until they detach: `Region.superseded` tells them, and `reattach` moves them over. The new
       region gets an address of its own, and lies in the directory of the older one, so that `backend` has to use that
-      directory. There must be memory for both. The rights needed are those of `unlink`.
+      directory. There must be memory for both. The rights needed are those of `unlink`. Mode and owner are those of the
+      new region. Costs one pass over /proc. If a signal handler raises after the name has appeared, the name stays.
 
     Raises `InvalidNameError`, `InvalidSizeError`, `InvalidAddressError`, `InvalidArgumentError`, `RegionExistsError`,
-    `NoSpaceError`, `AddressTakenError`, `BackendUnavailableError`, and leaves nothing behind then. Cost: reserving
-    clears the memory, once.
+    `NoSpaceError`, `AddressTakenError`, `BackendUnavailableError`, with `replace` also `NotARegionError`,
+    `AmbiguousNameError`, `AccessDeniedError` and `RegionBusyError` (others change the name all the time), and leaves
+    nothing behind then. Cost: reserving clears the memory, once.
     """
     return build(Spec(names.check_name(name), size, mode, addr, reserve, progress, fill, replace=replace), backend)
 
@@ -147,14 +150,15 @@ def build(spec: Spec, forced: str | None = None) -> Region:
     spec = spec.checked()
     if not proc.is_mounted():
         raise roots.no_proc()
-    older_root = None
+    older = None
     if spec.name is not None and spec.replace:
-        older_root = replacement.root_to_replace_in(spec.name)
+        older = replacement.find_older(spec.name)
+        removal.remove_left_behind()
     elif spec.name is not None:
         names.refuse_existing(spec.name)
     forced = forced or os.environ.get("MSHARE_BACKEND") or None
     able = backends.NAMELESS if spec.name is None and not spec.linkable else backends.ALL
-    choice = choose(able, Request(spec.size, spec.reserve, spec.addr, older_root), forced)
+    choice = choose(able, Request(spec.size, spec.reserve, spec.addr, None if older is None else older.root), forced)
     rejected = list(choice.rejected)
     problem: NoSpaceError | BackendUnavailableError | None = None
     for backend in choice.candidates:
@@ -294,9 +298,10 @@ def _file_id(fd: int) -> FileId:
 def _map_new(fd: int, spec: Spec, backend: Backend, owner: mapping.Owner) -> mapping.Mapping:
     """Map the new file at the region's future address, clear of all regions that this process knows. A region that
     replaces others is also clear of older versions without a name, so that a process can attach both."""
-    known = [attachment_span(record.size_bytes, record.addr) for record in listing.known_records()]
-    if spec.replace:
-        known += listing.spans_in_use()
+    known = []
+    if spec.addr is None:
+        known = [attachment_span(record.size_bytes, record.addr) for record in listing.known_records()]
+        known += listing.spans_in_use() if spec.replace else []
 
     def next_addr() -> int:
         # The address is random, even for a name that existed before. A process that still has the older region attached

@@ -19,7 +19,7 @@ from .linux import proc
 from .linux.descriptors import Descriptor
 from .linux.ioctl import RegionFacts, region_facts
 from .names import check_name, find
-from .procfs import FileId, Vma
+from .procfs import FileId, Vma, unescape
 from .record import ATTACHED_BYTE, HeldRegion, Record, RegionInfo
 from .typed import NamedTuple
 
@@ -171,8 +171,10 @@ def spans_in_use() -> list[Span]:
 def held_regions() -> list[HeldRegion]:
     """Return the regions without a name that processes still hold, in order of name: older versions and removed ones.
 
-    Regions that never had a name and cannot get one (a memfd) are absent. The cost is one pass over /proc if any
-    process has a region attached. Raises `BackendUnavailableError` if /proc/locks is hidden from this process.
+    Regions that are just being made, and those of `create_anonymous(linkable=True)`, are among them; a memfd is not. A
+    process of another mount namespace that has the root at another path, and a C program that takes no lock, are not
+    seen. The cost is one pass over /proc if there is any such region. Raises `BackendUnavailableError` if /proc/locks
+    is hidden from this process.
     """
     devices = {root.dev: root for root in roots.present()}
     try:
@@ -180,23 +182,28 @@ def held_regions() -> list[HeldRegion]:
     except OSError as error:
         limits.reraise(error)
         raise roots.hidden_proc(error) from error
+    nameless = locked - _named_files()
     users: dict[FileId, list[tuple[int, Vma]]] = {}
-    if locked:
-        for pid, vma in proc.mappings_of(locked.__contains__):
-            if _lost_its_name(devices[vma.file.dev], vma.path):
+    if nameless:
+        where = {root.dev: os.path.realpath(root.path) for root in devices.values()}
+        for pid, vma in proc.mappings_of(nameless.__contains__):
+            directory, name = os.path.split(unescape(vma.path))
+            if directory == where[vma.file.dev] and name.endswith(_DELETED):
                 users.setdefault(vma.file, []).append((pid, vma))
     return sorted(_held(devices[file.dev], some) for file, some in users.items())
 
 
-def _lost_its_name(root: roots.Root, path: bytes) -> bool:
-    """Tell whether the path in a map is that of a file which lay in `root` and has no name there. One file system can
-    hold several roots. A process of another mount namespace may have the root at another path, and is not found."""
-    where, name = os.path.split(os.fsdecode(path))
-    return where == root.path and name.endswith(_DELETED) and not os.path.lexists(root.prefix + name)
+def _named_files() -> set[FileId]:
+    """Return every file that has a name in a root, even a file that this process may not read."""
+    found = set()
+    for root in roots.present():
+        with suppress(PermissionError), os.scandir(root.path) as entries:  # a root that one may search, but not list
+            found |= {FileId(root.dev, entry.inode()) for entry in entries}
+    return found
 
 
 def _held(root: roots.Root, users: list[tuple[int, Vma]]) -> HeldRegion:
-    names = {os.path.basename(os.fsdecode(vma.path)).removesuffix(_DELETED) for _, vma in users}
+    names = {os.path.basename(unescape(vma.path)).removesuffix(_DELETED) for _, vma in users}
     name = min((name for name in names if not name.startswith("#")), default="")
     first = min(users)[1].span
     return HeldRegion(

@@ -105,24 +105,32 @@ class Region:
     @property
     @limits.named
     def superseded(self) -> bool:
-        """True as soon as the region's name means another region, such as a newer version (`create(replace=True)`).
+        """True as soon as the region's name means another region of the same owner, such as a newer version.
 
-        `reattach` moves over to that one. The answer is False if the name has been removed, for a region without a
-        name, and for an attachment by handle. Costs one system call if the name exists. Raises `RegionClosedError`.
+        `reattach` attaches that one. The answer is False if the name has been removed or means a file of another user,
+        for a region without a name, and for an attachment by handle. Costs one system call if the name exists. Raises
+        `RegionClosedError`.
         """
+        now = self._named_now()
+        mine = self._status
+        return now is not None and now.st_uid == mine.st_uid and not os.path.samestat(now, mine)
+
+    def _named_now(self) -> os.stat_result | None:
+        """Return the status of the ordinary file that has the region's name now. Raises `RegionClosedError`."""
         if self.closed:
             raise RegionClosedError(f"region {self.name!r} is closed", "attach it again")
         if self._root is None or not self._name:
-            return False
+            return None
         try:
             now = os.stat(f"{self._root}/{self._name}", follow_symlinks=False)
-        except FileNotFoundError:
+        except OSError as error:
+            limits.reraise(error)
             try:
                 with names.find(self._name) as entry:  # in another root: removed, and made again
                     now = entry.status
             except (RegionNotFoundError, NotARegionError, AmbiguousNameError):
-                return False
-        return stat.S_ISREG(now.st_mode) and not os.path.samestat(now, self._status)
+                return None
+        return now if stat.S_ISREG(now.st_mode) else None
 
     @property
     def buf(self) -> memoryview:

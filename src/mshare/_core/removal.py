@@ -35,6 +35,9 @@ from .record import ATTACHED_BYTE, NAME_BYTE, RegionInfo
 from .roots import read_only_named
 from .units import format_list
 
+_TRIES = 100
+"""The number of times that other processes may replace a region while this one removes the name."""
+
 _AT_ONCE = 64
 """The number of orphans that `gc` removes after one search of /proc for programs that map them without our lock. A
 search takes about a hundred times as long as a removal. A program that attaches in between without the lock keeps
@@ -97,15 +100,17 @@ def unlink(name: str) -> None:
 @limits.named
 def unlink_file(name: str, expected: FileId | None = None) -> None:
     """Do the same as `unlink`, but leave a file alone that is not the `expected` one (`RegionNotFoundError`)."""
-    with find(name) as entry:
-        _check_expected(entry, expected)
-        with open_to_remove(entry) as fd:
-            read_record(name, fd)
-            # Forceful: neither a remover that does not finish nor an enemy with write access may stop it: go on then.
-            wait(lambda: locks.try_write_lock(fd, NAME_BYTE))
-            if not entry.still_named():
-                raise RegionNotFoundError(f"region {name!r} has just been removed", "nothing is left to do")
-            _unlink(entry)
+    for _ in range(_TRIES):
+        with find(name) as entry:
+            _check_expected(entry, expected)
+            with open_to_remove(entry) as fd:
+                read_record(name, fd)
+                # Forceful: go on if a remover does not finish, or an enemy with write access holds the lock.
+                wait(lambda fd=fd: locks.try_write_lock(fd, NAME_BYTE))  # type: ignore[misc]
+                if entry.still_named():
+                    _unlink(entry)
+                    return
+    raise RegionBusyError(f"other processes change what {name!r} means all the time", "try again")
 
 
 def _check_expected(entry: RootEntry, expected: FileId | None) -> None:
@@ -198,10 +203,18 @@ def remove_left_behind() -> None:
     """Remove the files of processes that died while they replaced a region. Files that others may still complete,
     that belong to other users, or that are no regions are left alone."""
     for entry in _hidden():
-        with entry.descriptor, suppress(OSError), open_to_remove(entry) as fd:
-            read_record(entry.name, fd)
-            if locks.try_write_lock(fd, ATTACHED_BYTE) and entry.still_named():
-                os.unlink(entry.path)
+        with entry.descriptor, suppress(OSError):
+            with entry.open(writable=False) as fd:
+                read_record(entry.name, fd)
+                if is_attached(fd):
+                    continue
+            _remove_left(entry)
+
+
+def _remove_left(entry: RootEntry) -> None:
+    with open_to_remove(entry) as fd:
+        if locks.try_write_lock(fd, ATTACHED_BYTE) and entry.still_named():
+            os.unlink(entry.path)
 
 
 def _hidden() -> Iterator[RootEntry]:

@@ -1,12 +1,14 @@
 """Replacement: a complete file takes over the name of an older region in one step.
 
-May depend on: entry, linux, errors, names, removal, record.
+May depend on: entry, linux, errors, names, removal, record,
+typed.
 
 Facts: linkat(2) never replaces a file. rename(2) replaces one in one step, but only within one file system, and needs a
 name to start from. A process can die between the two calls.
 Consequence: the new file gets a hidden name first, which no region can have, and rename(2) then moves the file over the
 older one. A process that dies in between leaves the hidden name, with all the memory behind it. The kernel drops the
-lock of its attachment then, so that the next replacement and `gc` recognize the file and remove it.
+lock of its attachment then, so that the next replacement, before it takes memory, and `gc` recognize the file and
+remove it.
 Decision: docs/decisions/0035-live-replacement.md.
 """
 
@@ -27,14 +29,22 @@ from .errors import (
 )
 from .linux import locks
 from .linux.descriptors import Descriptor
-from .record import NAME_BYTE
+from .record import ATTACHED_BYTE, NAME_BYTE
+from .typed import NamedTuple
 
 _TRIES = 100
 """The number of other processes that may change the same name while one process replaces the region."""
 
 
-def root_to_replace_in(name: str) -> str | None:
-    """Return the root of the region that has `name`; None if there is no such region.
+class Older(NamedTuple):
+    """The region that has a name now."""
+
+    root: str
+    mode: int
+
+
+def find_older(name: str) -> Older | None:
+    """Return the region that has `name`; None if there is no such region.
 
     Raises the error that `publish_over` would raise, before anybody has filled a new region in vain:
     `NotARegionError`, `AmbiguousNameError`, `AccessDeniedError`.
@@ -44,7 +54,7 @@ def root_to_replace_in(name: str) -> str | None:
             _check_removable(entry)
             with removal.open_to_remove(entry) as fd:
                 read_record(name, fd)
-            return entry.root
+            return Older(entry.root, stat.S_IMODE(entry.status.st_mode))
     except RegionNotFoundError:
         return None
 
@@ -70,16 +80,14 @@ def publish_over(fd: int, root: str, name: str) -> None:
     lies in another root, `NotARegionError` if the name means any other file, `AccessDeniedError`, `RegionBusyError` if
     others change the name all the time. A failed call changes nothing.
     """
-    removal.remove_left_behind()
-    with names.turn():
-        for _ in range(_TRIES):
-            try:
-                if _replace(fd, root, name):
-                    return
-            except RegionNotFoundError:
-                with suppress(RegionExistsError):
-                    names.link_unique(fd, root, name)
-                    return
+    for _ in range(_TRIES):
+        try:
+            if _replace(fd, root, name):
+                return
+        except RegionNotFoundError:
+            with suppress(RegionExistsError):
+                names.publish(fd, root, name)
+                return
     raise RegionBusyError(f"other processes change what {name!r} means all the time", "try again")
 
 
@@ -92,8 +100,10 @@ def _replace(fd: int, root: str, name: str) -> bool:
                 f"region {name!r} has appeared in {entry.root} in the meantime, and the new one is in {root}",
                 "try again: the new one is then made in the same directory",
             )
-        # A remover that has looked at the older file would remove the newer one. It holds this lock in the meantime.
+        # A remover that has looked at the older file would remove the newer one. It holds the first of these locks in
+        # the meantime, and the second also if it removes only what is idle. A mere reader can keep the first for good.
         names.wait(lambda: locks.try_write_lock(older, NAME_BYTE))
+        names.wait(lambda: locks.try_read_lock(older, ATTACHED_BYTE))
         if not entry.still_named():
             return False
         with Descriptor(root, os.O_PATH | os.O_DIRECTORY) as root_fd:

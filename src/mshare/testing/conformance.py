@@ -251,8 +251,8 @@ class BackendConformance:
                 assert (old.superseded, new.superseded) == (True, False)
                 assert (old.buf[PMD], new.buf[PMD]) == (5, 0)
                 new.buf[PMD] = 6
-            (held,) = mshare.held_regions()
-            assert (held.name, held.addr, held.pids, held.superseded) == ("r", old.addr, (os.getpid(),), True)
+                (held,) = mshare.held_regions()
+                assert (held.name, held.addr, held.pids, held.superseded) == ("r", old.addr, (os.getpid(),), True)
             with mshare.reattach(old) as moved:
                 assert (moved.size, moved.buf[PMD]) == (2 * PMD, 6)
         assert mshare.held_regions() == []

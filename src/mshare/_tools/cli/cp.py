@@ -46,7 +46,11 @@ def command(
     target: Annotated[str, typer.Argument(metavar="DST", help="FILE, - or region:NAME.", show_default=False)],
     *,
     mode: Annotated[
-        str | None, typer.Option(metavar="MODE", help="Permission bits of the new region.  [default: 0600]")
+        str | None,
+        typer.Option(
+            metavar="MODE",
+            help="Permission bits of the new region.  [default: 0600, or those of the region that it replaces]",
+        ),
     ] = None,
     readonly: Annotated[bool, typer.Option("--readonly", help="The same as --mode 0444.")] = False,
     backend: BackendName = None,
@@ -75,7 +79,7 @@ def command(
     if mode is not None and readonly:
         raise UsageError("--mode and --readonly exclude each other")
     if target.startswith(PREFIX):
-        bits = 0o444 if readonly else parse_mode(mode or "0600")
+        bits = 0o444 if readonly else None if mode is None else parse_mode(mode)
         length = None if size is None else parse_size(size)
         info = _copy_in(source, target.removeprefix(PREFIX), bits, backend, length, replace=replace)
         if as_json:
@@ -94,8 +98,13 @@ def command(
         print_line(f"{format_size(copied)} in {printable(target)}")
 
 
-def _copy_in(source: str, name: str, mode: int, backend: str | None, size: int | None, *, replace: bool) -> RegionInfo:
+def _copy_in(
+    source: str, name: str, mode: int | None, backend: str | None, size: int | None, *, replace: bool
+) -> RegionInfo:
     shown = printable(name)
+    older = replacement.find_older(name) if replace else None  # before a pipe is drained in vain
+    if mode is None:
+        mode = 0o600 if older is None else older.mode
     with ExitStack() as stack:
         spooling, reserving, copying = stack.enter_context(bars("spooling", f"reserving {shown}", f"filling {shown}"))
         if source.startswith(PREFIX):
@@ -106,7 +115,8 @@ def _copy_in(source: str, name: str, mode: int, backend: str | None, size: int |
             read = _files.reader_of_region(stack.enter_context(region.handle()).fileno(), size)
         else:
             names.check_name(name)
-            (replacement.root_to_replace_in if replace else names.refuse_existing)(name)  # or a pipe is drained in vain
+            if not replace:
+                names.refuse_existing(name)  # before a pipe is drained in vain
             read, size = stack.enter_context(_files.sized_source(source, size, spooling))
 
         def fill(view: memoryview) -> None:
