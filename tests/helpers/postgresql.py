@@ -24,6 +24,16 @@ SETTINGS = {"shared_buffers": "160MB", "max_connections": "40", "huge_pages": "o
 LIMIT_S = 120
 
 
+def is_running(pid: int) -> bool:
+    """Tell whether a process exists and has not ended. `Path.exists` raises ProcessLookupError for one that is just
+    ending."""
+    try:
+        Path(f"/proc/{pid}/exe").readlink()
+    except OSError:
+        return False
+    return True
+
+
 def until(condition: Callable[[], object], what: str) -> None:
     """Wait for the condition, two minutes at most."""
     deadline = time.monotonic() + LIMIT_S
@@ -108,7 +118,7 @@ def refuses_a_second_server(server: Cluster, first: dict[str, str], second: dict
     os.kill(orphan, signal.SIGSTOP)  # else it notices that the postmaster has gone, and ends
     others = [pid for pid in children(server) if pid != orphan]
     server.stop(signal.SIGKILL)
-    until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in others), "processes of the server live on")
+    until(lambda: not any(map(is_running, others)), "processes of the server live on")
     (server.directory / "data" / "postmaster.pid").unlink(missing_ok=True)
     server.environment = dict(second)
     try:
@@ -117,7 +127,7 @@ def refuses_a_second_server(server: Cluster, first: dict[str, str], second: dict
     finally:
         os.kill(orphan, signal.SIGKILL)
         client.communicate()
-    until(lambda: not Path(f"/proc/{orphan}/exe").exists(), "the orphan lives on")
+    until(lambda: not is_running(orphan), "the orphan lives on")
     server.start()
     assert server.psql("select 1") == "1"
 
