@@ -213,7 +213,7 @@ def markdown(rows: Sequence[Trial], found: Mapping[str, Any], size: int, workers
         "and the process that provides the table, when all rows have been read. The file is in the page cache.",
         "Without `SIZE=` the table has 2 GiB.",
         "",
-        f"Machine: {found['cpus']} processors ({found['cpu']}), Linux {found['kernel']}, Python {found['python']},",
+        machine.line(found),
         f"numpy {found['numpy']}, joblib {found['joblib']}, load average {found['load_1min']:.1f}.",
         *[f"Remark: {remark}." for remark in [*machine.remarks(found), *_busy(found)]],
         "",

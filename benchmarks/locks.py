@@ -263,7 +263,7 @@ def markdown(
         "",
         f"`make bench-locks`: medians over {rounds} rounds, in which all kinds take turns.",
         "",
-        f"Machine: {found['cpus']} processors ({found['cpu']}), Linux {found['kernel']}, Python {found['python']},",
+        machine.line(found),
         f"filelock {found['filelock']}, load average {found['load_1min']:.1f}.",
         "",
         "## One process",

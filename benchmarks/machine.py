@@ -44,6 +44,11 @@ def remarks(found: Mapping[str, Any]) -> list[str]:
     return []
 
 
+def line(found: Mapping[str, Any]) -> str:
+    """Return the first line of a report's sentence about the machine, from `facts`. The sentence goes on."""
+    return f"Machine: {found['cpus']} processors ({found['cpu']}), Linux {found['kernel']}, Python {found['python']},"
+
+
 def _is_virtual() -> bool:
     """Tell whether the processor says that a hypervisor runs this system."""
     return any("hypervisor" in line.split() for line in _read("/proc/cpuinfo").split("\n") if line.startswith("flags"))

@@ -122,7 +122,7 @@ def markdown(all_added: Sequence[Added], found: Mapping[str, object], runs: int)
         "library in the same round: the median, and in brackets the quartiles. The library has nothing to do in these",
         "programs.",
         "",
-        f"Machine: {found['cpus']} processors ({found['cpu']}), Linux {found['kernel']}, Python {found['python']},",
+        machine.line(found),
         f"load average {found['load_1min']:.1f} at the start.",
         "",
         "| command | preloaded | real time | added | processor time | added | instructions in user space |",

@@ -97,7 +97,7 @@ def markdown(figures: Sequence[Figure], found: Mapping[str, Any], runs: int) -> 
         "is in the same process, where mshare uses the mapping that is there. Another process has to touch the pages",
         "with either class: [other figures](benchmarks-host.md) are those of several processes.",
         "",
-        f"Machine: {found['cpus']} processors ({found['cpu']}), Linux {found['kernel']}, Python {found['python']},",
+        machine.line(found),
         f"load average {found['load_1min']:.1f}.",
         "",
         "| size | step | standard | mshare | ratio |",

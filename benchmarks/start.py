@@ -83,7 +83,7 @@ def markdown(starts: Sequence[Start], found: Mapping[str, object], runs: int) ->
         "other work runs, the real time is many times longer, and the processor time up to a third. The targets are",
         "therefore compared with the processor time.",
         "",
-        f"Machine: {found['cpus']} processors ({found['cpu']}), Linux {found['kernel']}, Python {found['python']},",
+        machine.line(found),
         f"typer {found['typer']}, rich {found['rich']}, load average {found['load_1min']:.1f}.",
         "",
         "| command | processor time | of Python's | of `shared_memory`'s | real time | target |",

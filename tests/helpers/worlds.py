@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+import mshare
 from mshare._core.geometry import PAGE, WINDOW
 from mshare._core.record import Record, file_size
 
@@ -47,6 +50,22 @@ def own_ipc() -> Iterator[None]:
             libc.setns(before, new_ipc)
     finally:
         os.close(before)
+
+
+@contextmanager
+def removed(name: str) -> Iterator[None]:
+    """Remove the name at the end, so that the next example of hypothesis can use it, also after a failed one."""
+    try:
+        yield
+    finally:
+        if any(region.name == name for region in mshare.regions()):
+            mshare.unlink(name)
+
+
+def die() -> NoReturn:
+    """Kill this process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
 
 
 def free_bytes(at: Path) -> int:

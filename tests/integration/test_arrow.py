@@ -9,7 +9,6 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import mshare
 import mshare.arrow
 from mshare._tools.demo import flights
 from mshare.arrow import NotATableError, load, save
+from tests.helpers.worlds import removed
 
 pyarrow: Any = pytest.importorskip("pyarrow")
 duckdb: Any = pytest.importorskip("duckdb")
@@ -106,16 +106,6 @@ def decoded(table: Any) -> Any:
         return table
     place = table.schema.get_field_index("coded")
     return table.set_column(place, "coded", table.column(place).cast(pyarrow.string()))
-
-
-@contextmanager
-def removed(name: str) -> Iterator[None]:
-    """Remove the name at the end, so that the next example of hypothesis can use it, also after a failed one."""
-    try:
-        yield
-    finally:
-        if any(region.name == name for region in mshare.regions()):
-            mshare.unlink(name)
 
 
 @SHARED

@@ -28,6 +28,7 @@ from hypothesis.extra import numpy as extra
 import mshare
 import mshare.numpy
 from mshare.numpy import NotAnArrayError, Reference, load, load_dict, save
+from tests.helpers.worlds import removed
 
 START_METHODS = ["fork", "spawn", "forkserver"]
 SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
@@ -82,20 +83,10 @@ def region_of(content: bytes, name: str = "r") -> Iterator[mshare.Region]:
         yield region
 
 
-@contextmanager
-def named(name: str) -> Iterator[None]:
-    """Remove the name at the end, so that the next example of hypothesis can use it, also after a failed one."""
-    try:
-        yield
-    finally:
-        if any(region.name == name for region in mshare.regions()):
-            mshare.unlink(name)
-
-
 @SHARED
 @given(arrays())
 def test_an_array_is_a_npy_file(world: Path, array: Any) -> None:
-    with named("a"), save("a", array, backend="shm") as region:
+    with removed("a"), save("a", array, backend="shm") as region:
         path = Path(region.info().path)
         theirs = saved_by_numpy(array)
         if theirs[6] == 1:  # numpy puts room for longer shapes into headers of version 3, which have Unicode names
@@ -116,7 +107,7 @@ NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 @SHARED
 @given(st.dictionaries(NAMES.filter(lambda name: not name.endswith(".npy")), arrays(), min_size=1, max_size=3))
 def test_a_dict_is_a_npz_file(world: Path, members: dict[str, Any]) -> None:
-    with named("d"), save("d", members, backend="shm") as region, warnings.catch_warnings():
+    with removed("d"), save("d", members, backend="shm") as region, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with numpy.load(region.info().path) as theirs, zipfile.ZipFile(region.info().path) as archive:
             assert archive.testzip() is None

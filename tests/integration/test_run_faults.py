@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -175,24 +176,29 @@ def test_under_mlockall_small_limits_are_the_programs_own(built: Path, programs:
         assert done.stdout == "1\n", done.stderr
 
 
+def nothing_ahead(program: Path, environment: dict[str, str], enter: Callable[[int], object]) -> None:
+    """Assert that a program, in the control group that `enter` chooses, maps its memory and gets no leaves ahead."""
+    done = subprocess.run(
+        [program],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        preexec_fn=lambda: enter(os.getpid()),
+    )
+    assert (done.returncode, done.stdout) == (0, "mapped\n")
+    assert "2 MiB leaves come later" in done.stderr
+    assert "the control group has " in done.stderr
+
+
 @needs_root
 def test_a_control_group_with_little_room_gets_nothing_ahead(built: Path, programs: Path) -> None:
     """The group has room for half of the memory, and no process is killed for it."""
     with control_group(SIZE // 2) as limit:
         assert limit.group is not None
         for fill in ("ahead", "auto"):
-            done = subprocess.run(
-                [programs / "map"],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-                env=preloaded(built, f"backend=thp,fill={fill}"),
-                preexec_fn=lambda: limit.enter(os.getpid()),
-            )
-            assert (done.returncode, done.stdout) == (0, "mapped\n")
-            assert "2 MiB leaves come later" in done.stderr
-            assert "the control group has " in done.stderr
+            nothing_ahead(programs / "map", preloaded(built, f"backend=thp,fill={fill}"), limit.enter)
 
 
 @needs_root
@@ -212,18 +218,11 @@ def test_the_limit_of_a_control_group_with_a_long_path_counts(
             made.callback(group.rmdir)
         if names < 6:
             (group / ("memory.max" if limit.kind == V2 else "memory.limit_in_bytes")).write_text(str(SIZE // 2))
-        done = subprocess.run(
-            [programs / "map"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=preloaded(built, "backend=thp,fill=ahead"),
-            preexec_fn=lambda: (group / "cgroup.procs").write_text(str(os.getpid())),
+        nothing_ahead(
+            programs / "map",
+            preloaded(built, "backend=thp,fill=ahead"),
+            lambda pid: (group / "cgroup.procs").write_text(str(pid)),
         )
-        assert (done.returncode, done.stdout) == (0, "mapped\n")
-        assert "2 MiB leaves come later" in done.stderr
-        assert "the control group has " in done.stderr
 
 
 def test_a_log_is_appended_to_by_all_processes(built: Path, programs: Path, tmp_path: Path) -> None:

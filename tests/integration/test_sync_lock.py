@@ -19,7 +19,6 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -29,7 +28,7 @@ import mshare
 from mshare.sync import lock as lock_module
 from mshare.sync import mutex as mutex_module
 from mshare.testing.processes import in_child
-from tests.helpers.worlds import needs_root
+from tests.helpers.worlds import die, needs_root
 
 SIZE = 4096
 
@@ -40,11 +39,6 @@ def region(world: Path) -> Iterator[mshare.Region]:
     with mshare.create("r", SIZE, backend="shm") as made:
         yield made
     mshare.unlink("r")
-
-
-def die() -> NoReturn:
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError
 
 
 def owned_by_a_dead(lock: mshare.Lock) -> int:

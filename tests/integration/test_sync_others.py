@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 import mshare
 from mshare.testing.processes import in_child
 from tests.helpers import counting
+from tests.helpers.worlds import die
 
 SIZE = 8192
 
@@ -29,11 +29,6 @@ def region(world: Path) -> Iterator[mshare.Region]:
     with mshare.create("r", SIZE, backend="shm") as made:
         yield made
     mshare.unlink("r")
-
-
-def die() -> NoReturn:
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError
 
 
 def killed(function: Callable[[], object]) -> None:

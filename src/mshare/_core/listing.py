@@ -70,7 +70,7 @@ def _candidates() -> Iterator[tuple[roots.Root, str]]:
                     yield root, check_name(name)
 
 
-def _entry(root: roots.Root, name: str) -> RootEntry | None:
+def entry_in(root: roots.Root, name: str) -> RootEntry | None:
     """Return the file of that name; None if the file is gone, or not an ordinary file of that root."""
     try:
         descriptor = Descriptor(root.prefix + name, os.O_PATH | os.O_NOFOLLOW)
@@ -98,7 +98,7 @@ def records() -> Iterator[Found]:
     """Yield every region this process may read. Costs a few system calls per file in the roots, and nothing per
     attached process."""
     for root, name in _candidates():
-        entry = _entry(root, name)
+        entry = entry_in(root, name)
         if entry is None:
             continue
         with entry.descriptor, suppress(AccessDeniedError, NotARegionError, RegionBusyError):
@@ -112,7 +112,7 @@ def known_records() -> Iterator[Record]:
     for root, name in _candidates():
         try:
             known = entry_of.remembered.get(entry_of.version(os.stat(root.prefix + name, follow_symlinks=False)))
-            if known is None and (entry := _entry(root, name)) is not None:
+            if known is None and (entry := entry_in(root, name)) is not None:
                 with entry.descriptor, entry.open(writable=False) as fd:
                     known = read_record(name, fd)
         except OSError as error:  # gone since, not ours to read, or no region

@@ -28,15 +28,15 @@ from .errors import (
 )
 from .linux import locks, proc
 from .linux.descriptors import Descriptor
-from .listing import listed
+from .listing import entry_in, listed
 from .names import HIDDEN, find, wait
 from .procfs import FileId
 from .record import ATTACHED_BYTE, NAME_BYTE, RegionInfo
 from .roots import read_only_named
 from .units import format_list
 
-_TRIES = 100
-"""The number of times that other processes may replace a region while this one removes the name."""
+TRIES = 100
+"""The number of times that other processes may replace a region while this one removes or replaces it."""
 
 _AT_ONCE = 64
 """The number of orphans that `gc` removes after one search of /proc for programs that map them without our lock. A
@@ -100,7 +100,7 @@ def unlink(name: str) -> None:
 @limits.named
 def unlink_file(name: str, expected: FileId | None = None) -> None:
     """Do the same as `unlink`, but leave a file alone that is not the `expected` one (`RegionNotFoundError`)."""
-    for _ in range(_TRIES):
+    for _ in range(TRIES):
         with find(name) as entry:
             _check_expected(entry, expected)
             with open_to_remove(entry) as fd:
@@ -222,12 +222,6 @@ def _hidden() -> Iterator[RootEntry]:
         if not os.access(root.path, os.R_OK, effective_ids=True):
             continue
         for name in os.listdir(root.path):
-            if not name.startswith(HIDDEN):
-                continue
-            with suppress(OSError):
-                descriptor = Descriptor(root.prefix + name, os.O_PATH | os.O_NOFOLLOW)
-                status = os.fstat(descriptor.fd)
-                if stat.S_ISREG(status.st_mode) and os.geteuid() in (0, status.st_uid):
-                    yield RootEntry(name, root.path, descriptor, FileId(status.st_dev, status.st_ino))
-                else:
-                    descriptor.close()
+            entry = entry_in(root, name) if name.startswith(HIDDEN) else None
+            if entry is not None and os.geteuid() in (0, entry.status.st_uid):
+                yield entry

@@ -32,9 +32,6 @@ from .linux.descriptors import Descriptor
 from .record import ATTACHED_BYTE, NAME_BYTE
 from .typed import NamedTuple
 
-_TRIES = 100
-"""The number of other processes that may change the same name while one process replaces the region."""
-
 
 class Older(NamedTuple):
     """The region that has a name now."""
@@ -80,7 +77,7 @@ def publish_over(fd: int, root: str, name: str) -> None:
     lies in another root, `NotARegionError` if the name means any other file, `AccessDeniedError`, `RegionBusyError` if
     others change the name all the time. A failed call changes nothing.
     """
-    for _ in range(_TRIES):
+    for _ in range(removal.TRIES):
         try:
             if _replace(fd, root, name):
                 return

@@ -80,16 +80,10 @@ def processes_mapping(files: set[FileId]) -> dict[FileId, tuple[int, ...]]:
 
     Cost: reads every readable /proc/PID/maps once, for any number of files.
     """
-    found: dict[FileId, list[int]] = {file: [] for file in files}
-    if not files:
-        return {}
-    for pid in sorted(process_ids()):
-        try:
-            mapped = {vma.file for vma in maps(pid)}
-        except _NOT_FOR_US:
-            continue
-        for file in mapped & files:
-            found[file].append(pid)
+    found: dict[FileId, dict[int, None]] = {file: {} for file in files}
+    if files:
+        for pid, vma in mappings_of(files.__contains__):
+            found[vma.file][pid] = None
     return {file: tuple(pids) for file, pids in found.items()}
 
 
@@ -110,14 +104,7 @@ def locked_files(offset: int) -> set[FileId]:
 
 def writers(file: FileId) -> tuple[int, ...]:
     """Return the processes that map `file` and can write through the mapping, as far as this process may look."""
-    found = []
-    for pid in sorted(process_ids()):
-        try:
-            if any(vma.file == file and "w" in vma.perms for vma in maps(pid)):
-                found.append(pid)
-        except _NOT_FOR_US:
-            continue
-    return tuple(found)
+    return tuple(dict.fromkeys(pid for pid, vma in mappings_of(file.__eq__) if "w" in vma.perms))
 
 
 def mapping_in_the_way(wanted: Span) -> Vma | None:
