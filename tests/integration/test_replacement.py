@@ -117,6 +117,38 @@ def test_many_versions_can_be_attached_at_once(world: Path) -> None:
     assert [region.superseded for region in held] == [True] * 8 + [False]
 
 
+SAME_PLACE = """
+import os, mshare
+os.urandom = bytes      # all zeros: the search for an address begins at the same place each time
+mshare.create("model", 4096, replace=True, backend="shm").close()
+"""
+
+
+def test_a_version_keeps_clear_of_versions_without_a_name(world: Path) -> None:
+    """The makers map no other version. The first version has lost its name when the third is made."""
+    held = []
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", SAME_PLACE], check=True)
+        held.append(mshare.attach("model"))
+    assert len({region.addr for region in held}) == 3
+
+
+def test_no_remover_comes_between(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A remover by force looks at the older file and takes this lock, before it removes the name."""
+    make(1).close()
+    rename = os.rename
+    seen = []
+
+    def look_then_rename(*arguments: Any, **options: Any) -> None:
+        with (world / "shm" / "model").open("rb") as older:
+            seen.append(locks.is_locked(older.fileno(), NAME_BYTE))
+        rename(*arguments, **options)
+
+    monkeypatch.setattr(os, "rename", look_then_rename)
+    make(2).close()
+    assert seen == [True]
+
+
 def test_a_replacement_that_fails_leaves_the_older_version(world: Path) -> None:
     make(1).close()
 
