@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -102,8 +103,11 @@ def _run(spec: MechanismSpec, column: str, plan: Plan, size: int) -> tuple[dict[
         except subprocess.TimeoutExpired:
             return None, f"no end within {plan.limit_s:.0f} s"
         finally:
-            process.kill()  # the kernel then kills the first process of the namespace, and all others
-            process.communicate()
+            # The group has the first process of the namespace, with which the kernel kills all others. Shortly after
+            # its fork that process would not yet die with `unshare`.
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
         said.seek(0)
         words = said.read()[-_TAIL_CHARS:].strip()
     values, failure = parse_answer(output)

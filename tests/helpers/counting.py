@@ -19,7 +19,7 @@ import traceback
 from typing import NamedTuple
 
 import mshare
-from mshare.testing.statemachine import eventually
+from tests.helpers.waiting import eventually
 
 PID, INTENTION, TURNS, ADDED = range(4)
 ROW = 4

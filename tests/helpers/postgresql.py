@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from benchmarks.cluster import Cluster
+from tests.helpers.waiting import eventually
 
 from .worlds import small_tmpfs
 
@@ -32,13 +32,6 @@ def is_running(pid: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for the condition, two minutes at most."""
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, what
 
 
 def children(server: Cluster) -> list[int]:
@@ -94,7 +87,7 @@ def survives_killed_backends(server: Cluster, times: int = 3) -> None:
         backend = int(answer(client, "select pg_backend_pid();"))
         os.kill(backend, signal.SIGKILL)
         client.communicate()
-        until(lambda: answers(server), "the server has not recovered")
+        eventually(lambda: answers(server), "the server has not recovered")
         assert int(server.psql("select count(*) from kept")) == rows
 
 
@@ -118,7 +111,7 @@ def refuses_a_second_server(server: Cluster, first: dict[str, str], second: dict
     os.kill(orphan, signal.SIGSTOP)  # else it notices that the postmaster has gone, and ends
     others = [pid for pid in children(server) if pid != orphan]
     server.stop(signal.SIGKILL)
-    until(lambda: not any(map(is_running, others)), "processes of the server live on")
+    eventually(lambda: not any(map(is_running, others)), "processes of the server live on")
     (server.directory / "data" / "postmaster.pid").unlink(missing_ok=True)
     server.environment = dict(second)
     try:
@@ -127,7 +120,7 @@ def refuses_a_second_server(server: Cluster, first: dict[str, str], second: dict
     finally:
         os.kill(orphan, signal.SIGKILL)
         client.communicate()
-    until(lambda: not is_running(orphan), "the orphan lives on")
+    eventually(lambda: not is_running(orphan), "the orphan lives on")
     server.start()
     assert server.psql("select 1") == "1"
 

@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import pytest
+
+from tests.helpers.waiting import eventually
 
 pytestmark = [
     pytest.mark.machine,
@@ -67,13 +68,13 @@ def test_two_mechanisms_and_their_fates(tmp_path: Path) -> None:
 
 def only_child(pid: int, comm: str) -> int:
     """Wait until a process has become `comm` and has a child, and return the child."""
-    deadline = monotonic() + 60
-    while monotonic() < deadline:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        if children and Path(f"/proc/{pid}/comm").read_text().strip().startswith(comm):
-            return int(children[0])
-        sleep(0.01)
-    raise AssertionError(f"{pid} has no child")
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    eventually(lambda: children.read_text() and is_program(pid, comm), f"{pid} has no child")
+    return int(children.read_text().split()[0])
+
+
+def is_program(pid: int, comm: str) -> bool:
+    return Path(f"/proc/{pid}/comm").read_text().startswith(comm)
 
 
 def test_an_interrupted_run_keeps_the_columns_that_were_done(tmp_path: Path) -> None:
@@ -100,6 +101,8 @@ def test_the_death_of_the_benchmark_ends_its_trial(number: signal.Signals) -> No
     with run:
         first = only_child(only_child(run.pid, "python"), "unshare")
         trial = os.pidfd_open(first)
+        # Until `unshare` has asked the kernel for it, its child does not die with it. A stopped child could never ask.
+        eventually(lambda: is_program(first, "python"))
         os.kill(first, signal.SIGSTOP)  # so that the process would not end by itself
         run.send_signal(number)
         run.communicate()

@@ -10,10 +10,8 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +22,7 @@ from mshare._core.backend import Space
 from mshare._core.units import MIB
 from mshare._tools.demo import flights
 from mshare._tools.demo.main import fitting_size, left_behind
+from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.timeout(300)  # dozens of interpreters per test; a busy machine takes minutes
 
@@ -41,13 +40,6 @@ def wait_for_step(demo: subprocess.Popen[str], step: str) -> None:
         if step in line:
             return
     pytest.fail(f"the demo ended before step {step!r}")
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < limit, "this did not become true within 30 s"
-        os.sched_yield()
 
 
 def files_of(pid: int, world: Path) -> list[Path]:
@@ -129,7 +121,7 @@ def test_what_a_killed_demo_leaves_gc_removes(world: Path) -> None:
     demo.kill()
     _, errors = demo.communicate()
     assert errors.count("Traceback") == 0, "its children end in silence"
-    wait_until(lambda: all(info.orphan for info in mshare.regions()))  # the demo's children end when the demo has gone
+    eventually(lambda: all(info.orphan for info in mshare.regions()))  # the demo's children end when the demo has gone
     assert [info.name for info in mshare.gc()] == [f"mshare-demo-{demo.pid}"]
     assert files_of(demo.pid, world) == []
 

@@ -19,7 +19,7 @@ from mshare._core.names import find
 from mshare._core.record import ATTACHED_BYTE, NAME_BYTE
 from mshare.testing.conformance import backend_of, files
 from mshare.testing.processes import Nursery, in_child
-from mshare.testing.statemachine import eventually
+from tests.helpers.waiting import eventually
 from tests.helpers.worlds import STRANGER, free_bytes, needs_root, small_tmpfs, window_mappings
 
 SIZE = 5 * PMD + 3 * PAGE + 1

@@ -24,6 +24,7 @@ from mshare._tools.lab.limit import Limit, control_group, whole_machine
 from mshare._tools.lab.mechanisms import Place
 from mshare._tools.lab.run import V1, Run
 from mshare.testing.processes import in_child
+from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.machine
 
@@ -39,13 +40,6 @@ def group(limit_bytes: int) -> Iterator[Limit]:
             yield limit
     except BackendUnavailableError as error:
         pytest.skip(f"{error}")
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def lab_groups() -> list[Path]:
@@ -173,7 +167,7 @@ def test_clients_do_not_outlive_who_counts_them(tmp_path: Path) -> None:
     assert all(Path(f"/proc/{pid}").exists() for pid in pids)
     counting.send_signal(signal.SIGKILL)
     counting.communicate()
-    wait_for(lambda: not any(_runs(pid) for pid in pids))
+    eventually(lambda: not any(_runs(pid) for pid in pids))
 
 
 def _runs(pid: int) -> bool:

@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks.cluster import Cluster, binaries
 from benchmarks.postgres_page import AHEAD, COLLAPSE, HUGE, LATER, OURS, STOCK
+from tests.helpers.waiting import eventually
 
 pytestmark = [pytest.mark.machine, pytest.mark.usefixtures("postgres")]
 
@@ -36,13 +37,6 @@ def postgres() -> None:
         binaries()
     except FileNotFoundError as error:
         pytest.skip(str(error))
-
-
-def wait_until_gone(path: Path) -> None:
-    deadline = monotonic() + 60
-    while path.exists():
-        assert monotonic() < deadline, f"{path} is still there"
-        sleep(0.01)
 
 
 def test_a_server_with_settings_another_start_and_nothing_left() -> None:
@@ -74,7 +68,7 @@ def test_killing_its_owner_leaves_no_server_and_no_files() -> None:
         owner.send_signal(signal.SIGKILL)
     assert select.select([server], [], [], 60)[0], "the server lives on"
     os.close(server)
-    wait_until_gone(Path(directory))
+    eventually(lambda: not Path(directory).exists(), f"{Path(directory)} is still there")
 
 
 @pytest.mark.usefixtures("pool_turn")

@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ import pytest
 
 from mshare._core.units import MIB
 from tests.helpers.mappers import Mapping, mapped
+from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.machine
 
@@ -46,13 +46,6 @@ def promtool(*args: str) -> str:
 def get(url: str) -> Any:
     with urllib.request.urlopen(url, timeout=LIMIT_S) as answer:
         return json.load(answer)
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)  # between two looks: no event tells of a scrape
 
 
 def free_port() -> int:
@@ -107,8 +100,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[s
             ]
 
         try:
-            wait_for(scraped_twice, f"two scrapes; the log is {place}/log")
-            wait_for(lambda: all(rule["health"] == "ok" for rule in rules()), "rules that were evaluated")
+            eventually(scraped_twice, f"two scrapes; the log is {place}/log")
+            eventually(lambda: all(rule["health"] == "ok" for rule in rules()), "rules that were evaluated")
             assert {rule["name"] for rule in rules()} == set(RULES)
             yield ask
         finally:

@@ -22,7 +22,7 @@ from mshare._core.names import HIDDEN
 from mshare._core.record import ATTACHED_BYTE, NAME_BYTE
 from mshare.testing.conformance import backend_of, files
 from mshare.testing.processes import Nursery, in_child
-from mshare.testing.statemachine import eventually
+from tests.helpers.waiting import eventually
 from tests.helpers.worlds import STRANGER, needs_root, region_file, small_tmpfs
 
 SIZE = PMD + PAGE + 1

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from mshare.testing.statemachine import eventually
 from tests.helpers.preload import KINDS, MIB, MSHARE, SIZE, holding, large, preloaded, status
+from tests.helpers.waiting import eventually
 from tests.helpers.worlds import STRANGER, needs_root
 
 

@@ -17,6 +17,7 @@ from mshare._core.units import MIB
 from mshare._tools.preload import library
 from mshare._tools.preload.status import status
 from tests.helpers import postgresql
+from tests.helpers.waiting import eventually
 from tests.helpers.worlds import needs_root, small_tmpfs
 
 pytestmark = [needs_root, pytest.mark.timeout(600)]
@@ -90,12 +91,12 @@ def test_leaves_come_later_in_a_server_under_load(preload: dict[str, str]) -> No
     with Cluster(settings("mmap"), environment) as server:
         server.run_program("pgbench", "--initialize", "--quiet", "--scale=8")
         server.psql("create extension pg_prewarm; select pg_prewarm('pgbench_accounts')")
-        postgresql.until(
+        eventually(
             lambda: sum(each.leaf_bytes for each in status(server.pid).mappings) >= 100 * MIB,
             f"what pgbench has touched was not collapsed: {postgresql.said(server)}",
         )
         server.run_program("pgbench", "--select-only", "--client=5", "--transactions=997")
-        postgresql.until(
+        eventually(
             lambda: any("2 MiB leaves for" in line for line in postgresql.said(server)), "the thread says nothing"
         )
 

@@ -16,6 +16,7 @@ import pytest
 import mshare
 from mshare._core.linux.mounts import private
 from mshare.testing.processes import LIMIT_S, in_child
+from tests.helpers.waiting import eventually
 from tests.helpers.worlds import STRANGER, needs_root
 
 SIZE = 3 * 4096
@@ -89,19 +90,10 @@ def server(at: Path) -> Iterator[int]:
         finally:
             os._exit(1)
     try:
-        wait_for((at.parent / "ready").exists)
+        eventually((at.parent / "ready").exists)
         yield pid
     finally:
         kill(pid)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    from mshare._core.names import wait
-
-    for _ in range(int(LIMIT_S)):
-        if wait(condition):
-            return
-    raise TimeoutError
 
 
 def maps_nameless_region(pid: int) -> bool:

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import pytest
 
+from tests.helpers.waiting import eventually
 from vm import dmesg
 
 from . import mfs, oracle
@@ -100,7 +101,7 @@ def nothing_left(mounted: str, kernel_log: Callable[[], list[str]]) -> Iterator[
 
     # A killed process releases its descriptors a moment after it can be waited for.
     wanted = before.f_bfree, before.f_ffree
-    mfs.eventually(lambda: free() == wanted, f"pages or inodes leaked: {wanted} are free no more")
+    eventually(lambda: free() == wanted, f"pages or inodes leaked: {wanted} are free no more")
     new = kernel_log()
     complaints = [line for line in new if line.startswith("mshare: ")]
     complaints += [complaint.text for complaint in dmesg.scan("\n".join(new))]
@@ -193,4 +194,4 @@ def control_group() -> Iterator[Callable[..., str]]:
 
     yield make
     for path in made:
-        mfs.eventually(partial(mfs.removed, path), (pathlib.Path(path) / "cgroup.procs").read_text)
+        eventually(partial(mfs.removed, path), (pathlib.Path(path) / "cgroup.procs").read_text)

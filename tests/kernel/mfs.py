@@ -11,7 +11,6 @@ import resource
 import signal
 import struct
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -162,14 +161,6 @@ def found(pattern: str, text: str) -> re.Match[str]:
     match = re.search(pattern, text, re.MULTILINE)
     assert match, text
     return match
-
-
-def eventually(condition: Callable[[], object], complaint: str | Callable[[], object], seconds: float = 60) -> None:
-    """Wait until condition() is true, or fail with the complaint, which may be computed then."""
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, complaint if isinstance(complaint, str) else complaint()
-        os.sched_yield()
 
 
 def removed(directory: PathLike) -> bool:

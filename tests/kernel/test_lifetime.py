@@ -9,6 +9,8 @@ import threading
 
 import pytest
 
+from tests.helpers.waiting import eventually
+
 from . import mfs
 from .programs import Program
 from .regions import Regions
@@ -86,7 +88,7 @@ def test_killed_inside(region: Regions, client: Program, action: str, units: int
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # a child of its fork, an orphan now
         # The orphan is dying: init waits for it, not we.
-        mfs.eventually(lambda: not mfs.info(fd)["processes"], lambda: mfs.pids(fd))
+        eventually(lambda: not mfs.info(fd)["processes"], lambda: mfs.pids(fd))
         assert mfs.info(fd)["attachments"] == 0
         assert os.pread(fd, 5, 200 * mfs.PAGE) == b"stays"
     mfs.protect(fd, 0, 251 * mfs.PAGE, mfs.READWRITE)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.helpers.waiting import eventually
+
 from . import mfs
 from .programs import Program
 
@@ -79,7 +81,7 @@ def test_attachments_of_empty_files_cost_the_region_nothing(mount: Callable[[str
         ends = [child.kill() for child in children]
     assert ends == [-signal.SIGKILL] * 5
     assert used(directory) == 0
-    mfs.eventually(lambda: mfs.meminfo("PageTables") - before <= 600, "more than 600 kB of page tables are left")
+    eventually(lambda: mfs.meminfo("PageTables") - before <= 600, "more than 600 kB of page tables are left")
 
 
 @pytest.mark.timeout(300)

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.helpers.waiting import eventually
+
 from . import mfs, oracle
 from .regions import Regions
 
@@ -62,7 +64,7 @@ Clients = Callable[..., mfs.Child]
 def module() -> Iterator[None]:
     path = os.environ.get("MSHARE_SPY_KO", str(HERE / "spy" / "mshare_spy.ko"))
     subprocess.run(["insmod", path], check=True)
-    mfs.eventually(lambda: os.path.exists(DEVICE), "no device appeared")
+    eventually(lambda: os.path.exists(DEVICE), "no device appeared")
     yield
     subprocess.run(["rmmod", "mshare_spy"], check=True)
 
@@ -192,10 +194,10 @@ def test_leaving_is_told(region: Regions, clients: Clients, spy: Spies, how: str
     else:
         one.proceed()
     if how in ("exit", "kill"):
-        mfs.eventually(lambda: listener.heard().released, "the listener was not released")
+        eventually(lambda: listener.heard().released, "the listener was not released")
         assert listener.heard().starts == listener.heard().ends
         return
-    mfs.eventually(lambda: oracle.task_state(one.pid) == "T", "it did not detach")
+    eventually(lambda: oracle.task_state(one.pid) == "T", "it did not detach")
     heard = listener.heard()
     assert heard.intervals > before.intervals
     assert heard.starts == heard.ends
@@ -225,7 +227,7 @@ def test_the_end_in_any_order(region: Regions, clients: Clients, spy: Spies, ord
             closing.start()
             one.kill()
             closing.join()
-        mfs.eventually(lambda: mfs.info(fd)["attachments"] == 0, "still attached")
+        eventually(lambda: mfs.info(fd)["attachments"] == 0, "still attached")
         mfs.fallocate(fd, 0, 0, 16 * mfs.PAGE)
 
 
@@ -258,7 +260,7 @@ def test_a_listener_may_sleep(region: Regions, clients: Clients, spy: Spies) -> 
     listener = spy(clients(region.path).pid)
     listener.tell("hold")
     other = mfs.Child(lambda ready, wait: punch(fd))
-    mfs.eventually(lambda: listener.heard().waiting, "the listener was not asked")
+    eventually(lambda: listener.heard().waiting, "the listener was not asked")
     assert os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
     listener.tell("go")
     assert other.result() == 0
@@ -288,7 +290,7 @@ def test_a_fault_that_waits_for_a_punch_leaves_the_other_threads_alone(
         thread = threading.Thread(target=touch)
         wait()
         thread.start()
-        mfs.eventually(lambda: ids and oracle.task_state(os.getpid(), ids[0]) in ("D", ""), "it did not wait")
+        eventually(lambda: ids and oracle.task_state(os.getpid(), ids[0]) in ("D", ""), "it did not wait")
         ready()
         length = 3 * mfs.UNIT
         flags = mfs.MAP_PRIVATE | mfs.MAP_ANONYMOUS | mfs.MAP_NORESERVE
@@ -300,7 +302,7 @@ def test_a_fault_that_waits_for_a_punch_leaves_the_other_threads_alone(
     listener.tell("hold")
     other = mfs.Child(lambda ready, wait: punch(fd))
     try:
-        mfs.eventually(lambda: listener.heard().waiting, "the listener was not asked")
+        eventually(lambda: listener.heard().waiting, "the listener was not asked")
         waiting.proceed()
         waiting.wait_ready()
         mapped = select.select([waiting.ready], [], [], 10)[0]

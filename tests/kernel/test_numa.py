@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
+from tests.helpers.waiting import eventually
+
 from . import mfs, oracle
 from .regions import Regions
 
@@ -156,7 +158,7 @@ def test_balancing_passes_by(region: Regions, prot: int) -> None:
         try:
             with scans(child.pid) as scanned:
                 child.wait_ready()
-                mfs.eventually(lambda: len(among(scanned(), own, 1 << 20)) >= 3, "balancing does not scan", 120)
+                eventually(lambda: len(among(scanned(), own, 1 << 20)) >= 3, "balancing does not scan", 120)
                 calls = scanned()
             line = numa_line(child.pid, at)
         finally:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.helpers.waiting import eventually
+
 from . import mfs
 from .programs import Program
 from .regions import Regions
@@ -54,7 +56,7 @@ def intact(addr: int, pages: int) -> bool:
 
 
 def nobody_left(fd: int) -> None:
-    mfs.eventually(lambda: not mfs.info(fd)["attachments"], lambda: mfs.pids(fd))
+    eventually(lambda: not mfs.info(fd)["attachments"], lambda: mfs.pids(fd))
 
 
 @pytest.mark.timeout(300)

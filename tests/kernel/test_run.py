@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from mshare._tools.preload import library
+from tests.helpers.waiting import eventually
 
 from . import mfs
 
@@ -186,7 +187,7 @@ def test_a_program_keeps_its_memory_when_msharefs_is_unmounted_lazily(preload: s
     first, second = (line for line in errors.splitlines() if " of 64 MiB at " in line)
     assert ON_MSHAREFS in first
     assert f"nothing is mounted on {place}" in second
-    mfs.eventually(lambda: users.read_text() == before, "the unmounted file system has not gone")
+    eventually(lambda: users.read_text() == before, "the unmounted file system has not gone")
 
 
 def test_memory_that_is_required_of_msharefs_is_refused_elsewhere(
@@ -254,7 +255,7 @@ def test_a_kill_in_the_middle_of_mmap_leaves_nothing(preload: str, programs: pat
             stdout=subprocess.DEVNULL,
             env=environment,
         )
-        mfs.eventually(partial(holds, process, least), "no page was reserved")
+        eventually(partial(holds, process, least), "no page was reserved")
         process.kill()
         assert process.wait() == -9
         assert process.stdin is not None

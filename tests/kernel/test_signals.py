@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.helpers.waiting import eventually
+
 from . import mfs
 from .programs import Program
 from .regions import Regions
@@ -51,7 +53,7 @@ class Flooded:
         self.process.wait(DEADLINE)
         self.output.close()
         # The sender and a child, who have the region open, are reaped by init.
-        mfs.eventually(self.group_is_gone, "a process of the program is still there")
+        eventually(self.group_is_gone, "a process of the program is still there")
 
     def group_is_gone(self) -> bool:
         try:
@@ -75,7 +77,7 @@ def flooded(region: Regions, attack: Program) -> Iterator[Callable[..., Flooded]
     yield start
     for each in made:
         each.end()
-    mfs.eventually(lambda: not mfs.info(fd)["attachments"], "somebody is still attached")
+    eventually(lambda: not mfs.info(fd)["attachments"], "somebody is still attached")
 
 
 @pytest.mark.timeout(300)
@@ -112,7 +114,7 @@ def test_it_can_be_frozen(control_group: Callable[..., str], flooded: Callable[.
     program.lines(b"ready")
     for turn in range(5):
         (group / "cgroup.freeze").write_text("1")
-        mfs.eventually(
+        eventually(
             lambda: "frozen 1" in (group / "cgroup.events").read_text().splitlines(),
             f"not frozen in turn {turn}: {(group / 'cgroup.events').read_text()}",
             DEADLINE,

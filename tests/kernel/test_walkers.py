@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.helpers.waiting import eventually
+
 from . import mfs, oracle
 from .programs import Program
 from .regions import Regions
@@ -125,8 +127,8 @@ def test_a_futex_across_processes(region: Regions, punched: str) -> None:
     child = mfs.Child(wait_there)
     child.wait_ready()
     call = pathlib.Path(f"/proc/{child.pid}/syscall")
-    mfs.eventually(lambda: call.read_text().startswith(f"{FUTEX} "), "it does not wait")
-    mfs.eventually(lambda: oracle.task_state(child.pid) == "S", "it does not sleep")
+    eventually(lambda: call.read_text().startswith(f"{FUTEX} "), "it does not wait")
+    eventually(lambda: oracle.task_state(child.pid) == "S", "it does not sleep")
     mfs.fallocate(fd, mfs.PUNCH_HOLE, (3 if punched == "its page" else 4) * mfs.PAGE, mfs.PAGE)
     assert mfs.libc.syscall(FUTEX, word, FUTEX_WAKE, 1, None, None, 0) == 1
     assert child.result() == 0
@@ -166,7 +168,7 @@ def test_a_process_that_was_away_sees_the_hole(region: Regions, neighbour: str) 
         child = mfs.Child(away)
         for turn in range(1, 32):
             child.wait_ready()
-            mfs.eventually(lambda: oracle.task_state(child.pid) == "S", "it does not wait")
+            eventually(lambda: oracle.task_state(child.pid) == "S", "it does not wait")
             mfs.fallocate(fd, mfs.PUNCH_HOLE, 5 * mfs.PAGE, mfs.PAGE)
             os.pwrite(fd, bytes([turn + 101]), 5 * mfs.PAGE)
             child.proceed()
@@ -186,7 +188,7 @@ def test_walkers_against_punching_truncating_and_dying(region: Regions, probe: P
     """pagemap, smaps, numa_maps, PAGEMAP_SCAN, mincore, move_pages, futex, mlock, process_vm_* all at once."""
     fd = region(61)
     print(probe("walk", region.path, 2 * SECONDS))
-    mfs.eventually(lambda: mfs.info(fd)["attachments"] == 0, "still attached")
+    eventually(lambda: mfs.info(fd)["attachments"] == 0, "still attached")
     assert [os.pread(fd, 1, page * mfs.PAGE)[0] for page in range(16)] == list(range(1, 17))
     mfs.protect(fd, 0, 16 * mfs.PAGE, mfs.READWRITE)
 
@@ -358,4 +360,4 @@ def test_who_makes_the_pages_pays_for_them(region: Regions, control_group: Calla
     assert grown < 1 << 20
     assert int(current(maker)) >= least
     os.ftruncate(fd, 0)
-    mfs.eventually(lambda: int(current(maker)) < least, "the charge outlived the pages")
+    eventually(lambda: int(current(maker)) < least, "the charge outlived the pages")

@@ -24,7 +24,7 @@ import pytest
 import mshare
 from mshare._core.geometry import PAGE
 from mshare.testing.conformance import backend_of, files
-from mshare.testing.statemachine import eventually
+from tests.helpers.waiting import eventually
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(600)]
 

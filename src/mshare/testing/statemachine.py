@@ -216,7 +216,7 @@ class RegionMachine(RuleBasedStateMachine):
     def regions_agree(self) -> None:
         expected = self.model.regions()
         # A process that reads /proc/PID/maps just then keeps a dying process's memory for a moment, so: in the end.
-        eventually(lambda: shown() == expected, lambda: f"regions() shows {shown()}, the model {expected}")
+        _eventually(lambda: shown() == expected, lambda: f"regions() shows {shown()}, the model {expected}")
 
     def teardown(self) -> None:
         self.nursery.clear()
@@ -265,7 +265,7 @@ def shown() -> dict[str, Seen]:
     return {info.name: Seen((info.size, info.frozen, info.pids, info.orphan)) for info in mshare.regions()}
 
 
-def eventually(condition: Callable[[], bool], problem: Callable[[], str]) -> None:
+def _eventually(condition: Callable[[], bool], problem: Callable[[], str]) -> None:
     """Wait until `condition` holds. Raises AssertionError with `problem` after `LIMIT_S`."""
     limit = time.monotonic() + LIMIT_S / 4
     while not condition():
