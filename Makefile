@@ -14,7 +14,7 @@ LINT_PACKAGES := sparse perl xz-utils kmod make gcc-12 gcc libc6-dev libelf1 pah
 VM_PACKAGES := qemu-system-x86 $(LINT_PACKAGES)
 TEST_PACKAGES := postgresql-15 chromium prometheus dkms clang php8.2-fpm nginx stress-ng
 
-.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-start bench-first-use bench-run bench-disturb bench-locks bench-segments bench-postgres bench-postgres-vm bench-kernel compare prove test-cpython test-postgres-regress clean vm-deps test-deps test-vm test-lab-vm test-kernels test-debug-kernel demo-vm vm-shell
+.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-start bench-first-use bench-run bench-disturb bench-gpu bench-locks bench-segments bench-postgres bench-postgres-vm bench-kernel compare prove test-cpython test-torch test-postgres-regress clean vm-deps test-deps test-vm test-lab-vm test-kernels test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/bin/mshare:
@@ -61,6 +61,19 @@ test-cpython: venv
 		*) echo "test-cpython: no Python $$v with its own tests is installed, so those tests do not run";; esac; done
 	MSHARE_CPYTHONS="$(CPYTHONS)" $(BIN)/python -m pytest tests/integration/test_shared_memory_cpython.py
 
+# The tests of mshare.torch, in an environment of their own. torch as built for PyPI brings CUDA: 5.4 GB. A build for the
+# CPU that pip finds (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS) takes 0.9 GB. Of silero-vad the tests use the model's files, and
+# not the program, which needs more packages.
+TORCH ?= torch==2.13.0
+test-torch: .venv-torch/.ready
+	.venv-torch/bin/python -m pytest tests/torch
+
+.venv-torch/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --editable '.[dev-torch]' '$(TORCH)'
+	.venv-torch/bin/python -m pip install --quiet --no-deps silero-vad==6.2.3
+	touch $@
+
 stress: venv
 	$(BIN)/python -m pytest -m stress tests/stress
 
@@ -77,6 +90,11 @@ bench-top: venv
 bench-first-use: venv
 	$(BIN)/python -m benchmarks.first_use $(if $(SIZE),--size $(SIZE)) \
 		--json docs/results/first-use.json --markdown docs/results/first-use.md
+
+# 8 GiB of weights to a GPU, by 1 and by 4 processes: four minutes at the most, on a machine with an NVIDIA GPU.
+bench-gpu: .venv-torch/.ready
+	.venv-torch/bin/python -m benchmarks.gpu $(if $(SIZE),--size $(SIZE)) \
+		--json docs/results/gpu.json --markdown docs/results/gpu.md
 
 # A lock of mshare beside multiprocessing.Lock and filelock, alone and with 8 and 64 processes: two minutes.
 bench-locks: venv
@@ -192,4 +210,4 @@ vm-shell: venv vm-deps
 	$(VM) shell
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-torch build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,8 +14,9 @@ SOURCE = Path(mshare.__file__).parent
 EXAMPLES = [
     ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
     for path in sorted(SOURCE.rglob("*.py"))
-    if ">>> " in path.read_text()
+    if ">>> " in path.read_text() and path.parent != SOURCE / "torch"
 ]
+"""Those of `mshare.torch` run in tests/torch."""
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -30,7 +30,7 @@ HEAVY = {
     "mshare.sync",
 }
 """Modules that take more time than all but the largest modules of the core, or belong to an extra."""
-OTHERS = {"numpy", "pyarrow", "textual", "prometheus_client", "matplotlib", "jinja2", "hypothesis", "pydantic"}
+OTHERS = {"numpy", "pyarrow", "torch", "textual", "prometheus_client", "matplotlib", "jinja2", "hypothesis", "pydantic"}
 """The modules that other commands need."""
 
 

@@ -42,6 +42,8 @@ CannotListenError  EADDRINUSE  -                  `exporter.server`   the export
 LibraryBuildError  ENOEXEC     -                  `preload.library`   the preload library does not compile
 NotAnArrayError    EBADMSG     -                  `numpy`             a region holds no arrays, or damaged ones
 NotATableError     EBADMSG     -                  `arrow`             a region holds no table, or a damaged one
+NotTensorsError    EBADMSG     -                  `torch`             a region or file holds no tensors, or damaged ones
+DeviceError        ENODEV      -                  `torch`             torch cannot use a device, or pin memory for it
 UnsuitableProgramError  EOPNOTSUPP  -             `preload.program`   the loader would not preload into the program
 
 Every message ends with what the caller can do. Pure. May depend on: nothing.

@@ -1,0 +1,1 @@
+"""Tests of `mshare.torch`, which `make test-torch` runs in an environment with torch."""
