@@ -195,6 +195,43 @@ def test_what_a_region_holds_and_counts(msharefs_world: Path) -> None:
         assert region.info().memory_bytes == before + 2 * PAGE
 
 
+def test_a_handle_that_only_maps_a_region_takes_and_gives_back_nothing(msharefs_world: Path) -> None:
+    with (
+        mshare.create("r", 8 * MIB, backend="msharefs", reserve=False) as region,
+        region.map_only(readonly=False) as handle,
+        mshare.attach(handle, addr=mshare.ANYWHERE) as mine,
+    ):
+        region.populate(0, MIB)
+        mine.buf[0] = 7
+        before = region.resident()
+        assert mine.resident() == before
+        for call in (mine.populate, mine.discard):
+            with pytest.raises(mshare.AccessDeniedError):
+                call()
+        assert (region.resident(), region.buf[0]) == (before, 7)
+
+
+def test_a_range_that_the_mount_has_no_room_for(world: Path) -> None:
+    mount_point = world / "msharefs"
+    mount_point.mkdir()
+    subprocess.run(["mount", "-t", "msharefs", "-o", "size=16m", "none", str(mount_point)], check=True)
+    try:
+        with mshare.create("r", 64 * MIB, backend="msharefs", reserve=False) as region:
+            region.populate(4 * MIB, 4 * MIB)
+            before = region.info().charged_bytes
+            with pytest.raises(mshare.NoSpaceError, match="free space of"):
+                region.populate(0, 16 * MIB)
+            with region.handle() as handle, pytest.raises(OSError, match="No space left"):
+                backends.ALL[0].take(handle.fileno(), 0, 16 * MIB, region.addr)
+            assert region.info().charged_bytes == before
+            region.populate(0, 15 * MIB)
+            region.discard()
+            assert region.resident() == PAGE
+        mshare.unlink("r")
+    finally:
+        subprocess.run(["umount", str(mount_point)], check=True)
+
+
 def test_a_mount_that_is_exactly_large_enough(world: Path) -> None:
     mount_point = world / "msharefs"
     mount_point.mkdir()

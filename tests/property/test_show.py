@@ -30,6 +30,7 @@ def info(name: str, *, pids: tuple[int, ...] = (), orphan: bool = True) -> Regio
         created=1000.0,
         reason=name,
         frozen=False,
+        reserved=True,
         named=True,
         path=f"/x/{name}",
         memory_bytes=12288,

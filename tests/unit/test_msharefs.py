@@ -116,6 +116,7 @@ def test_a_process_pays_what_leads_to_the_tables() -> None:
             created=0.0,
             reason="",
             frozen=False,
+            reserved=True,
             named=True,
             path="/sys/fs/mshare/r",
             memory_bytes=size,
@@ -141,7 +142,7 @@ def test_what_does_not_fit_is_said_with_its_tables(world: Path, monkeypatch: pyt
     (world / "msharefs").mkdir()
     free = Space(64 << 20, "free space of the mount")
     monkeypatch.setattr("mshare._core.backends.msharefs.is_mounted", lambda root: True)
-    monkeypatch.setattr("mshare._core.backends.msharefs.Msharefs.space", lambda self: free)
+    monkeypatch.setattr("mshare._core.backends.msharefs.Msharefs.space", lambda *_: free)
     for size, need in ((64 << 20, "64.2 MiB"), ((64 << 20) - 67 * PAGE, "67112960 bytes")):
         with pytest.raises(mshare.NoSpaceError) as refused:
             mshare.create("r", size, backend="msharefs")

@@ -44,7 +44,8 @@ class Capabilities(NamedTuple):
     map_unit: int
     """Bytes that mappings are rounded up to, and their addresses multiples of."""
     sparse: bool
-    """True if `reserve=False` is possible: memory on first touch."""
+    """True if a region with `reserve=False` may get this backend without being asked for by name: a touch takes
+    memory that the machine has, and not a page of a pool that is empty as a rule."""
     handle_rights: bool
     """True if the kernel ties rights to handles of all files of the backend: `map_only` and `seal` work for all files,
     even for those that have or can have a name. If False, both work only for memfds, as far as seals allow."""
@@ -113,8 +114,8 @@ class Backend(Protocol):
     def availability(self) -> Availability:
         """Tell whether this process could create a region now, apart from its size."""
 
-    def space(self) -> Space:
-        """Return how much could still be reserved."""
+    def space(self, node: int | None = None) -> Space:
+        """Return how much could still be reserved, on one memory node if `node` is given."""
 
     def charge(self, length: int) -> int:
         """Return the bytes of `space` that a reserved file of `length` bytes takes: more than `length` if page tables
@@ -129,6 +130,14 @@ class Backend(Protocol):
 
         Raises `OSError` (ENOSPC, ENOMEM) if there is not enough memory, `BackendUnavailableError` if there is memory,
         but not with this backend's leaf size.
+        """
+
+    def take(self, fd: int, start: int, end: int, addr: int) -> None:
+        """Give the bytes from `start` to `end` of a region's file memory, while other processes may use the region.
+
+        `start` and `end` are multiples of the file's unit, or the end of the file. The file is mapped read-write at
+        `addr`. Bytes that have memory keep their content. Raises `OSError` (ENOSPC, ENOMEM) if there is not enough
+        memory, and has then taken none (msharefs: see docs/known-gaps.md). Concurrent calls do no harm.
         """
 
     def write_record(self, fd: int, length: int, page: bytes) -> None:
@@ -153,6 +162,8 @@ class Request(NamedTuple):
     size_bytes: int
     reserve: bool = True
     addr: int | None = None
+    node: int | None = None
+    """The memory node on which all memory has to lie."""
     root: str | None = None
     """The directory of the older region that the new one replaces: rename(2) works within one file system only."""
 
@@ -169,8 +180,6 @@ def obstacle(backend: Backend, request: Request) -> str | None:
     able = backend.capabilities
     if request.root is not None and backend.root() != request.root:
         return f"the region to replace is a file in {request.root}"
-    if not request.reserve and not able.sparse:
-        return "it always reserves its memory (reserve=False was asked)"
     align = max(able.leaf_size, able.map_unit)
     if request.addr is not None and request.addr % align:
         return f"address {request.addr:#x} is not a multiple of {format_size(align)}"
@@ -206,11 +215,13 @@ def choose(backends: Sequence[Backend], request: Request, forced: str | None = N
         why = obstacle(backend, request)
         if why is None and request.size_bytes < PMD <= backend.capabilities.leaf_size:
             why = "the region is smaller than one 2 MiB leaf"
+        if why is None and not request.reserve and not backend.capabilities.sparse:
+            why = "a touch without a free page there is SIGBUS (reserve=False: ask for it by name)"
         if why is None:
             available = backend.availability()
             why = None if available.usable else available.reason
         if why is None and request.reserve and backend is not backends[-1]:
-            space = backend.space()
+            space = backend.space(request.node)
             needed = backend.charge(file_size(request.size_bytes, backend.capabilities.file_unit))
             if needed > space.free_bytes:
                 need, free = format_apart(needed, space.free_bytes)

@@ -1,8 +1,8 @@
 """Creating regions: a file without a name is completed, and one step then gives the file its name.
 
 May depend on: limits, placement, backend, backends, handle, linux, mapping, region, errors, units, geometry,
-record, procfs, typed, listing, names, removal,
-replacement, roots.
+record, procfs, typed, listing, names, numa,
+removal, replacement, roots.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from . import backends, limits, listing, mapping, names, removal, replacement, r
 from .backend import Backend, Progress, Request, choose, explain
 from .errors import (
     BackendUnavailableError,
+    InvalidArgumentError,
     InvalidSizeError,
     NoSpaceError,
     ViewsAliveError,
@@ -26,6 +27,8 @@ from .handle import Handle, fix_size
 from .linux import locks, proc
 from .linux.descriptors import Descriptor
 from .linux.memory import file_size_limit
+from .numa import Numa, Placement
+from .numa import check as check_numa
 from .placement import check_address, free_address
 from .procfs import FileId
 from .record import ATTACHED_BYTE, Record, file_size
@@ -46,6 +49,7 @@ def create(
     backend: str | None = None,
     addr: int | None = None,
     reserve: bool = True,
+    numa: Numa = None,
     progress: Progress | None = None,
     fill: Fill | None = None,
     replace: bool = False,
@@ -61,7 +65,11 @@ def create(
     - `addr`: the address at which every process attaches the region, a multiple of the leaf size (msharefs: of 1 GiB).
       None picks a 1 GiB-aligned address in `geometry.WINDOW` that no region known to this process uses.
     - `reserve`: True, the default, takes all memory now, so that a region that exists never runs out of memory. False
-      takes each page on its first touch. A touch on a full machine is then SIGBUS.
+      takes each page on its first touch, or by `Region.populate`. A touch on a full machine is then SIGBUS. hugetlb has
+      to be asked for by name then.
+    - `numa`: the number of the memory node that has to have all memory of the region, or `"interleave"` for all nodes
+      in turn: by pages of the region's leaf size, and on other nodes where one is full. None leaves that to the kernel
+      and to the thread's own memory policy. Needs `reserve=True`; `populate` has such an argument for later.
     - `progress`: called with (bytes done, bytes in all) while memory is reserved.
     - `fill`: called once with the region's writable bytes, after the memory is reserved and before any process can see
       the name. Nobody ever reads a half-filled region. If `fill` raises, no region exists, and the error is raised
@@ -79,7 +87,8 @@ def create(
     `AmbiguousNameError`, `AccessDeniedError` and `RegionBusyError` (others change the name all the time), and leaves
     nothing behind then. Cost: reserving clears the memory, once.
     """
-    return build(Spec(names.check_name(name), size, mode, addr, reserve, progress, fill, replace=replace), backend)
+    spec = Spec(names.check_name(name), size, mode, addr, reserve, numa, progress, fill, replace=replace)
+    return build(spec, backend)
 
 
 @limits.named
@@ -89,6 +98,7 @@ def create_anonymous(
     backend: str | None = None,
     addr: int | None = None,
     reserve: bool = True,
+    numa: Numa = None,
     linkable: bool = False,
     progress: Progress | None = None,
     fill: Fill | None = None,
@@ -104,7 +114,7 @@ def create_anonymous(
 
     Raises the errors of `create`.
     """
-    return build(Spec(None, size, 0o600, addr, reserve, progress, fill, linkable=linkable), backend)
+    return build(Spec(None, size, 0o600, addr, reserve, numa, progress, fill, linkable=linkable), backend)
 
 
 class Spec(NamedTuple):
@@ -116,6 +126,7 @@ class Spec(NamedTuple):
     mode: int = 0o600
     addr: int | None = None
     reserve: bool = True
+    numa: Numa = None
     progress: Progress | None = None
     fill: Fill | None = None
     frozen: bool = False
@@ -141,6 +152,11 @@ class Spec(NamedTuple):
                 f"{size} bytes are more than a process can address",
                 f"at most {format_size(USER_END // 2)}",
             )
+        if self.numa is not None and not self.reserve:
+            raise InvalidArgumentError(
+                "numa= places memory that is taken at creation, and reserve=False takes none",
+                "give numa= to Region.populate",
+            )
         addr = None if self.addr is None else check_address(self.addr, size, PAGE)
         return self._replace(size=size, addr=addr, mode=names.check_mode(self.mode))
 
@@ -148,6 +164,7 @@ class Spec(NamedTuple):
 def build(spec: Spec, forced: str | None = None) -> Region:
     """Create what `spec` says on the backend `forced`, or on the first candidate that has the memory."""
     spec = spec.checked()
+    placement = check_numa(spec.numa)
     if not proc.is_mounted():
         raise roots.no_proc()
     older = None
@@ -158,13 +175,14 @@ def build(spec: Spec, forced: str | None = None) -> Region:
         names.refuse_existing(spec.name)
     forced = forced or os.environ.get("MSHARE_BACKEND") or None
     able = backends.NAMELESS if spec.name is None and not spec.linkable else backends.ALL
-    choice = choose(able, Request(spec.size, spec.reserve, spec.addr, None if older is None else older.root), forced)
+    root = None if older is None else older.root
+    choice = choose(able, Request(spec.size, spec.reserve, spec.addr, placement.node, root), forced)
     rejected = list(choice.rejected)
     problem: NoSpaceError | BackendUnavailableError | None = None
     for backend in choice.candidates:
         reason = explain(backend, rejected, forced=forced is not None)
         try:
-            draft = _Draft(spec, backend)
+            draft = _Draft(spec, backend, placement)
         except (NoSpaceError, BackendUnavailableError) as error:
             problem = error
             rejected.append((backend.name, error.problem))
@@ -182,9 +200,9 @@ def build(spec: Spec, forced: str | None = None) -> Region:
 class _Draft:
     """A region with memory but without a name: file and mapping, which `end` removes unless they are published."""
 
-    def __init__(self, spec: Spec, backend: Backend) -> None:
+    def __init__(self, spec: Spec, backend: Backend, placement: Placement) -> None:
         """Reserve the memory. Raises `NoSpaceError`, `BackendUnavailableError`, `AddressTakenError`."""
-        self.spec, self.backend = spec, backend
+        self.spec, self.backend, self.placement = spec, backend, placement
         self.length = file_size(spec.size, backend.capabilities.file_unit)
         self.root = backend.root()
         self.owner = mapping.Owner()
@@ -195,18 +213,19 @@ class _Draft:
                 f"above {format_size(limit)} (RLIMIT_FSIZE)",
                 "raise that limit (`ulimit -f`), or make it smaller",
             )
-        if spec.reserve and backend.charge(self.length) > backend.space().free_bytes:
-            raise _no_space(spec, self.length, backend)
+        if spec.reserve and backend.charge(self.length) > backend.space(placement.node).free_bytes:
+            raise _no_space(spec, self.length, backend, placement)
         with self._out_of_room_named():
             self.file = backend.open_file()
         self.fd = self.file.fd
         try:
+            placement.check_file_system(os.fstat(self.fd).st_dev)
             with self._out_of_room_named():
                 os.ftruncate(self.fd, self.length)
                 locks.try_read_lock(self.fd, ATTACHED_BYTE)
                 area = _map_new(self.fd, spec, backend, self.owner)
                 if spec.reserve:
-                    backend.populate(self.fd, self.length, area.addr, area.length, spec.progress)
+                    placement.run(backend.populate, self.fd, self.length, area.addr, area.length, spec.progress)
         except BaseException:
             self.end()
             raise
@@ -222,7 +241,7 @@ class _Draft:
             yield
         except OSError as error:
             if limits.is_out_of_room(error) and not isinstance(error, NoSpaceError):
-                raise _no_space(self.spec, self.length, self.backend, error) from error
+                raise _no_space(self.spec, self.length, self.backend, self.placement, error) from error
             raise
 
     def fill(self, fill: Fill) -> None:
@@ -337,10 +356,13 @@ def _record(backend: Backend, spec: Spec, addr: int, reason: str) -> Record:
         backend=backend.name,
         reason=reason,
         frozen=spec.frozen,
+        reserved=spec.reserve,
     )
 
 
-def _no_space(spec: Spec, length: int, backend: Backend, error: OSError | None = None) -> NoSpaceError:
+def _no_space(
+    spec: Spec, length: int, backend: Backend, placement: Placement, error: OSError | None = None
+) -> NoSpaceError:
     """Return what to raise for a file of `length` bytes that does not fit, or that the kernel has refused (`error`)."""
     root = backend.root()
     files = os.statvfs(root) if root is not None else None
@@ -349,7 +371,7 @@ def _no_space(spec: Spec, length: int, backend: Backend, error: OSError | None =
             f"{spec.label} needs a file, and {root} may have no more of them",
             f"remove some (mshare gc), or allow more: sudo mount -o remount,nr_inodes=N {root}",
         )
-    space = backend.space()
+    space = backend.space(placement.node)
     needed = backend.charge(length)
     need, free = format_apart(needed, space.free_bytes)
     tables = f" ({format_size(length)} and its page tables)" if needed > length else ""

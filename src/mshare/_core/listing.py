@@ -53,6 +53,7 @@ def describe(
         created=record.created_ns / 1e9,
         reason=record.reason,
         frozen=record.frozen,
+        reserved=record.reserved,
         named=True,
         path=os.path.join(root, name) if root is not None else "",
         memory_bytes=status.st_blocks * 512 if facts is None else facts.memory_bytes,

@@ -23,6 +23,8 @@ VERSION = 1
 RECORD_SIZE = PAGE
 FLAG_FROZEN = 1
 """The region was made with `O_CREAT | O_RDONLY`: nobody may attach it read-write."""
+FLAG_SPARSE = 2
+"""The region was made with `reserve=False`: its memory comes on first touch, or by `Region.populate`."""
 
 ATTACHED_BYTE = 1 << 62
 """Every attachment holds an open-file-description read lock (`F_OFD_SETLK`, `F_RDLCK`) on this byte of the file."""
@@ -60,6 +62,8 @@ class Record(NamedTuple):
     backend: str
     reason: str
     frozen: bool = False
+    reserved: bool = True
+    """All memory was taken at creation."""
 
     @property
     def file_unit(self) -> int:
@@ -84,7 +88,7 @@ class Record(NamedTuple):
         head = _LAYOUT.pack(
             MAGIC,
             VERSION,
-            FLAG_FROZEN if self.frozen else 0,
+            (FLAG_FROZEN if self.frozen else 0) | (0 if self.reserved else FLAG_SPARSE),
             self.size_bytes,
             self.addr,
             self.leaf_size,
@@ -109,7 +113,7 @@ class Record(NamedTuple):
         if _CRC.unpack(page[-_CRC.size :])[0] != zlib.crc32(body):
             raise RecordError("its region record is damaged")
         _, version, flags, size, addr, leaf, map_unit, created, backend, length = _LAYOUT.unpack_from(page)
-        if version != VERSION or flags & ~FLAG_FROZEN:
+        if version != VERSION or flags & ~(FLAG_FROZEN | FLAG_SPARSE):
             raise RecordError(f"its region record is of version {version}, this library reads {VERSION}")
         file_unit = _FILE_UNITS.get((leaf, map_unit))
         # Memory that is mapped beyond the file's end (msharefs) is also beyond `size`: no view ever shows it.
@@ -143,6 +147,7 @@ class Record(NamedTuple):
             backend=name.decode("ascii"),
             reason=text,
             frozen=bool(flags & FLAG_FROZEN),
+            reserved=not flags & FLAG_SPARSE,
         )
 
 
@@ -164,7 +169,8 @@ class RegionInfo(NamedTuple):
     """Owner: the uid that created the region (or got it by `chown`)."""
     backend: str
     leaf_size: int
-    """Bytes that one last-level page-table entry maps: 4,096 or 2,097,152."""
+    """Bytes that one last-level page-table entry maps: 4,096 or 2,097,152. On thp without reserved memory, only whole
+    blocks of 2 MiB that `Region.populate` has filled have such entries."""
     map_unit: int
     """The unit in bytes to which the region's mappings are rounded up."""
     addr: int
@@ -179,6 +185,10 @@ class RegionInfo(NamedTuple):
     """The reason for the choice of the backend at creation."""
     frozen: bool
     """True if nobody may attach the region read-write (`O_CREAT | O_RDONLY`)."""
+    reserved: bool
+    """True if all memory was taken at creation. False for `reserve=False`: memory comes on first touch, or by
+    `Region.populate`. A region of a program without this library is reserved if it had all its memory when its record
+    was made up."""
     named: bool
     """True while the region has a name. The memory of a region without one goes with its last attachment or handle."""
     path: str
@@ -199,8 +209,10 @@ class RegionInfo(NamedTuple):
         """Bytes of page tables of one attached process that has touched all of the region, by arithmetic (see
         `geometry.page_tables`). `VmPTE` in /proc/PID/status is the measured figure. If processes link the region's
         tables (msharefs), a process pays for the tables that lead to them. The figures come from the record and not
-        from a backend, because the file may name a backend that this version does not have."""
-        tables = page_tables(round_up(self.size, self.map_unit), leaf_size=self.leaf_size, addr=self.addr)
+        from a backend, because the file may name a backend that this version does not have. If the region is not
+        reserved, its pages may be small ones (thp), and the figure is an upper bound."""
+        leaf_size = self.leaf_size if self.reserved or self.map_unit == PMD else PAGE
+        tables = page_tables(round_up(self.size, self.map_unit), leaf_size=leaf_size, addr=self.addr)
         return tables.pud_pages * PAGE if is_linked(self.map_unit) else tables.bytes
 
 

@@ -1,6 +1,7 @@
 """A region as one process has it attached.
 
-May depend on: attached, limits, handle, linux, mapping, errors, units, record, numpy, listing, names, roots.
+May depend on: attached, extent, limits, handle, linux, mapping, errors, units, record, numpy, numa, listing, names,
+roots.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ import errno
 import math
 import os
 import stat
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from fcntl import F_GETFL, fcntl
 from types import TracebackType
 
+from . import extent, limits, listing, mapping, names, roots
 from . import handle as handles
-from . import limits, listing, mapping, names, roots
 from .attached import Attached
 from .errors import (
     AccessDeniedError,
@@ -24,6 +25,7 @@ from .errors import (
     InvalidArgumentError,
     InvalidSizeError,
     NotARegionError,
+    ReadOnlyMappingError,
     RegionBusyError,
     RegionClosedError,
     RegionExistsError,
@@ -33,6 +35,8 @@ from .errors import (
 from .handle import Handle
 from .linux import descriptors, ioctl, locks, proc
 from .linux.descriptors import Descriptor
+from .numa import Numa
+from .numa import check as check_numa
 from .record import ATTACHED_BYTE, Record, RegionInfo
 from .units import format_list, format_size, whole
 
@@ -205,6 +209,69 @@ class Region:
         root = self._root if named else None
         info = listing.describe(self.name, root, status, self._record, facts, locked=True, pids=pids)
         return info._replace(named=named)
+
+    @limits.named
+    def populate(self, offset: int = 0, length: int | None = None, *, numa: Numa = None) -> None:
+        """Give all pages that a range touches memory now, so that no touch of the range can fail. The bytes stay.
+
+        - `offset`, `length`: in bytes; by default the range ends with the region.
+        - `numa`: where new memory lies, as for `create`. Memory that is there already does not move.
+
+        Raises `NoSpaceError` with nothing changed if there is not enough memory. Memory from before the call stays.
+        Also raises `InvalidSizeError`, `RegionClosedError`, `ReadOnlyMappingError`, `AccessDeniedError`,
+        `RegionNotFoundError` (the region's name has been removed), `BackendUnavailableError`, and for `numa` the errors
+        of `create`. Does nothing to a region that has all its memory. On thp, whole blocks of 2 MiB also become 2 MiB
+        pages, as far as the kernel has such pages. Costs the clearing of the memory. Other signals than SIGKILL wait
+        until the kernel has taken the memory.
+        """
+        placement, span = check_numa(numa), extent.span_of(self._record, offset, length)
+        with self._writing("populate") as area, self._own_handle(writable=True) as handle:
+            extent.populate(handle.fileno(), area.addr, self._record, span, placement, self._label)
+
+    @limits.named
+    def discard(self, offset: int = 0, length: int | None = None) -> None:
+        """Give the memory of a range back to the system, at once. All attachments read zeros there from then on.
+
+        - `offset`, `length`: in bytes, by default to the region's end. Both ends are multiples of 4 KiB (hugetlb: 2
+          MiB), or the region's end: a part of a page gives no memory back, so that a caller who asks for one is wrong.
+
+        The next touch, even one that only reads, takes memory again, and is SIGBUS on a full machine: call `populate`
+        before. A lock that lies in the range is lost. Raises `InvalidSizeError`, `RegionClosedError`,
+        `ReadOnlyMappingError` and `AccessDeniedError` (a sealed region), with nothing changed.
+        """
+        span = extent.span_of(self._record, offset, length)
+        with self._writing("discard") as area:
+            extent.discard(area.addr, self._record, span, self._label, lambda: self._own_handle(writable=True))
+
+    @limits.named
+    def resident(self) -> int:
+        """Return the bytes of memory that the region's pages have now, its record (one page) included.
+
+        The number counts the pages of the file, whichever process has made them: on tmpfs (thp, shm) pages in swap also
+        count, on hugetlb whole pages of 2 MiB count, and on msharefs page tables do not. The cost is that of `handle`,
+        without a pass over /proc. Raises `RegionClosedError`, `RegionNotFoundError` and `AccessDeniedError`.
+        """
+        with self._own_handle(writable=False) as handle:
+            return extent.memory_bytes(handle.fileno())
+
+    @property
+    def _label(self) -> str:
+        return f"region {self.name!r}" if self.name else "a region without a name"
+
+    @contextmanager
+    def _writing(self, doing: str) -> Iterator[mapping.Mapping]:
+        """Hold the mapping, which is writable, for the time of a `with` block."""
+        area = self._area
+        if area is None or self.closed:
+            raise RegionClosedError(f"region {self.name!r} is closed", "attach it again")
+        if self.readonly:
+            raise ReadOnlyMappingError(
+                f"{self._label} is attached read-only, and to {doing} it is to write", "attach it read-write"
+            )
+        with mapping.Hold() as hold:
+            if not area.hold(hold):
+                raise RegionClosedError(f"region {self.name!r} is closed", "attach it again")
+            yield area
 
     def close(self) -> None:
         """Detach: end this object's use of the region. A second call does nothing. The name stays.

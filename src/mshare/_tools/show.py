@@ -1,4 +1,4 @@
-"""Regions as tables and as JSON: records in, text out. Pure. May depend on: record, units, table.
+"""Regions as tables and as JSON: records in, text out. Pure. May depend on: geometry, record, units, table.
 
 Names are chosen by others: everything that goes to a terminal passes `printable` first. JSON has the names as they
 are, escaped by its own rules, and exact numbers.
@@ -6,10 +6,11 @@ are, escaped by its own rules, and exact numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from .._core.geometry import PAGE
 from .._core.record import HeldRegion, RegionInfo
 from .._core.units import format_age, format_list, format_size
 from .table import Table, printable
@@ -32,7 +33,8 @@ def users(info: RegionInfo) -> str:
 def regions_table(infos: Sequence[RegionInfo], now: float, owner: Callable[[int], str]) -> Table:
     """Return one line per region. `now` is seconds since the epoch; `owner` gives a user's name for a uid.
 
-    USERS counts the attached processes this one may see; LEAF is what one last-level page-table entry maps.
+    USERS counts the attached processes this one may see; LEAF is what one last-level page-table entry maps, or `mixed`
+    if that depends on how the memory came.
     """
     headers = ("NAME", "SIZE", "MODE", "OWNER", "BACKEND", "LEAF", "ADDRESS", "USERS", "AGE")
     rows = tuple(
@@ -42,7 +44,7 @@ def regions_table(infos: Sequence[RegionInfo], now: float, owner: Callable[[int]
             f"{info.mode:04o}",
             printable(owner(info.uid)),
             printable(info.backend),
-            format_size(info.leaf_size).replace(" ", "").removesuffix("iB"),
+            _leaf(info),
             f"{info.addr:#x}",
             users(info),
             format_age(now - info.created),
@@ -50,6 +52,10 @@ def regions_table(infos: Sequence[RegionInfo], now: float, owner: Callable[[int]
         for info in infos
     )
     return Table(headers, rows, right=frozenset({1, 7, 8}))
+
+
+def _leaf(info: RegionInfo) -> str:
+    return "mixed" if _where_large(info) else format_size(info.leaf_size).replace(" ", "").removesuffix("iB")
 
 
 def held_table(held: Sequence[HeldRegion]) -> Table:
@@ -93,7 +99,7 @@ def region_fields(info: RegionInfo, now: float, owner: Callable[[int], str]) -> 
         ("address", f"{info.addr:#x}"),
         ("backend", printable(info.backend)),
         ("why", printable(info.reason)),
-        ("leaf", f"{format_size(info.leaf_size)} per last-level page-table entry"),
+        ("leaf", f"{format_size(info.leaf_size)} per last-level page-table entry{_where_large(info)}"),
         ("page tables", f"{format_size(info.page_table_bytes)} per process that touches all of it (arithmetic)"),
         ("memory", _memory(info)),
         ("attached", attached),
@@ -102,9 +108,27 @@ def region_fields(info: RegionInfo, now: float, owner: Callable[[int], str]) -> 
     ]
 
 
+def _where_large(info: RegionInfo) -> str:
+    """Return the part of the region that has leaves of the stated size, if it is not all of the region."""
+    mixed = not info.reserved and info.leaf_size != info.map_unit == PAGE
+    return " where populate has filled whole blocks, else 4 KiB" if mixed else ""
+
+
+def nodes_fields(counts: Mapping[int, int]) -> list[tuple[str, str]]:
+    """Return the bytes on each memory node as pairs of label and text."""
+    return [("node ?" if node < 0 else f"node {node}", format_size(size)) for node, size in counts.items()]
+
+
+def nodes_json(counts: Mapping[int, int]) -> dict[str, int]:
+    """Return the bytes on each memory node as JSON has them; `unknown` if the kernel does not tell the node."""
+    return {"unknown" if node < 0 else str(node): size for node, size in counts.items()}
+
+
 def _memory(info: RegionInfo) -> str:
     """Return what the region takes now, in words."""
     text = f"{format_size(info.memory_bytes)} in pages"
+    if not info.reserved:
+        text += ", not reserved: more comes on first touch or by populate"
     if info.shared_table_bytes is not None:
         text += f", {format_size(info.shared_table_bytes)} in shared page tables"
     if info.charged_bytes is not None:
@@ -128,6 +152,7 @@ def region_json(info: RegionInfo) -> dict[str, Any]:
         "orphan": info.orphan,
         "created": info.created,
         "frozen": info.frozen,
+        "reserved": info.reserved,
         "path": info.path,
         "page_table_bytes": info.page_table_bytes,
         "memory_bytes": info.memory_bytes,

@@ -279,14 +279,101 @@ class BackendConformance:
         assert files() == []
         assert not any(smaps_of(addr) for addr in range(*WINDOW, 1 << 44))
 
-    def test_sparse_only_where_stated(self, backend: str) -> None:
-        if backend_of(backend).capabilities.sparse:
-            with mshare.create("r", 64 * PMD, backend=backend, reserve=False) as region:
-                region.buf[63 * PMD] = 1
-                assert Path(region.info().path).stat().st_blocks * 512 < PMD
-        else:
-            with pytest.raises(mshare.BackendUnavailableError):
-                mshare.create("r", 64 * PMD, backend=backend, reserve=False)
+    def test_memory_that_is_not_reserved_comes_on_touch(self, backend: str) -> None:
+        page = backend_of(backend).capabilities.file_unit
+        with mshare.create("r", 64 * PMD, backend=backend, reserve=False) as region:
+            info = region.info()
+            assert (info.reserved, region.resident()) == (False, page)  # the record's
+            region.buf[63 * PMD] = 1
+            assert Path(info.path).stat().st_blocks * 512 == region.resident() == 2 * page
+            with mshare.attach("r", addr=mshare.ANYWHERE) as other:
+                assert (other.buf[63 * PMD], other.resident()) == (1, 2 * page)
+            assert in_child(lambda: mshare.attach("r", addr=mshare.ANYWHERE).buf[0]).value == 0
+        with mshare.create("full", PMD, backend=backend) as region:
+            assert region.info().reserved
+
+    def test_populate_takes_whole_pages_and_keeps_the_bytes(self, backend: str) -> None:
+        page = backend_of(backend).capabilities.file_unit
+        with mshare.create("r", 8 * PMD + 5, backend=backend, reserve=False) as region:
+            before = region.resident()
+            region.buf[2 * PMD] = 7
+            region.populate(PMD + 1, 2 * PMD)
+            assert region.resident() == before + round_up(2 * PMD + 1, page)
+            region.populate(PMD + 1, 2 * PMD)
+            region.populate(0, 0)
+            assert region.resident() == before + round_up(2 * PMD + 1, page)
+            assert [region.buf[offset] for offset in (PMD, 2 * PMD, 3 * PMD)] == [0, 7, 0]
+            region.populate()
+            assert region.resident() == Path(region.info().path).stat().st_size
+            assert region.buf[2 * PMD] == 7
+            if backend_of(backend).capabilities.leaf_size == PMD != page:
+                assert smaps_of(region.addr)["ShmemPmdMapped"] == 8 * PMD
+
+    def test_discarded_memory_goes_back_and_is_zero_for_everybody(self, backend: str) -> None:
+        page = backend_of(backend).capabilities.file_unit
+        with mshare.create("r", 4 * PMD + 5, backend=backend) as region, mshare.attach("r", readonly=True) as reader:
+            before = region.resident()
+            region.buf[:] = b"\xff" * region.size
+            region.discard(PMD, 2 * PMD) if page == PAGE else region.discard(2 * PMD, 2 * PMD)
+            assert region.resident() == before - 2 * PMD
+            start = PMD if page == PAGE else 2 * PMD
+            places = (start - 1, start, start + 2 * PMD - 1, start + 2 * PMD)
+            assert [reader.buf[place] for place in places] == [255, 0, 0, 255]
+            assert in_child(lambda: mshare.attach("r", addr=mshare.ANYWHERE).buf[start]).value == 0
+            region.discard()
+            assert region.resident() == page
+            assert not any(region.buf[place] for place in (0, start, 4 * PMD, 4 * PMD + 4))
+            region.populate()
+            assert region.resident() == before
+            assert mshare.regions()[0].size == 4 * PMD + 5, "the record is not a part of the region"
+
+    def test_ranges_that_are_not_ones_are_refused(self, backend: str) -> None:
+        page = backend_of(backend).capabilities.file_unit
+        with mshare.create("r", 2 * PMD + 5, backend=backend) as region:
+            region.buf[:] = b"\xff" * region.size
+            before = region.resident()
+            for offset, length in ((1, None), (0, page - 1), (0, page + 1), (page // 2, page)):
+                with pytest.raises(mshare.InvalidSizeError, match="whole pages"):
+                    region.discard(offset, length)
+            for offset, length in ((-1, None), (0, -1), (2 * PMD + 6, None), (1, 2 * PMD + 5)):
+                for call in (region.discard, region.populate):
+                    with pytest.raises(mshare.InvalidSizeError, match="not a range"):
+                        call(offset, length)
+            region.discard(0, 0)
+            assert (bytes(region.buf), region.resident()) == (b"\xff" * region.size, before)
+
+    def test_a_read_only_attachment_neither_takes_memory_nor_gives_it_back(self, backend: str) -> None:
+        mshare.create("r", PMD, backend=backend, reserve=False).close()
+        with mshare.attach("r", readonly=True) as reader:
+            before = reader.resident()
+            for call in (reader.populate, reader.discard):
+                with pytest.raises(mshare.ReadOnlyMappingError, match="attached read-only"):
+                    call()
+            assert reader.resident() == before
+        for closed in (reader.populate, reader.discard, reader.resident):
+            with pytest.raises(mshare.RegionClosedError):
+                closed()
+
+    def test_what_is_sealed_stays(self, backend: str) -> None:
+        with mshare.create_anonymous(PMD + 5, backend=backend, reserve=False) as region:
+            region.buf[0] = 7
+            region.populate(PMD)
+            before = region.resident()
+            region.seal()
+            for call in (region.populate, region.discard):
+                with pytest.raises(mshare.ReadOnlyMappingError):
+                    call()
+            assert (region.buf[0], region.resident()) == (7, before)
+
+    def test_a_range_that_does_not_fit_is_refused_and_takes_nothing(self, backend: str) -> None:
+        size = backend_of(backend).space().free_bytes // PMD * PMD + (64 << 30)
+        with mshare.create("r", size, backend=backend, reserve=False) as region:
+            region.buf[0] = 7
+            before = region.resident()
+            with pytest.raises(mshare.NoSpaceError, match=r"needs up to .*GiB more .* but only .* can be had"):
+                region.populate()
+            assert (region.resident(), region.buf[0]) == (before, 7)
+            region.populate(0, 2 * PMD)
 
     def test_a_fork_keeps_it_and_counts_for_itself(self, backend: str) -> None:
         with mshare.create("r", PMD, backend=backend) as region:

@@ -16,13 +16,14 @@ from .._core.errors import (
     AddressTakenError,
     BackendUnavailableError,
     InvalidArgumentError,
+    InvalidSizeError,
     ReadOnlyMappingError,
     RegionBusyError,
     RegionClosedError,
     RegionExistsError,
     RegionNotFoundError,
 )
-from .._core.geometry import Span
+from .._core.geometry import PAGE, Span
 
 _HINT = "the model says so"
 
@@ -88,9 +89,10 @@ class Seen(tuple[int, bool, tuple[int, ...], bool]):
 class Model:
     """All regions and processes of one world."""
 
-    def __init__(self, *, handle_rights: bool = False) -> None:
-        """`handle_rights`: the field of the backend's `Capabilities`."""
+    def __init__(self, *, handle_rights: bool = False, file_unit: int = PAGE) -> None:
+        """`handle_rights`, `file_unit`: the fields of the backend's `Capabilities`."""
         self.handle_rights = handle_rights
+        self.file_unit = file_unit
         self.names: dict[str, ModelRegion] = {}
         self.processes: dict[int, ModelProcess] = {}
         self._numbers = count(1)
@@ -221,6 +223,29 @@ class Model:
         if attached.readonly:
             raise TypeError("cannot modify read-only memory")
         attached.region.data[offset] = value
+
+    def populate(self, pid: int, number: int, offset: int, length: int | None) -> None:
+        """Give a range memory: no byte changes."""
+        self._writable(pid, number, offset, length)
+        self._with_handle(pid, number)
+
+    def discard(self, pid: int, number: int, offset: int, length: int | None) -> None:
+        """Take the memory of a range away: its bytes are zero."""
+        end = self._writable(pid, number, offset, length)
+        region = self._attached(pid, number).region
+        if offset % self.file_unit or (end % self.file_unit and end != region.size):
+            raise InvalidSizeError("not whole pages", _HINT)
+        region.data = {at: value for at, value in region.data.items() if not offset <= at < end}
+
+    def _writable(self, pid: int, number: int, offset: int, length: int | None) -> int:
+        """Return the end of the range."""
+        attached = self._attached(pid, number)
+        end = attached.region.size if length is None else offset + length
+        if not 0 <= offset <= end <= attached.region.size:
+            raise InvalidSizeError("not a range", _HINT)
+        if attached.readonly:
+            raise ReadOnlyMappingError(attached.region.name, _HINT)
+        return end
 
     def load(self, pid: int, number: int, offset: int) -> int:
         return self._attached(pid, number).region.load(offset)

@@ -222,6 +222,12 @@ class _Servant:
     def store(self, *, number: int, offset: int, value: int) -> None:
         self.regions[number].buf[offset] = value
 
+    def populate(self, *, number: int, offset: int, length: int | None) -> None:
+        self.regions[number].populate(offset, length)
+
+    def discard(self, *, number: int, offset: int, length: int | None) -> None:
+        self.regions[number].discard(offset, length)
+
     def load(self, *, number: int, offset: int) -> int:
         return self.regions[number].buf[offset]
 

@@ -1,7 +1,7 @@
 """A hypothesis state machine: real processes and `mshare.testing.model` do the same, and must get the same results.
 
-Up to four processes over three names create, replace, attach, reattach, store, close, unlink, call `mshare_unlink`,
-fork and are killed.
+Up to four processes over three names create, replace, attach, reattach, store, populate, discard, close, unlink, call
+`mshare_unlink`, fork and are killed.
 After every step three things are compared: the outcome (value or error class), the contents every attachment sees,
 and what `regions()` shows (pids and orphans included) in a process that has nothing attached.
 
@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 )
 
 import mshare
-from mshare._core.geometry import Span
+from mshare._core.geometry import PAGE, PMD, Span
 from mshare._core.roots import directories as roots
 from mshare.testing.model import NAMED, Model, Seen
 
@@ -47,6 +47,10 @@ picks = st.integers(0, 11)
 """The index of a process or an attachment, taken modulo their number."""
 
 
+ranges = st.sampled_from(((0, None), (0, PAGE), (PAGE, None), (0, PMD), (PMD, None), (0, 1), (0, 0)))
+"""(offset, length) in bytes: all, and parts that are pages of some regions."""
+
+
 class RegionMachine(RuleBasedStateMachine):
     """One world, seen twice. Subclasses name the backend, and the source of workers."""
 
@@ -55,8 +59,9 @@ class RegionMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.handle_rights = backend_of(self.backend).capabilities.handle_rights
-        self.model = Model(handle_rights=self.handle_rights)
+        able = backend_of(self.backend).capabilities
+        self.handle_rights = able.handle_rights
+        self.model = Model(handle_rights=able.handle_rights, file_unit=able.file_unit)
         self.workers: dict[int, Worker] = {}
 
     # the world
@@ -91,11 +96,20 @@ class RegionMachine(RuleBasedStateMachine):
     # operations
 
     @precondition(lambda self: self._attached() < MAX_ATTACHED)
-    @rule(which=picks, name=names, size=small_sizes, frozen=st.booleans(), replace=st.booleans())
-    def create(self, which: int, name: str, size: int, frozen: bool, replace: bool) -> None:
+    @rule(
+        which=picks,
+        name=names,
+        size=small_sizes,
+        frozen=st.booleans(),
+        replace=st.booleans(),
+        reserve=st.booleans(),
+    )
+    def create(self, which: int, name: str, size: int, frozen: bool, replace: bool, reserve: bool) -> None:
         worker, number = self._worker(which), self.model.new_number()
         replace = replace and not frozen
-        options: dict[str, Any] = {"frozen": True} if frozen else {"backend": self.backend, "replace": replace}
+        options: dict[str, Any] = {"backend": self.backend, "replace": replace, "reserve": reserve}
+        if frozen:
+            options = {"frozen": True}
         reply = worker.do("create", number=number, name=name, size=size, **options)
         addr = 0 if reply.error else int(reply.value)
         if addr:
@@ -167,6 +181,14 @@ class RegionMachine(RuleBasedStateMachine):
         at = byte_at(offset, self.model.processes[worker.pid].attached[number].region.size)
         reply = worker.do("store", number=number, offset=at, value=value)
         self._compare(reply, lambda: self.model.store(worker.pid, number, at, value))
+
+    @precondition(lambda self: self._attached() > 0)
+    @rule(which=picks, call=st.sampled_from(("populate", "discard")), ends=ranges)
+    def change_memory(self, which: int, call: str, ends: tuple[int, int | None]) -> None:
+        worker, number = self._attachment(which)
+        offset, length = ends
+        reply = worker.do(call, number=number, offset=offset, length=length)
+        self._compare(reply, lambda: getattr(self.model, call)(worker.pid, number, offset, length))
 
     @precondition(lambda self: self._attached() > 0)
     @rule(which=picks, twice=st.booleans())

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from hypothesis import strategies as st
 
 from mshare._core.geometry import PAGE, PMD, PUD, USER_END, WINDOW
-from mshare._core.record import MAGIC, RECORD_SIZE, VERSION, Record, file_size
+from mshare._core.record import FLAG_FROZEN, FLAG_SPARSE, MAGIC, RECORD_SIZE, VERSION, Record, file_size
 from mshare._tools.scan.snapshot import PRIVATE, Area, Filled, Kind, Object, Process, Snapshot, System
 
 names = st.sampled_from(("sga", "säule", "b" * 255))
@@ -59,6 +59,7 @@ def records(draw: st.DrawFn) -> Record:
         backend=draw(st.text("abcdefghijklmnopqrstuvwxyz-_0123456789", min_size=1, max_size=16)),
         reason=draw(st.text(st.characters(codec="utf-8").filter(str.isprintable), max_size=200)),
         frozen=draw(st.booleans()),
+        reserved=draw(st.booleans()),
     )
 
 
@@ -97,7 +98,7 @@ def hostile_pages(draw: st.DrawFn) -> tuple[bytes, int]:
         return bytes(page), length
     fields: dict[str, Any] = {
         "version": VERSION,
-        "flags": int(good.frozen),
+        "flags": FLAG_FROZEN * good.frozen | FLAG_SPARSE * (not good.reserved),
         "size": good.size_bytes,
         "addr": good.addr,
         "leaf": good.leaf_size,

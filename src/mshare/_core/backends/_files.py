@@ -1,5 +1,5 @@
-"""The common part of the backends, whose regions are files under a root. May depend on: backend, linux.descriptors,
-units, geometry, record."""
+"""The common part of the backends, whose regions are files under a root. May depend on: backend, linux, units,
+geometry, record."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 
 from ..backend import Availability, Capabilities, Costs, Progress
 from ..geometry import PAGE, PMD, page_tables, round_up
+from ..linux import libc
 from ..linux.descriptors import Descriptor
 from ..record import Record
 from ..units import MIB
@@ -75,3 +76,23 @@ def reserve(fd: int, length: int, progress: Progress | None) -> None:
         os.posix_fallocate(fd, start, min(_STEP, length - start))
         if progress is not None:
             progress(min(start + _STEP, length), length)
+
+
+def take(fd: int, start: int, end: int) -> None:
+    """Give the bytes from `start` to `end` of the file memory in one call of the kernel, which other programs may see.
+
+    Facts: if fallocate(2) fails on tmpfs, the kernel takes back the pages that the call has made and that nobody has
+    touched, in the same step. A signal makes the call fail, and it would begin again.
+    Consequence: a call per step would leave the steps before the failure, and removing these steps could destroy data
+    that another process has stored in the meantime.
+    Decision: one call, without signals. A kill ends the call, and the kernel cleans up.
+    """
+
+    def call() -> None:
+        while True:
+            try:
+                return libc.fallocate(fd, 0, start, end - start)
+            except InterruptedError:  # stopped and continued, say
+                pass
+
+    libc.without_signals(call)

@@ -13,9 +13,9 @@ import os
 
 from ..backend import Availability, Capabilities, Costs, Progress, Space
 from ..geometry import PAGE, PMD, PUD, page_tables, round_up
-from ..linux import descriptors, libc
+from ..linux import descriptors, libc, mempolicy
 from ..record import file_size
-from ._files import PlainFiles, overridden_root, reserve, writable
+from ._files import PlainFiles, overridden_root, reserve, take, writable
 
 _POOL = "/sys/kernel/mm/hugepages/hugepages-2048kB"
 _DEFAULT = "/dev/hugepages"
@@ -69,10 +69,13 @@ class Hugetlb(PlainFiles):
             return Availability(False, "there are no free 2 MiB pages", "sudo sysctl vm.nr_hugepages=N")
         return Availability(True, f"{self.space().free_bytes // PMD} free 2 MiB pages")
 
-    def space(self) -> Space:
+    def space(self, node: int | None = None) -> Space:
         free_pages = _pool("free_hugepages") - _pool("resv_hugepages")
         free_pages += max(0, _pool("nr_overcommit_hugepages") - _pool("surplus_hugepages"))
         space = Space(free_pages * PMD, "free 2 MiB pages (vm.nr_hugepages)")
+        if node is not None:
+            on_node = Space(mempolicy.free_huge_pages(node) * PMD, f"free 2 MiB pages on node {node}")
+            space = min(space, on_node)
         root = self.root()
         status = os.statvfs(root) if root else None
         if status is None or not status.f_blocks:  # mounted without size=
@@ -97,7 +100,16 @@ class Hugetlb(PlainFiles):
         del addr, mapped
         reserve(fd, length, progress)
 
+    def take(self, fd: int, start: int, end: int, addr: int) -> None:
+        """`fallocate` leaves its pages behind when the pool is empty in the middle. The promise comes first, for all
+        pages or none."""
+        del addr
+        with descriptors.lock:  # a child forked by another thread must not inherit the mapping
+            libc.promise(fd, end - start, start)
+        take(fd, start, end)
+
     def write_record(self, fd: int, length: int, page: bytes) -> None:
+        os.posix_fallocate(fd, length - PMD, PMD)  # in a region without reserved memory, a touch could be SIGBUS
         # hugetlbfs knows read, but not write: the record is written through a mapping of the last huge page.
         # The lock: a child forked by another thread must not inherit the mapping.
         with descriptors.lock, libc.mapped(fd, PMD, offset=length - PMD) as addr:

@@ -18,7 +18,7 @@ from ..errors import InvalidAddressError
 from ..geometry import PAGE, PMD, PUD, USER_END, page_tables, round_up
 from ..linux import ioctl, libc, module
 from ..record import Record
-from ._files import overridden_root, writable
+from ._files import overridden_root, take, writable
 from .shm import Shm
 
 DEFAULT_ROOT = "/sys/fs/mshare"
@@ -87,6 +87,10 @@ class Msharefs(Shm):
             return Availability(False, obstacle, NO_MODULES)
         return Availability(False, "the kernel module mshare is not loaded", _LOAD)
 
+    def take(self, fd: int, start: int, end: int, addr: int) -> None:
+        del addr
+        take(fd, start, end)
+
     def charge(self, length: int) -> int:
         """`size=` bounds pages and page tables together: 0.4 % more than the pages alone. The first page of a 2 MiB
         block pays for two PTE pages, as there are two trees. The first page of a unit pays for two PMD pages and for
@@ -131,6 +135,7 @@ class Msharefs(Shm):
             created_ns=status.st_ctime_ns,  # made then or before: the file system keeps no time of birth
             backend=self.name,
             reason="made by a program without this library",
+            reserved=facts.memory_bytes >= size,
         )
 
     def attached(self, fd: int) -> bool:

@@ -10,9 +10,8 @@ from ..backend import Availability, Space
 from ..geometry import PMD
 from ..linux import memfd
 from ..linux.descriptors import Descriptor
-from ..linux.memory import memory_room
 from .hugetlb import Hugetlb
-from .shm import Shm
+from .shm import Shm, memory_space
 from .thp import Thp
 
 _LABEL = "mshare"
@@ -30,8 +29,8 @@ class ShmMemfd(Shm):
     def availability(self) -> Availability:
         return Availability(True, "memfd needs nothing")
 
-    def space(self) -> Space:
-        return Space(*memory_room())
+    def space(self, node: int | None = None) -> Space:
+        return memory_space(node)
 
 
 class ThpMemfd(ShmMemfd, Thp):

@@ -16,12 +16,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from contextlib import suppress
+from itertools import islice
 
 from .. import limits
 from ..backend import Availability, Capabilities, Offer, Progress
 from ..errors import BackendUnavailableError
-from ..geometry import PAGE, PMD, pick_address
-from ..linux import libc, proc
+from ..geometry import PAGE, PMD, pick_address, round_up
+from ..linux import libc, mempolicy, proc
 from ..linux.descriptors import lock
 from ..units import MIB
 from ._files import reserve
@@ -29,6 +31,10 @@ from .shm import Shm
 
 _STEP = 128 * MIB
 _TRIES = 3
+_MOST_MISSED = 17
+"""Blocks without a 2 MiB page, one after the other, at which `take` tries no more: each try costs a compaction."""
+_MOVED = 2
+"""Of 512 pages, no node has more than one more than another."""
 _TRANSIENT = (errno.EAGAIN, errno.EBUSY, errno.ENOMEM)
 """madvise(2): the page was busy, the memory group was at its limit, no 2 MiB block was free just then."""
 
@@ -41,7 +47,7 @@ class Thp(Shm):
         leaf_size=PMD,
         file_unit=PAGE,
         map_unit=PAGE,
-        sparse=False,
+        sparse=True,
         handle_rights=False,
         shared_tables="none: 4 KiB per process and GiB",
         needs="tmpfs on /dev/shm, Linux 6.1 or newer",
@@ -71,15 +77,71 @@ class Thp(Shm):
 
     def populate(self, fd: int, length: int, addr: int, mapped: int, progress: Progress | None) -> None:
         blocks_end = mapped - mapped % PMD
+        nodes = mempolicy.interleaved()
         for start in range(0, blocks_end, _STEP):
             end = min(start + _STEP, blocks_end)
             for offset in range(start, end, PMD):
-                os.pwrite(fd, b"\0", offset)
+                _write(fd, offset, nodes)
                 ctypes.c_ubyte.from_address(addr + offset).value  # noqa: B018
             _collapse(fd, addr, start, end)
             if progress is not None:
                 progress(end, length)
         reserve(fd, length, None)
+
+    def take(self, fd: int, start: int, end: int, addr: int) -> None:
+        """Small pages come first, in one call for all or none, and are then gathered. Other processes may store into
+        the range, so that the byte of `populate` cannot be written. A block for which the kernel has no 2 MiB page
+        stays in small pages."""
+        super().take(fd, start, end, addr)
+        first, last = round_up(start, PMD), end - end % PMD
+        nodes = mempolicy.interleaved()
+        if len(nodes) > 1:
+            for offset in range(first, last, PMD):
+                _lean(addr + offset, nodes[offset // PMD % len(nodes)])
+        _gather(addr + first, addr + last)
+
+
+def _write(fd: int, offset: int, nodes: tuple[int, ...]) -> None:
+    """Make the first page of a block. `nodes`: those over which this thread's policy spreads pages. The kernel would
+    spread by the number of the page, which is even for each first page: all blocks would lie on one of two nodes."""
+    if len(nodes) > 1:
+        node = nodes[offset // PMD % len(nodes)]
+        mempolicy.under(mempolicy.PREFERRED, (node,), os.pwrite, fd, b"\0", offset)
+    else:
+        os.pwrite(fd, b"\0", offset)
+
+
+def _lean(addr: int, node: int) -> None:
+    """Have the collapse of a block, whose pages are spread evenly, make the huge page on `node`: a collapse takes the
+    node that has most of the block's pages. If pages cannot be moved, the kernel takes any of the nodes."""
+    pages = range(addr, addr + PMD, PAGE)
+    with suppress(OSError):
+        elsewhere = (page for page, there in zip(pages, mempolicy.nodes_of(pages), strict=True) if 0 <= there != node)
+        mempolicy.move(list(islice(elsewhere, _MOVED)), node)
+
+
+def _gather(start: int, end: int) -> None:
+    """Collapse the blocks between two addresses, as far as the kernel has 2 MiB pages."""
+    missed = 0
+    for at in range(start, end, _STEP):
+        step_end = min(at + _STEP, end)
+        if _gathered(at, step_end):
+            continue
+        for block in range(at, step_end, PMD):  # one has failed, and the kernel may have left out those behind it
+            missed = 0 if _gathered(block, block + PMD) else missed + 1
+            if missed == _MOST_MISSED:
+                return
+
+
+def _gathered(start: int, end: int) -> bool:
+    for _ in range(_TRIES):
+        try:
+            libc.madvise(start, end - start, libc.MADV_COLLAPSE)
+            return True
+        except OSError as error:
+            if error.errno not in _TRANSIENT:  # another process has just given the memory back
+                return False
+    return False
 
 
 def _collapse(fd: int, addr: int, start: int, end: int) -> None:

@@ -1,5 +1,6 @@
 """mmap, munmap and madvise at a chosen address, which Python's own `mmap` module cannot do. May depend on: held.
 
+Mappings are made with `MAP_NORESERVE`: on hugetlbfs any other mapping would promise the whole file to itself.
 Each raises `OSError` with the kernel's errno. The callers turn the errors into those of mshare.
 """
 
@@ -7,8 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from . import held
 
@@ -19,8 +21,11 @@ if TYPE_CHECKING:
 PROT_READ, PROT_WRITE = 1, 2
 MAP_SHARED = 0x01
 MAP_FIXED = 0x10
+MAP_NORESERVE = 0x4000
 MAP_FIXED_NOREPLACE = 0x100000
 """Linux 4.17 (commit a4ff8e8620d3): fail with EEXIST instead of replacing the mapping at the address."""
+MADV_REMOVE = 9
+"""Linux 2.6.16: give the memory of a shared mapping's file back to the system. The file keeps its size."""
 MADV_DONTFORK = 10
 MADV_POPULATE_READ = 22
 """Linux 5.14 (commit 4ca9b3859dac): fill the page tables; what would be SIGBUS is EFAULT."""
@@ -40,6 +45,10 @@ _libc.mmap.argtypes = (
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+_SIGSET_WORDS = 16
+"""Words of a sigset_t."""
+_SIG_SETMASK = 2
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
 _FAILED = ctypes.c_void_p(-1).value
 
 
@@ -56,7 +65,7 @@ def mmap_into(at: list[int], fd: int, length: int, *, writable: bool, addr: int 
     the open file description alive, and thereby every lock taken through `fd`, even after `fd` is closed and in forked
     children.
     """
-    flags = MAP_SHARED | (MAP_FIXED_NOREPLACE if addr is not None else 0)
+    flags = MAP_SHARED | MAP_NORESERVE | (MAP_FIXED_NOREPLACE if addr is not None else 0)
     prot = PROT_READ | (PROT_WRITE if writable else 0)
     got = held.take(at, _libc.mmap, (addr, length, prot, flags, fd, offset), unless=_FAILED)
     if got == _FAILED:
@@ -69,7 +78,27 @@ def mmap_into(at: list[int], fd: int, length: int, *, writable: bool, addr: int 
 def remap(fd: int, length: int, *, writable: bool, addr: int) -> None:
     """Put a mapping of `fd` in the place of the one at `addr`, in one step."""
     prot = PROT_READ | (PROT_WRITE if writable else 0)
-    if _libc.mmap(addr, length, prot, MAP_SHARED | MAP_FIXED, fd, 0) == _FAILED:
+    if _libc.mmap(addr, length, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) == _FAILED:
+        raise_errno()
+
+
+def promise(fd: int, length: int, offset: int) -> None:
+    """Have hugetlbfs promise a range of an open file all pages that the range lacks, or none (ENOMEM).
+
+    A shared mapping without `MAP_NORESERVE` does that (`hugetlb_reserve_pages` in mm/hugetlb.c). The file keeps the
+    promise when the mapping is gone.
+    """
+    at: list[int] = []
+    try:
+        if held.take(at, _libc.mmap, (None, length, PROT_READ, MAP_SHARED, fd, offset), unless=_FAILED) == _FAILED:
+            raise_errno()
+    finally:
+        munmap_from(at, length)
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """Call fallocate(2) once. Raises `OSError`: EINTR if a signal has arrived, unlike `os.posix_fallocate`."""
+    if _libc.fallocate(fd, mode, offset, length):
         raise_errno()
 
 
@@ -110,6 +139,18 @@ def mapped(fd: int, length: int, *, addr: int | None = None, offset: int = 0) ->
         yield at[0]
     finally:
         munmap_from(at, length)
+
+
+def without_signals(call: Callable[[], None]) -> None:
+    """Call `call` while this thread takes no signal that can be blocked. Signals that arrive are handled afterwards."""
+    before, every = (ctypes.c_ulong * _SIGSET_WORDS)(), (ctypes.c_ulong * _SIGSET_WORDS)(*[~0] * _SIGSET_WORDS)
+    _libc.pthread_sigmask(_SIG_SETMASK, None, before)
+    restore = partial(_libc.pthread_sigmask, _SIG_SETMASK, before, None)  # one step in C, which no handler interrupts
+    try:
+        _libc.pthread_sigmask(_SIG_SETMASK, every, None)
+        call()
+    finally:
+        restore()
 
 
 def madvise(addr: int, length: int, advice: int) -> None:

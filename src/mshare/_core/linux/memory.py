@@ -1,5 +1,5 @@
-"""The memory that a new region may take without harm to other programs later. May depend on: files, libc, proc,
-procfs, typed."""
+"""The memory that a new region may take without harm to other programs later. May depend on: files, libc,
+mempolicy, proc, procfs, typed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from ..procfs import parse_cgroup
 from ..typed import NamedTuple
+from . import mempolicy
 from .files import read_bytes
 from .libc import free_memory
 from .proc import memory_fields
@@ -121,6 +122,17 @@ def locked_limit() -> int:
 def descriptor_limit() -> int:
     """Return how many descriptors this process may have (`RLIMIT_NOFILE`, `ulimit -n`)."""
     return _limit(resource.RLIMIT_NOFILE) or 0
+
+
+def node_room(node: int) -> Room:
+    """Return the memory that a region of ordinary pages can still take on one memory node.
+
+    The kernel has no `MemAvailable` of a node. The figure is the free memory and the page cache of files in the node's
+    meminfo, less 1/32 of the node's memory: a policy that allows one node calls the OOM killer on the last page.
+    """
+    fields = mempolicy.meminfo(node)
+    usable = fields["MemFree"] + fields["Active(file)"] + fields["Inactive(file)"]
+    return Room(max(0, usable - fields["MemTotal"] // 32), f"memory available on node {node}")
 
 
 def memory_room() -> Room:

@@ -31,7 +31,7 @@ mshare lab sga --picture sga.svg --json
 """
 
 DEFAULT_MECHANISMS = ",".join(each.name for each in MECHANISMS.values() if each.usual)
-_SPARSE = " and ".join(each.name for each in reversed(backends.ALL) if each.capabilities.sparse)
+_SPARSE = ", ".join(each.name for each in reversed(backends.ALL) if each.capabilities.sparse)
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

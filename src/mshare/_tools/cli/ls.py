@@ -21,7 +21,7 @@ def command(as_json: AsJson = False) -> None:
 
     USERS is the number of attached processes that you can see. USERS is `others` if all attached processes are hidden
     from you (another user's or another container's), and `orphan` if no process is attached. LEAF is the size that one
-    last-level page-table entry maps.
+    last-level page-table entry maps; `mixed` is a region on thp whose memory was not reserved.
 
     Below the regions stand those that have no name any more and that processes still hold: older versions of a region
     that has been replaced, and removed regions. Their memory is given back when the last of these processes detaches.
