@@ -209,8 +209,21 @@ def test_gc_takes_what_is_old_and_idle(world: Path) -> None:
 
 def test_sparse_takes_no_memory(world: Path) -> None:
     made = answer("create", "holes", "1T", "--sparse")
-    assert made["size"] == 1 << 40
+    assert (made["size"], made["reserved"]) == (1 << 40, False)
     assert os.stat(made["path"]).st_blocks * 512 <= 8192
+    shown = ok("stat", "holes")
+    assert "not reserved: more comes on first touch or by populate" in shown
+    assert "2 MiB per last-level page-table entry where populate has filled whole blocks" in " ".join(shown.split())
+
+
+def test_memory_on_nodes(world: Path) -> None:
+    made = answer("create", "spread", "4M", "--numa", "interleave")
+    assert (made["size"], made["reserved"]) == (4 << 20, True)
+    shown = answer("stat", "spread", "--nodes")
+    assert sum(shown["nodes"].values()) == shown["memory_bytes"] == (4 << 20) + 4096
+    assert "nodes" not in answer("stat", "spread")
+    assert "node 0" in ok("stat", "spread", "--nodes")
+    assert "node 0" not in ok("stat", "spread")
 
 
 # cp

@@ -18,6 +18,7 @@ EXAMPLES = """
 mshare create sga 1G
 mshare create sga 300G --backend hugetlb --mode 0660
 mshare create scratch 10G --sparse
+mshare create table 64G --numa interleave
 """
 
 
@@ -30,13 +31,19 @@ def command(
     addr: Annotated[
         str | None, typer.Option(metavar="ADDR", help="The address for all processes, like 0x200000000000.")
     ] = None,
-    sparse: Annotated[bool, typer.Option("--sparse", help="Reserve nothing: memory comes on first touch.")] = False,
+    sparse: Annotated[
+        bool, typer.Option("--sparse", help="Reserve nothing: memory comes on first touch, or by Region.populate.")
+    ] = False,
+    numa: Annotated[
+        str | None,
+        typer.Option(metavar="NODE", help="Take all memory from this memory node, or 'interleave': from all in turn."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a region of zeros that stays until somebody removes it.
 
-    All memory of the region is reserved now. The region is an orphan until a process attaches it, and `mshare gc --all`
-    would remove it.
+    All memory of the region is reserved now, unless --sparse is given. The region is an orphan until a process attaches
+    it, and `mshare gc --all` would remove it.
     """
     with (
         bars(f"reserving {printable(name)}") as (step,),
@@ -47,6 +54,7 @@ def command(
             backend=backend,
             addr=None if addr is None else parse_address(addr),
             reserve=not sparse,
+            numa=int(numa) if numa is not None and numa.isdecimal() else numa,
             progress=step,
         ) as region,
     ):
