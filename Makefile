@@ -14,7 +14,7 @@ LINT_PACKAGES := sparse perl xz-utils kmod make gcc-12 gcc libc6-dev libelf1 pah
 VM_PACKAGES := qemu-system-x86 $(LINT_PACKAGES)
 TEST_PACKAGES := postgresql-15 chromium prometheus dkms clang php8.2-fpm nginx stress-ng
 
-.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-start bench-first-use bench-run bench-disturb bench-gpu bench-locks bench-segments bench-postgres bench-postgres-vm bench-kernel compare prove test-cpython test-torch test-postgres-regress clean vm-deps test-deps test-vm test-lab-vm test-kernels test-debug-kernel demo-vm vm-shell
+.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-start bench-first-use bench-run bench-disturb bench-gpu bench-locks bench-segments bench-postgres bench-postgres-vm bench-kernel compare prove test-cpython test-torch test-postgres-regress clean vm-deps test-deps test-vm test-lab-vm test-numa-vm test-kernels test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/bin/mshare:
@@ -182,6 +182,11 @@ test-vm-%: venv vm-deps
 test-lab-vm: venv vm-deps
 	$(VM) run --timeout 900 --env MSHARE_NO_SKIPS=1 -- \
 		$(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider -o timeout=600 tests/integration/test_lab.py
+
+# Not part of `make test`, but of CI: what needs several memory nodes.
+test-numa-vm: venv vm-deps
+	$(VM) run --module --numa 2 --timeout 900 --env MSHARE_NO_SKIPS=1 -- $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider \
+		-o timeout=600 tests/kernel/test_placement.py tests/kernel/test_numa.py
 
 # Not part of `make test`: every supported kernel one after the other, up to an hour of one core, and docs/results/kernels.*.
 test-kernels: venv vm-deps
