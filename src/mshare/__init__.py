@@ -9,8 +9,8 @@ b'hello'
 >>> mshare.unlink("docs-example")
 
 The public parts are `mshare.__all__`, `mshare.shared_memory`, `mshare.numpy`, `mshare.arrow`, `mshare.torch`,
-`mshare.testing`, `mshare.measure`, the command line with its JSON and exit codes, the record in a region's file and the
-kernel ABI (docs/api.md). All else may change in any release.
+`mshare.dask`, `mshare.testing`, `mshare.measure`, the command line with its JSON and exit codes, the record in a
+region's file and the kernel ABI (docs/api.md). All else may change in any release.
 
 May depend on: _core, sync.
 """
@@ -42,6 +42,7 @@ May depend on: _core, sync.
 #   shared_memory    public: the classes of multiprocessing.shared_memory, on regions
 #   numpy, arrow     public: arrays in regions as the files of numpy, tables as streams of Arrow
 #   torch            public: tensors in regions as safetensors files
+#   dask             public: one copy of a file per host of a Dask cluster
 #   measure          public: what processes pay, measured in real processes
 #   testing          public: the reference model, the conformance suite and the state machine, for others' backends
 

@@ -27,7 +27,7 @@ SOURCE = Path(mshare.__file__).parent.parent
 REPOSITORY = Path(__file__).parent.parent.parent
 ROOMS = {"mshare", "mshare._core", "mshare._tools", "mshare._tools.cli", "benchmarks"}
 """Packages that only hold parts. Their sentence is about their `__init__` only."""
-DISTRIBUTIONS = {"mshare.numpy", "mshare.torch"}
+DISTRIBUTIONS = {"mshare.numpy", "mshare.torch", "mshare.dask"}
 """Modules of ours that have the name of a distribution. A sentence that means such a module has its full name."""
 OS_LAYER = {"os", "ctypes", "fcntl", "mmap", "socket", "subprocess", "signal"}
 PURE = re.compile(r"\bPure(?! but)\b")
@@ -147,10 +147,10 @@ def test_a_package_imports_no_more_than_it_says(name: str) -> None:
 
 def test_dependencies_run_one_way() -> None:
     """No module needs itself at its load, and the packages have an order: _core, sync, shared_memory, numpy, arrow,
-    torch, measure, _tools, testing."""
+    torch, dask, measure, _tools, testing."""
     graph = {m.name: {i for i in m.imports() if i in MODULES} - {m.name} for m in MODULES.values()}
     tuple(TopologicalSorter(graph).static_order())
-    libraries = ["mshare.shared_memory", "mshare.numpy", "mshare.arrow", "mshare.torch"]
+    libraries = ["mshare.shared_memory", "mshare.numpy", "mshare.arrow", "mshare.torch", "mshare.dask"]
     rooms = ["mshare._core", "mshare.sync", *libraries, "mshare.measure", "mshare._tools", "mshare.testing"]
     for position, room in enumerate(rooms):
         above = [

@@ -11,6 +11,7 @@ import pytest
 
 import mshare
 import mshare.arrow
+import mshare.dask
 import mshare.measure
 import mshare.numpy
 import mshare.shared_memory
@@ -18,7 +19,7 @@ from tests.helpers.public import SECTIONS, assert_typed_with_docstrings, members
 
 SYNC = (mshare.Lock, mshare.RWLock, mshare.Semaphore, mshare.Event, mshare.Counter)
 CLASSES = (mshare.Region, mshare.Handle, mshare.RegionInfo, mshare.HeldRegion, *SYNC)
-MODULES = (mshare.arrow, mshare.measure, mshare.numpy, mshare.shared_memory)
+MODULES = (mshare.arrow, mshare.dask, mshare.measure, mshare.numpy, mshare.shared_memory)
 """All but `mshare.torch`, which tests/torch looks at."""
 
 

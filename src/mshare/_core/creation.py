@@ -24,7 +24,7 @@ from .errors import (
 )
 from .geometry import PAGE, USER_END, attachment_span, round_up
 from .handle import Handle, fix_size
-from .linux import locks, proc
+from .linux import libc, locks, proc
 from .linux.descriptors import Descriptor
 from .linux.memory import file_size_limit
 from .numa import Numa, Placement
@@ -134,6 +134,12 @@ class Spec(NamedTuple):
     linkable: bool = False
     replace: bool = False
     """The region takes over its name from an older region, if there is one."""
+    lean: bool = False
+    """Pages that were reserved are unmapped from this process at once, so that they do not count as its memory (RSS)
+    while it creates the region. `fill` maps them again. Without effect on hugetlb and msharefs."""
+    announce: Callable[[FileId, Record], None] | None = None
+    """Called with the complete file and its record when the next step gives the file its name. If `announce` raises, no
+    region exists."""
 
     @property
     def label(self) -> str:
@@ -225,10 +231,17 @@ class _Draft:
                 locks.try_read_lock(self.fd, ATTACHED_BYTE)
                 area = _map_new(self.fd, spec, backend, self.owner)
                 if spec.reserve:
-                    placement.run(backend.populate, self.fd, self.length, area.addr, area.length, spec.progress)
+                    progress = _unmapping(area, spec.progress) if self._is_lean else spec.progress
+                    placement.run(backend.populate, self.fd, self.length, area.addr, area.length, progress)
         except BaseException:
             self.end()
             raise
+
+    @property
+    def _is_lean(self) -> bool:
+        """Pages of other backends are not counted (hugetlb), or have tables that belong to the region (msharefs)."""
+        able = self.backend.capabilities
+        return self.spec.lean and able.file_unit == PAGE and not able.is_linked
 
     @property
     def area(self) -> mapping.Mapping:
@@ -270,6 +283,8 @@ class _Draft:
         region = Region(spec.name or "", self.root, os.fstat(self.fd), record, readonly=spec.frozen)
         try:
             self.area.hold(region._attached)
+            if spec.announce is not None:
+                spec.announce(self.area.file, record)
             if spec.name is None:
                 fix_size(self.fd)
                 region._attached.handle = Handle(Descriptor(f"/proc/self/fd/{self.fd}", os.O_RDWR))
@@ -307,6 +322,17 @@ class _Draft:
         """Release the file and the mapping."""
         self.owner.leave()
         self.file.close()
+
+
+def _unmapping(area: mapping.Mapping, progress: Progress | None) -> Progress:
+    """Return a `progress` that unmaps the pages that have been reserved. The file keeps the pages."""
+
+    def unmap(done: int, whole: int) -> None:
+        libc.madvise(area.addr, min(done, area.length), libc.MADV_DONTNEED)
+        if progress is not None:
+            progress(done, whole)
+
+    return unmap
 
 
 def _file_id(fd: int) -> FileId:

@@ -44,6 +44,8 @@ NotAnArrayError    EBADMSG     -                  `numpy`             a region h
 NotATableError     EBADMSG     -                  `arrow`             a region holds no table, or a damaged one
 NotTensorsError    EBADMSG     -                  `torch`             a region or file holds no tensors, or damaged ones
 DeviceError        ENODEV      -                  `torch`             torch cannot use a device, or pin memory for it
+ReplicationError   EIO         -                  `dask`              some hosts of a cluster did not do what was asked
+SourceChangedError  ESTALE     -                  `dask`              two reads of one source gave different bytes
 UnsuitableProgramError  EOPNOTSUPP  -             `preload.program`   the loader would not preload into the program
 
 Every message ends with what the caller can do. Pure. May depend on: nothing.

@@ -24,6 +24,7 @@ MAP_FIXED = 0x10
 MAP_NORESERVE = 0x4000
 MAP_FIXED_NOREPLACE = 0x100000
 """Linux 4.17 (commit a4ff8e8620d3): fail with EEXIST instead of replacing the mapping at the address."""
+MADV_DONTNEED = 4
 MADV_REMOVE = 9
 """Linux 2.6.16: give the memory of a shared mapping's file back to the system. The file keeps its size."""
 MADV_DONTFORK = 10
