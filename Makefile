@@ -86,7 +86,8 @@ bench-scan: venv
 bench-top: venv
 	$(BIN)/python -m benchmarks.top
 
-# 8 workers and a table of 2 GiB: some minutes, and memory for 10 copies of the table. SIZE=256M is a quick run.
+# 8 workers and a table of 2 GiB: some minutes, and memory for 9 copies of the table, or 12 with pickling. SIZE=256M is a
+# quick run. torch and Ray take part where they are installed (the extra `compare`).
 bench-first-use: venv
 	$(BIN)/python -m benchmarks.first_use $(if $(SIZE),--size $(SIZE)) \
 		--json docs/results/first-use.json --markdown docs/results/first-use.md

@@ -140,7 +140,7 @@ def _connect_ray(address: str) -> None:
 
 def _put(place: Place, undo: ExitStack) -> bytes:
     ray = import_module("ray")
-    reference = ray.put(numpy.load(place.file, mmap_mode="r"))
+    reference = ray.put(numpy.asarray(numpy.load(place.file, mmap_mode="r")))  # Ray copies what is not a plain array
     undo.callback(lambda: reference)  # the object lives as long as the reference
     token: bytes = ray.cloudpickle.dumps(reference)
     return token
@@ -338,8 +338,9 @@ def markdown(
 _NOTES = """\
 A mapped file has no provider. Its pages can be dropped when memory is short, and its file system decides whether its
 page tables have 4 KiB leaves. The first use after a restart waits for the disk, which the table above does not show.
-joblib writes the array into a file of its own format in /dev/shm and maps that, as `joblib.Parallel` does. PSS counts
-a page that several processes map once, in equal parts.
+joblib writes the array into a file of its own format in /dev/shm and maps that, as `joblib.Parallel` does. Ray's
+cluster runs, and the workers are connected to it, before the times begin. PSS counts a page that several processes map
+once, in equal parts.
 """
 
 
