@@ -14,7 +14,7 @@ LINT_PACKAGES := sparse perl xz-utils kmod make gcc-12 gcc libc6-dev libelf1 pah
 VM_PACKAGES := qemu-system-x86 $(LINT_PACKAGES)
 TEST_PACKAGES := postgresql-15 chromium prometheus dkms clang php8.2-fpm nginx stress-ng
 
-.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-start bench-first-use bench-run bench-disturb bench-gpu bench-locks bench-segments bench-postgres bench-postgres-vm bench-kernel compare prove test-cpython test-torch test-postgres-regress clean vm-deps test-deps test-vm test-lab-vm test-numa-vm test-kernels test-debug-kernel demo-vm vm-shell
+.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-start bench-first-use bench-dask bench-run bench-disturb bench-gpu bench-locks bench-segments bench-postgres bench-postgres-vm bench-kernel compare prove test-cpython test-torch test-postgres-regress clean vm-deps test-deps test-vm test-lab-vm test-numa-vm test-kernels test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/bin/mshare:
@@ -96,6 +96,11 @@ bench-first-use: venv
 bench-gpu: .venv-torch/.ready
 	.venv-torch/bin/python -m benchmarks.gpu $(if $(SIZE),--size $(SIZE)) \
 		--json docs/results/gpu.json --markdown docs/results/gpu.md
+
+# One copy per host of a Dask cluster beside scatter: 4 workers and a table of 1 GiB, which needs memory for 7 copies.
+bench-dask: venv
+	$(BIN)/python -m benchmarks.replicas $(if $(SIZE),--size $(SIZE)) \
+		--json docs/results/dask.json --markdown docs/results/dask.md
 
 # A lock of mshare beside multiprocessing.Lock and filelock, alone and with 8 and 64 processes: two minutes.
 bench-locks: venv
