@@ -16,6 +16,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import dask
 from distributed import Client, LocalCluster
 
 from tests.helpers.waiting import eventually
@@ -200,6 +201,8 @@ def cluster(directory: Path, *, network: bool = True) -> Iterator[Cluster]:
     with ExitStack() as undo:
         if network:
             undo.enter_context(own_network())
+        # The scheduler tries for so long to connect to a worker that has just been killed; by default for 30 s.
+        undo.enter_context(dask.config.set({"distributed.comm.timeouts.connect": "5s"}))
         yield Cluster(directory, undo, home=HOME if network else "127.0.0.1")
 
 

@@ -290,15 +290,16 @@ def test_a_name_dropped_while_it_is_loaded(pair: Cluster, server: Server, told: 
     """The workers hear of it at once, or ask the scheduler in the end, as a worker does whose connection was lost."""
     server.gate.clear()
     drop = mshare.dask.drop if told else lambda client, name: client.sync(client.scheduler.mshare_drop, name=name)
-    with beside(mshare.dask.replicate, pair.client, NAME, server.url) as result:
-        eventually(lambda: len(server.reads) == 2)
-        with beside(drop, pair.client, NAME) as dropped:
-            eventually(lambda: mshare.dask.status(pair.client) == [])
-            server.gate.set()
-            dropped.result(timeout=90)
-        with pytest.raises(mshare.RegionBusyError, match="dropped"):
-            result.result(timeout=90)
-    assert [host.files() for host in pair.hosts] == [[], [], []]
+    with more(pair):  # the only worker of its host: nobody cleans up after it
+        with beside(mshare.dask.replicate, pair.client, NAME, server.url) as result:
+            eventually(lambda: len(server.reads) == 3)
+            with beside(drop, pair.client, NAME) as dropped:
+                eventually(lambda: mshare.dask.status(pair.client) == [])
+                server.gate.set()
+                dropped.result(timeout=90)
+            with pytest.raises(mshare.RegionBusyError, match="dropped"):
+                result.result(timeout=90)
+        assert [host.files() for host in pair.hosts] == [[], [], []]
 
 
 def test_nobody_can_write_to_a_copy(pair: Cluster, server: Server) -> None:
