@@ -66,7 +66,15 @@ def nodes(region: mshare.Region, start: int = 0, end: int = SIZE) -> list[int]:
 
 
 def assert_spread(found: list[int], backend: str) -> None:
-    """All nodes have as much, in turn, by pages of the leaf size."""
+    """All nodes have as much, in turn, by pages of the leaf size.
+
+    On msharefs the page tables that the thread makes in between take their turns as well.
+    """
+    if backend == "msharefs":
+        counts = Counter(found)
+        assert set(counts) == set(range(oracle.NODES))
+        assert max(counts.values()) - min(counts.values()) < len(found) / 50
+        return
     assert Counter(found) == {node: len(found) // oracle.NODES for node in range(oracle.NODES)}
     leaf = backend_of(backend).capabilities.leaf_size // backend_of(backend).capabilities.file_unit
     firsts = found[::leaf]
@@ -144,7 +152,10 @@ def test_stat_shows_the_nodes(world: Path, capsys: pytest.CaptureFixture[str]) -
     mshare.unlink("r")
 
 
-def test_pages_that_nobody_has_touched_have_a_node(backend: str) -> None:
+def test_pages_that_nobody_has_touched_have_a_node(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On shm in several looks, as at a region of several GiB: tmpfs tells such pages as holes."""
+    if backend == "shm":
+        monkeypatch.setattr(extent, "PUD", PMD)
     with mshare.create("r", SIZE + PAGE, backend=backend, numa=1) as region:
         assert extent.by_node("r") == {1: region.resident()}
         if backend == "hugetlb":
