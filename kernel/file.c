@@ -43,6 +43,14 @@ ssize_t mshare_read_iter(struct kiocb *iocb, struct iov_iter *to)
 	return done ?: err;
 }
 
+/* What came, or came back, need not be faulted in; failing that, it is. */
+void mshare_refill(struct inode *inode, pgoff_t first, pgoff_t last)
+{
+	filemap_invalidate_lock_shared(inode->i_mapping);
+	mshare_fill_range(MSHARE_I(inode), first, last);
+	filemap_invalidate_unlock_shared(inode->i_mapping);
+}
+
 /*
  * Give up the bytes of [@start, @end], and tables that nobody needs; with
  * @shrink the file ends at @start.  Under the inode lock.
@@ -50,6 +58,8 @@ ssize_t mshare_read_iter(struct kiocb *iocb, struct iov_iter *to)
 static int mshare_discard(struct inode *inode, loff_t start, loff_t end, bool shrink)
 {
 	pgoff_t first = DIV_ROUND_UP(start, PAGE_SIZE), beyond = (end + 1) >> PAGE_SHIFT;
+	pgoff_t head = round_down(start >> PAGE_SHIFT, BLOCK_PAGES);
+	pgoff_t tail = round_down(end >> PAGE_SHIFT, BLOCK_PAGES);
 	struct address_space *mapping = inode->i_mapping;
 	struct mshare_inode *mi = MSHARE_I(inode);
 	int err = 0;
@@ -59,16 +69,25 @@ static int mshare_discard(struct inode *inode, loff_t start, loff_t end, bool sh
 		err = -EACCES;
 		goto unlock_mapping;
 	}
-	/* First the size: a fault that waits for the lock then sees the end. */
+	/* What is to be split must not be reached, even where the bytes stay. */
+	if (mshare_block_has_large(mi, head))
+		first = head;
+	if (mshare_block_has_large(mi, tail))
+		beyond = tail + BLOCK_PAGES;
+	if (first < beyond)
+		mshare_remove(mi, first, beyond - 1);
+	mshare_drop_range(inode, start, end);
+	/* A fault that waits for the lock will see the end. */
 	if (shrink)
 		i_size_write(inode, start);
-	if (first < beyond)
-		mshare_restrict(mi, first, beyond - 1, MSHARE_PROT_NONE);
-	mshare_drop_range(inode, start, end);
 	mshare_sweep(mi, start >> PAGE_SHIFT, min(end, MSHARE_MAX_BYTES - 1) >> PAGE_SHIFT);
 	atomic64_inc(&mi->generation);
 unlock_mapping:
 	filemap_invalidate_unlock(mapping);
+	if (!err && mi->had_huge) {
+		mshare_refill(inode, head, head + BLOCK_PAGES - 1);
+		mshare_refill(inode, tail, tail + BLOCK_PAGES - 1);
+	}
 	return err;
 }
 
@@ -82,12 +101,13 @@ static void mshare_undo(struct inode *inode, pgoff_t first, pgoff_t last)
 }
 
 /* The page, and its leaves written; failing that, the first touch writes them. */
-static struct page *mshare_have_page(struct inode *inode, pgoff_t index, gfp_t gfp, s64 *prepaid)
+static struct page *mshare_have_page(struct inode *inode, pgoff_t index, pgoff_t end, gfp_t gfp,
+				     s64 *prepaid)
 {
 	struct page *page;
 
 	filemap_invalidate_lock_shared(inode->i_mapping);
-	page = mshare_get_page(inode, index, gfp, prepaid);
+	page = mshare_get_page(inode, index, end, gfp, prepaid);
 	if (!IS_ERR(page))
 		mshare_fill_page(MSHARE_I(inode), index, page);
 	filemap_invalidate_unlock_shared(inode->i_mapping);
@@ -113,7 +133,8 @@ static ssize_t mshare_write_pages(struct kiocb *iocb, struct iov_iter *from)
 			err = -EACCES;
 			break;
 		}
-		page = mshare_have_page(inode, index, mapping_gfp_mask(inode->i_mapping), NULL);
+		page = mshare_have_page(inode, index, mshare_end(mi),
+					mapping_gfp_mask(inode->i_mapping), NULL);
 		if (IS_ERR(page)) {
 			err = PTR_ERR(page);
 			break;
@@ -150,7 +171,7 @@ static int mshare_reserve(struct inode *inode, loff_t offset, loff_t len)
 	struct address_space *mapping = inode->i_mapping;
 	struct mshare_inode *mi = MSHARE_I(inode);
 	pgoff_t first = offset >> PAGE_SHIFT;
-	pgoff_t last = (offset + len - 1) >> PAGE_SHIFT;
+	pgoff_t last = (offset + len - 1) >> PAGE_SHIFT, old_end = mshare_end(mi);
 	/* Running out must be an error to this caller, not an OOM kill. */
 	gfp_t gfp = mapping_gfp_mask(mapping) | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
 	struct page *page;
@@ -167,21 +188,28 @@ static int mshare_reserve(struct inode *inode, loff_t offset, loff_t len)
 	filemap_invalidate_unlock_shared(mapping);
 	if (err)
 		return err;
-	for (index = first; index <= last && !err; index++) {
-		page = mshare_have_page(inode, index, gfp, &prepaid);
+	for (index = first; index <= last && !err; ) {
+		page = mshare_have_page(inode, index, max(old_end, last + 1), gfp, &prepaid);
 		if (IS_ERR(page)) {
 			err = PTR_ERR(page);
 			break;
 		}
+		index = folio_next_index(page_folio(page));
 		put_page(page);
 		err = mshare_pause();
 	}
 	mshare_uncharge(mi, prepaid);
-	if (err)
+	if (err) {
 		mshare_undo(inode, first, last);
-	else if (offset + len > i_size_read(inode))
+		return err;
+	}
+	if (offset + len > i_size_read(inode)) {
 		mshare_set_size(inode, offset + len);
-	return err;
+		/* The leaf of a block could not be written while the end was before it. */
+		if (mi->had_huge)
+			mshare_refill(inode, old_end, last);
+	}
+	return 0;
 }
 
 static long mshare_fallocate(struct file *file, int mode, loff_t offset, loff_t len)

@@ -30,6 +30,7 @@ struct inode *mshare_new_inode(struct super_block *sb, umode_t mode)
 		/* Pages stay where they are: keep them out of movable zones. */
 		mapping_set_gfp_mask(inode->i_mapping, GFP_HIGHUSER);
 		mapping_set_unevictable(inode->i_mapping);
+		mapping_set_large_folios(inode->i_mapping);
 	}
 	return inode;
 }
@@ -49,6 +50,8 @@ static struct inode *mshare_new_region(struct inode *dir, const struct qstr *nam
 		return inode;
 	}
 	inode_init_owner(&nop_mnt_idmap, inode, dir, mode | S_IFREG);
+	MSHARE_I(inode)->huge = READ_ONCE(MSHARE_SB(dir->i_sb)->huge) == MSHARE_HUGE_ALWAYS &&
+				mshare_has_huge();
 	err = security_inode_init_security(inode, dir, name, NULL, NULL);
 	if (err && err != -EOPNOTSUPP) {
 		iput(inode);

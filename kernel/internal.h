@@ -12,7 +12,6 @@
 #include <linux/pagemap.h>
 #include <linux/rbtree.h>
 #include <linux/sched/signal.h>
-#include <linux/semaphore.h>
 #include <linux/spinlock.h>
 #include <linux/xarray.h>
 #include "uapi/linux/msharefs.h"
@@ -25,11 +24,12 @@
  *					may be added, attachments linked;
  *					exclusive: they are taken away, and the
  *					state of the region changes
+ *   block lock (a region has 8)	who makes a page of 2 MiB
  *   folio lock				held by the kernel when it tells of a
  *					memory error
  *   table_lock of the region		which trees and PTE pages there are
- *   walk_lock of the region		the kernel walks the attachments on our
- *					behalf, or a link is cut
+ *   i_mmap_rwsem of the mapping	the kernel walks the attachments, or a
+ *					link is cut
  *   mshare_map.lock			the links of one attachment
  *   mm->page_table_lock		one PUD entry
  *   maps_lock of the region		its set of attachments
@@ -57,6 +57,12 @@ enum mshare_tree { MSHARE_TREE_RW, MSHARE_TREE_RO, MSHARE_NR_TREES };
 #define BLOCK_PAGES		BIT(BLOCK_PAGE_SHIFT)
 #define UNIT_BLOCKS		(UNIT_PAGES / BLOCK_PAGES)
 
+/* Whether a block gets one page of 2 MiB: no region's, a region's that asked, each region's. */
+enum mshare_huge { MSHARE_HUGE_NEVER, MSHARE_HUGE_ADVISE, MSHARE_HUGE_ALWAYS };
+
+/* Who makes a page of 2 MiB waits for others of the same block, seldom for others. */
+#define BLOCK_LOCKS		8
+
 struct mshare_sb_info {
 	atomic64_t used_pages;		/* charged, <= max_pages */
 	s64 max_pages;			/* size=: pages and page tables together */
@@ -65,7 +71,8 @@ struct mshare_sb_info {
 	umode_t mode;			/* of the root directory */
 	kuid_t uid;
 	kgid_t gid;
-	bool has_mode, has_uid, has_gid;	/* the options were given */
+	enum mshare_huge huge;		/* huge=, of regions that are made from now on */
+	bool has_mode, has_uid, has_gid, has_huge;	/* the options were given */
 	struct mutex bases_lock;	/* the bases of all regions */
 	struct list_head bases;		/* reserved: mshare_inode.base_node by base */
 };
@@ -104,7 +111,11 @@ struct mshare_inode {
 	struct rb_root maps_by_mm;
 	struct rb_root_cached maps_by_page;
 	u32 attachments, processes;	/* read anywhere */
-	struct semaphore walk_lock;	/* see mshare_cut_links() */
+	struct mutex block_locks[BLOCK_LOCKS];
+	bool huge;			/* a new block is one page, if it can be; inode lock */
+	bool had_huge;			/* some block was one page */
+	atomic_long_t huge_pages;	/* blocks that are one page */
+	atomic64_t huge_fallbacks;	/* blocks that should have been one, and are not */
 	atomic64_t charged;		/* pages of used_pages that are this region's */
 	atomic_long_t table_pages;
 	atomic64_t generation;
@@ -122,6 +133,18 @@ static inline struct mshare_inode *MSHARE_I(struct inode *inode)
 static inline struct mshare_sb_info *MSHARE_SB(struct super_block *sb)
 {
 	return sb->s_fs_info;
+}
+
+/* The first page beyond the end of the file. */
+static inline pgoff_t mshare_end(struct mshare_inode *mi)
+{
+	return DIV_ROUND_UP_ULL(i_size_read(&mi->vfs_inode), PAGE_SIZE);
+}
+
+/* Can this kernel have folios of 2 MiB? */
+static inline bool mshare_has_huge(void)
+{
+	return IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE);
 }
 
 /* Between two steps of something long: 0 or -EINTR. */
@@ -150,8 +173,9 @@ int mshare_charge(struct mshare_inode *mi, s64 pages, s64 *prepaid);
 void mshare_uncharge(struct mshare_inode *mi, s64 pages);
 int mshare_charge_inode(struct super_block *sb);
 s64 mshare_count_missing(struct mshare_inode *mi, pgoff_t first, pgoff_t last);
-struct page *mshare_get_page(struct inode *inode, pgoff_t index, gfp_t gfp,
+struct page *mshare_get_page(struct inode *inode, pgoff_t index, pgoff_t end, gfp_t gfp,
 			     s64 *prepaid);
+bool mshare_block_has_large(struct mshare_inode *mi, pgoff_t index);
 void mshare_drop_range(struct inode *inode, loff_t start, loff_t end);
 bool mshare_wait_for_references(struct mshare_inode *mi);
 
@@ -160,6 +184,7 @@ extern const struct file_operations mshare_file_operations;
 extern const struct inode_operations mshare_file_inode_operations;
 
 ssize_t mshare_read_iter(struct kiocb *iocb, struct iov_iter *to);
+void mshare_refill(struct inode *inode, pgoff_t first, pgoff_t last);
 
 /* handle.c */
 bool mshare_is_handle(struct file *file);
@@ -181,9 +206,10 @@ int mshare_fill_page(struct mshare_inode *mi, pgoff_t index, struct page *page);
 int mshare_fill_range(struct mshare_inode *mi, pgoff_t first, pgoff_t last);
 void mshare_restrict(struct mshare_inode *mi, pgoff_t first, pgoff_t last,
 		     unsigned int prot);
+void mshare_remove(struct mshare_inode *mi, pgoff_t first, pgoff_t last);
 void mshare_hide_page(struct mshare_inode *mi, pgoff_t index);
-int mshare_charge_page(struct mshare_inode *mi, pgoff_t index, s64 *prepaid);
-void mshare_uncharge_page(struct mshare_inode *mi, pgoff_t index);
+int mshare_charge_pages(struct mshare_inode *mi, pgoff_t index, s64 pages, s64 *prepaid);
+void mshare_uncharge_pages(struct mshare_inode *mi, pgoff_t index, s64 pages, s64 *prepaid);
 s64 mshare_count_tables(struct mshare_inode *mi, pgoff_t first, pgoff_t last);
 void mshare_sweep(struct mshare_inode *mi, pgoff_t first, pgoff_t last);
 unsigned int mshare_page_prot(struct mshare_inode *mi, pgoff_t index);

@@ -16,7 +16,8 @@ static long mshare_ioctl_info(struct file *file, void __user *arg)
 		.abi		= MSHARE_ABI,
 		.flags		= (mtree_empty(&mi->prot) ? 0 : MSHARE_INFO_PROTECTED) |
 				  (mshare_sealed(mi) ? MSHARE_INFO_SEALED : 0) |
-				  (mshare_is_handle(file) ? MSHARE_INFO_MAP_ONLY : 0),
+				  (mshare_is_handle(file) ? MSHARE_INFO_MAP_ONLY : 0) |
+				  (READ_ONCE(mi->huge) ? MSHARE_INFO_HUGE : 0),
 		.size		= i_size_read(inode),
 		.base		= READ_ONCE(mi->base),
 		.unit_bytes	= MSHARE_UNIT,
@@ -27,6 +28,8 @@ static long mshare_ioctl_info(struct file *file, void __user *arg)
 		.attachments	= READ_ONCE(mi->attachments),
 		.processes	= READ_ONCE(mi->processes),
 		.charged_bytes	= atomic64_read(&mi->charged) * PAGE_SIZE,
+		.huge_pages	= atomic_long_read(&mi->huge_pages),
+		.huge_fallbacks	= atomic64_read(&mi->huge_fallbacks),
 	};
 
 	return copy_to_user(arg, &info, sizeof(info)) ? -EFAULT : 0;
@@ -71,14 +74,6 @@ static int mshare_may_control(struct file *file)
 	return 0;
 }
 
-/* What came back need not be faulted in again; failing that, it is. */
-static void mshare_refill(struct inode *inode, pgoff_t first, pgoff_t last)
-{
-	filemap_invalidate_lock_shared(inode->i_mapping);
-	mshare_fill_range(MSHARE_I(inode), first, last);
-	filemap_invalidate_unlock_shared(inode->i_mapping);
-}
-
 static long mshare_ioctl_protect(struct file *file, void __user *arg)
 {
 	struct inode *inode = file_inode(file);
@@ -110,6 +105,11 @@ static long mshare_ioctl_protect(struct file *file, void __user *arg)
 	filemap_invalidate_lock(inode->i_mapping);
 	err = mshare_protect_pages(MSHARE_I(inode), first, last, request.prot);
 	filemap_invalidate_unlock(inode->i_mapping);
+	if (!err && MSHARE_I(inode)->had_huge) {
+		/* The rest of a block may have lost its leaf. */
+		first = round_down(first, BLOCK_PAGES);
+		last |= BLOCK_PAGES - 1;
+	}
 	if (!err)
 		mshare_refill(inode, first, last);
 unlock_inode:
@@ -166,6 +166,33 @@ static long mshare_ioctl_seal(struct file *file)
 	return err;
 }
 
+static long mshare_ioctl_huge(struct file *file, void __user *arg)
+{
+	struct inode *inode = file_inode(file);
+	struct mshare_inode *mi = MSHARE_I(inode);
+	u32 huge;
+	long err;
+
+	err = mshare_may_control(file);
+	if (err)
+		return err;
+	if (copy_from_user(&huge, arg, sizeof(huge)))
+		return -EFAULT;
+	if (huge > 1)
+		return -EINVAL;
+	if (huge && (!mshare_has_huge() ||
+		     READ_ONCE(MSHARE_SB(inode->i_sb)->huge) == MSHARE_HUGE_NEVER))
+		return -EOPNOTSUPP;
+	inode_lock(inode);
+	err = -EPERM;
+	if (!mshare_sealed(mi)) {
+		WRITE_ONCE(mi->huge, huge);
+		err = 0;
+	}
+	inode_unlock(inode);
+	return err;
+}
+
 static long mshare_ioctl_handle(struct file *file, void __user *arg)
 {
 	u32 flags;
@@ -190,6 +217,8 @@ long mshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return mshare_ioctl_set_base(file, argp);
 	case MSHARE_IOC_SEAL:
 		return mshare_ioctl_seal(file);
+	case MSHARE_IOC_HUGE:
+		return mshare_ioctl_huge(file, argp);
 	case MSHARE_IOC_HANDLE:
 		return mshare_ioctl_handle(file, argp);
 	}

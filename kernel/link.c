@@ -197,10 +197,8 @@ void mshare_flush_attached(struct mshare_inode *mi)
 /* Let the kernel tell every second MMU over an attachment that a range has changed. */
 void mshare_walk_attached(struct mshare_inode *mi, pgoff_t first, pgoff_t last)
 {
-	down(&mi->walk_lock);
 	unmap_mapping_range(mi->vfs_inode.i_mapping, (loff_t)first << PAGE_SHIFT,
 			    (loff_t)(last - first + 1) << PAGE_SHIFT, 1);
-	up(&mi->walk_lock);
 }
 
 /* Under the invalidate lock, exclusively: no attachment is added. */
@@ -371,34 +369,52 @@ bool mshare_link_unit(struct vm_area_struct *vma, unsigned long addr)
 }
 
 /*
- * Cut all links of a map for good, and flush.
+ * Keep everybody from walking the attachments of a file.
  *
- * Facts: a holder of i_mmap_rwsem of the file may walk these tables, from
- * another process and without the mmap lock: our own unmap_mapping_range().  A
- * walker looks at the PUD entry twice, to check it and to follow it.  The
- * walker relies on upper entries to stay until the VMA has left i_mmap.
+ * Facts: a holder of i_mmap_rwsem may walk these tables, from another process
+ * and without the mmap lock: our own unmap_mapping_range(), and the kernel when
+ * a folio is split, although no process has it mapped.  A walker looks at the
+ * PUD entry twice, to check it and to follow it.  The walker relies on upper
+ * entries to stay until the VMA has left i_mmap.
  * Consequence: a walker whose entry became none in between would walk page
  * frame 0.
- * Decision: wait until nobody walks; a later walker finds none from the
- * start.  From present to present (linked, parked) an entry may change at any
- * time.
+ * Decision: while nobody walks an entry becomes none; a later walker finds none
+ * from the start.  From present to present (linked, parked) an entry may change
+ * at any time.
  * Facts: lockdep would see a cycle here.  A cut comes from inside
- * invalidate_range_start; a walk calls invalidate_range_start.  But the
- * event of the walk never cuts, so nobody waits in a circle.
- * Decision: walk_lock is a semaphore, which lockdep does not look at.
+ * invalidate_range_start; a walk calls invalidate_range_start.  But the event
+ * of a walk never cuts, and the senders of the event that cuts hold no
+ * i_mmap_rwsem (docs/audit.md), so nobody waits in a circle.
+ * Decision: lockdep does not look.
  */
+static void mshare_stop_walks(struct address_space *mapping)
+{
+	lockdep_off();
+	i_mmap_lock_write(mapping);
+	lockdep_on();
+}
+
+static void mshare_allow_walks(struct address_space *mapping)
+{
+	lockdep_off();
+	i_mmap_unlock_write(mapping);
+	lockdep_on();
+}
+
+/* Cut all links of a map for good, and flush. */
 static void mshare_cut_links(struct mshare_map *map)
 {
+	struct address_space *mapping = map->mi->vfs_inode.i_mapping;
 	bool was_dead;
 
-	down(&map->mi->walk_lock);
+	mshare_stop_walks(mapping);
 	spin_lock(&map->lock);
 	was_dead = map->dead;
 	map->dead = true;
 	if (!was_dead)
 		mshare_set_links(map, 0, ULONG_MAX, MSHARE_CUT);
 	spin_unlock(&map->lock);
-	up(&map->mi->walk_lock);
+	mshare_allow_walks(mapping);
 	if (!was_dead)
 		mshare_flush_mm(map->notifier.mm);
 }
@@ -507,24 +523,24 @@ static int mshare_watch(struct mshare_map *map)
  * for a mapping that was not attached, or apply_to_page_range() below did.  It
  * has no leaves.  Under the mmap lock for writing.
  *
- * Facts: a mapping that was not attached is in i_mmap all the same, so that our
- * own unmap_mapping_range() may stand in that table; see mshare_cut_links().
+ * Facts: a mapping that was not attached is in i_mmap all the same, so that
+ * others may stand in that table; see mshare_stop_walks().
  */
 static void mshare_drop_private(struct vm_area_struct *vma, pud_t *pud)
 {
-	struct mshare_inode *mi = MSHARE_I(vma->vm_file->f_mapping->host);
+	struct address_space *mapping = vma->vm_file->f_mapping;
 	struct mm_struct *mm = vma->vm_mm;
 	unsigned int nr_ptes;
 	pmd_t *table = NULL;
 
-	down(&mi->walk_lock);
+	mshare_stop_walks(mapping);
 	spin_lock(&mm->page_table_lock);
 	if (!pud_none(*pud)) {
 		table = pud_pgtable(*pud);
 		set_pud(pud, __pud(0));
 	}
 	spin_unlock(&mm->page_table_lock);
-	up(&mi->walk_lock);
+	mshare_allow_walks(mapping);
 	if (!table)
 		return;
 	mshare_flush_mm(mm);

@@ -94,15 +94,19 @@ int mshare_charge_inode(struct super_block *sb)
 	return mshare_take(&sbi->used_inodes, 1, READ_ONCE(sbi->max_inodes));
 }
 
-/* Pages of [first, last] that the region has. */
+/* Pages of [first, last] that the region has.  A folio may begin before, and end after it. */
 static s64 mshare_count_pages(struct address_space *mapping, pgoff_t first, pgoff_t last)
 {
 	struct folio_batch batch;
+	pgoff_t next = first;
+	unsigned int i;
 	s64 count = 0;
 
 	folio_batch_init(&batch);
-	while (filemap_get_folios(mapping, &first, last, &batch)) {
-		count += folio_batch_count(&batch);
+	while (filemap_get_folios(mapping, &next, last, &batch)) {
+		for (i = 0; i < folio_batch_count(&batch); i++)
+			count += min(last, folio_next_index(batch.folios[i]) - 1) -
+				 max(first, batch.folios[i]->index) + 1;
 		folio_batch_release(&batch);
 		cond_resched();
 	}
@@ -118,10 +122,86 @@ s64 mshare_count_missing(struct mshare_inode *mi, pgoff_t first, pgoff_t last)
 
 /* ---- pages come and go ---- */
 
+/*
+ * May the block of a page be one page?  @end is the first page that will be
+ * beyond the file.
+ *
+ * Facts: a call that makes a file grow gives back what it made when it fails.
+ * A folio across the old end could only be given back in part, and that fails
+ * if somebody holds it.
+ */
+static bool mshare_wants_block(struct mshare_inode *mi, pgoff_t index, pgoff_t end)
+{
+	pgoff_t first = round_down(index, BLOCK_PAGES), beyond = first + BLOCK_PAGES;
+	pgoff_t old = mshare_end(mi);
+
+	return READ_ONCE(mi->huge) && beyond <= end && !(first < old && old < beyond);
+}
+
+/*
+ * Make a block that has no page yet as one page; NULL if that cannot be, which
+ * is counted, or if the block has pages by now.
+ *
+ * Facts: a folio that no process has mapped, as far as the kernel counts, and
+ * that has no reference but the page cache's, can be split by others: by
+ * MADV_COLD of a part of it from a read-only attachment, by soft offline, by
+ * debugfs.
+ * Consequence: get_user_pages() on our leaf would take references of the folio
+ * of the block's first page, for pages that are not in that folio any more.
+ * Decision: a region holds a reference of its own to each folio of several
+ * pages.  mshare_drop_range() gives it up, when no leaf leads there any more.
+ */
+static struct page *mshare_make_block(struct inode *inode, pgoff_t index, gfp_t gfp, s64 *prepaid)
+{
+	pgoff_t first = round_down(index, BLOCK_PAGES);
+	loff_t start = (loff_t)first << PAGE_SHIFT;
+	struct address_space *mapping = inode->i_mapping;
+	struct mshare_inode *mi = MSHARE_I(inode);
+	struct mutex *lock = mi->block_locks + (first >> BLOCK_PAGE_SHIFT) % BLOCK_LOCKS;
+	struct page *page = NULL;
+	struct folio *folio;
+	int err;
+
+	if (!(gfp & __GFP_RETRY_MAYFAIL))
+		gfp |= __GFP_NORETRY;
+	gfp |= __GFP_NOWARN | __GFP_NOMEMALLOC;
+	mutex_lock(lock);
+	if (filemap_range_has_page(mapping, start, start + PMD_SIZE - 1))
+		goto unlock;
+	err = mshare_charge_pages(mi, index, BLOCK_PAGES, prepaid);
+	if (err)
+		goto count;
+	err = -ENOMEM;
+	folio = mshare_alloc_folio(gfp | __GFP_ZERO, BLOCK_PAGE_SHIFT);
+	if (folio) {
+		folio_mark_uptodate(folio);
+		WRITE_ONCE(mi->had_huge, true);
+		err = filemap_add_folio(mapping, folio, first, gfp);
+	}
+	if (err) {
+		if (folio)
+			folio_put(folio);
+		mshare_uncharge_pages(mi, index, BLOCK_PAGES, prepaid);
+		goto count;
+	}
+	folio_get(folio);	/* the region's */
+	folio_mark_dirty(folio);
+	folio_unlock(folio);
+	atomic_long_inc(&mi->huge_pages);
+	page = folio_page(folio, index - first);
+count:
+	if (err && err != -EEXIST)
+		atomic64_inc(&mi->huge_fallbacks);
+unlock:
+	mutex_unlock(lock);
+	return page;
+}
+
 /**
  * mshare_get_page - find or make a page of a region
  * @inode: the region
  * @index: which page
+ * @end: the first page beyond the file, as it will be
  * @gfp: how to allocate
  * @prepaid: pages already charged, of which some are taken; or NULL to charge
  *
@@ -129,11 +209,12 @@ s64 mshare_count_missing(struct mshare_inode *mi, pgoff_t first, pgoff_t last)
  * holds the invalidate lock of the mapping.  Returns the page with a
  * reference, or an error pointer.
  */
-struct page *mshare_get_page(struct inode *inode, pgoff_t index, gfp_t gfp,
+struct page *mshare_get_page(struct inode *inode, pgoff_t index, pgoff_t end, gfp_t gfp,
 			     s64 *prepaid)
 {
 	struct address_space *mapping = inode->i_mapping;
 	struct mshare_inode *mi = MSHARE_I(inode);
+	bool single = !mshare_wants_block(mi, index, end);
 	struct folio *folio;
 	struct page *page;
 	int err;
@@ -143,11 +224,18 @@ struct page *mshare_get_page(struct inode *inode, pgoff_t index, gfp_t gfp,
 		if (page)
 			return page;
 
-		err = mshare_charge_page(mi, index, prepaid);
+		if (!single) {
+			single = true;
+			page = mshare_make_block(inode, index, gfp, prepaid);
+			if (page)
+				return page;
+			continue;
+		}
+		err = mshare_charge_pages(mi, index, 1, prepaid);
 		if (err)
 			return ERR_PTR(err);
 		err = -ENOMEM;
-		folio = mshare_alloc_folio(gfp | __GFP_ZERO);
+		folio = mshare_alloc_folio(gfp | __GFP_ZERO, 0);
 		if (folio) {
 			folio_mark_uptodate(folio);
 			err = filemap_add_folio(mapping, folio, index, gfp);
@@ -158,24 +246,178 @@ struct page *mshare_get_page(struct inode *inode, pgoff_t index, gfp_t gfp,
 			}
 			folio_put(folio);
 		}
-		mshare_uncharge_page(mi, index);
+		mshare_uncharge_pages(mi, index, 1, prepaid);
 		if (err != -EEXIST)
 			return ERR_PTR(err);
 	}
 }
 
+/* Has the block of a page a folio of several pages? */
+bool mshare_block_has_large(struct mshare_inode *mi, pgoff_t index)
+{
+	pgoff_t first = round_down(index, BLOCK_PAGES), last = first + BLOCK_PAGES - 1;
+	struct folio_batch batch;
+	bool found = false;
+	unsigned int i;
+
+	if (!mi->had_huge)
+		return false;
+	folio_batch_init(&batch);
+	while (!found && filemap_get_folios(mi->vfs_inode.i_mapping, &first, last, &batch)) {
+		for (i = 0; i < folio_batch_count(&batch) && !found; i++)
+			found = folio_test_large(batch.folios[i]);
+		folio_batch_release(&batch);
+	}
+	return found;
+}
+
+/* Does the end of the file cut this folio? */
+static bool mshare_cut_by_end(struct mshare_inode *mi, struct folio *folio)
+{
+	return folio->index < mshare_end(mi) && mshare_end(mi) < folio_next_index(folio);
+}
+
 /*
- * Remove the pages of [@start, @end] (bytes; @end inclusive, -1 for all) and
- * clear the parts of pages at its ends.  The caller holds the inode lock and
- * the invalidate lock, so that nothing is added in the meantime, and has
- * unmapped the range; or it is evicting the inode.
+ * Take the region's reference to each folio of several pages in a range, or
+ * give it up; except for one that the end of the file cuts, unless @cut.
+ */
+static void mshare_hold_large(struct mshare_inode *mi, pgoff_t first, pgoff_t last, bool hold,
+			      bool cut)
+{
+	struct folio_batch batch;
+	unsigned int i;
+
+	folio_batch_init(&batch);
+	while (filemap_get_folios(mi->vfs_inode.i_mapping, &first, last, &batch)) {
+		for (i = 0; i < folio_batch_count(&batch); i++) {
+			struct folio *folio = batch.folios[i];
+
+			if (!folio_test_large(folio) || (!cut && mshare_cut_by_end(mi, folio)))
+				continue;
+			if (hold)
+				folio_get(folio);
+			else
+				folio_put(folio);
+			if (folio_order(folio) == BLOCK_PAGE_SHIFT)
+				atomic_long_add(hold ? 1 : -1, &mi->huge_pages);
+		}
+		folio_batch_release(&batch);
+		cond_resched();
+	}
+}
+
+/*
+ * Remove the bytes of [@start, @end], which lie in one block.
+ *
+ * Facts: kernels split a folio that a truncation covers in part.  That fails if
+ * somebody holds a page of it (a device, a pipe, a read(2) under way); then the
+ * part is cleared, and the memory stays.  From 6.15 on the pieces have several
+ * sizes, and when a second split fails, at the other end of the range, or the
+ * first one half-way, pages outside the range are thrown away (truncate.c).  A
+ * call for one page, or a part of one, takes that page or clears it, and no
+ * other.
+ * Facts: a split takes pages beyond i_size out, and counts them in a way that
+ * fails for pages that are never written back.
+ * Decision: page by page, if the block has a folio of several pages.  i_size
+ * does not change before.  A folio across the end of the file keeps the
+ * region's reference, so that it cannot be split, and is cleared.
+ */
+static void mshare_drop_part(struct inode *inode, loff_t start, loff_t end)
+{
+	pgoff_t first = round_down(start >> PAGE_SHIFT, BLOCK_PAGES);
+	struct mshare_inode *mi = MSHARE_I(inode);
+
+	if (!mshare_block_has_large(mi, first)) {
+		truncate_inode_pages_range(inode->i_mapping, start, end);
+		return;
+	}
+	mshare_hold_large(mi, first, first + BLOCK_PAGES - 1, false, false);
+	while (start <= end) {
+		loff_t stop = min(end, start | (loff_t)~PAGE_MASK);
+
+		truncate_inode_pages_range(inode->i_mapping, start, stop);
+		start = stop + 1;
+		cond_resched();
+	}
+	mshare_hold_large(mi, first, first + BLOCK_PAGES - 1, true, false);
+}
+
+/*
+ * Facts: the allocator keeps a bad page out when it is freed by itself, not
+ * when it is freed as a part of a larger one.
+ * Decision: cut the bad pages off first, each by itself.
+ */
+static void mshare_drop_bad(struct inode *inode, pgoff_t index)
+{
+	pgoff_t beyond = round_down(index, BLOCK_PAGES) + BLOCK_PAGES;
+
+	for (; index < beyond; index++) {
+		loff_t pos = (loff_t)index << PAGE_SHIFT;
+		struct page *page = find_get_page(inode->i_mapping, index);
+		bool bad = page && PageHWPoison(page);
+
+		if (page)
+			put_page(page);
+		if (bad)
+			truncate_inode_pages_range(inode->i_mapping, pos, pos + PAGE_SIZE - 1);
+	}
+}
+
+/* Remove whole blocks. */
+static void mshare_drop_blocks(struct inode *inode, loff_t start, loff_t end)
+{
+	pgoff_t first = start >> PAGE_SHIFT, last = end >> PAGE_SHIFT, next = first;
+	struct mshare_inode *mi = MSHARE_I(inode);
+	struct folio_batch batch;
+	unsigned int i;
+
+	mshare_hold_large(mi, first, last, false, true);
+	folio_batch_init(&batch);
+	while (filemap_get_folios(inode->i_mapping, &next, last, &batch)) {
+		pgoff_t bad[ARRAY_SIZE(batch.folios)];
+		unsigned int n = 0;
+
+		for (i = 0; i < folio_batch_count(&batch); i++) {
+			struct folio *folio = batch.folios[i];
+
+			if (folio_test_large(folio) && folio_test_has_hwpoisoned(folio) &&
+			    !mshare_cut_by_end(mi, folio))
+				bad[n++] = folio->index;
+		}
+		folio_batch_release(&batch);	/* or they could not be split */
+		while (n--)
+			mshare_drop_bad(inode, bad[n]);
+		cond_resched();
+	}
+	truncate_inode_pages_range(inode->i_mapping, start, end);
+}
+
+/*
+ * Remove the pages of [@start, @end] (bytes, @end inclusive) and clear the parts
+ * of pages at its ends.  The caller holds the inode lock and the invalidate
+ * lock, so that nothing is added in the meantime, and has unmapped the range,
+ * and the rest of blocks that have folios of several pages; or it is evicting
+ * the inode.
  */
 void mshare_drop_range(struct inode *inode, loff_t start, loff_t end)
 {
-	unsigned long before = inode->i_mapping->nrpages;
+	loff_t from = round_up(start, PMD_SIZE), to = round_down(end + 1, PMD_SIZE);
+	struct address_space *mapping = inode->i_mapping;
+	unsigned long before = mapping->nrpages;
 
-	truncate_inode_pages_range(inode->i_mapping, start, end);
-	mshare_uncharge(MSHARE_I(inode), before - inode->i_mapping->nrpages);
+	if (!MSHARE_I(inode)->had_huge) {
+		truncate_inode_pages_range(mapping, start, end);
+	} else if (from > to) {
+		mshare_drop_part(inode, start, end);
+	} else {
+		if (start < from)
+			mshare_drop_part(inode, start, from - 1);
+		if (from < to)
+			mshare_drop_blocks(inode, from, to - 1);
+		if (to <= end)
+			mshare_drop_part(inode, to, end);
+	}
+	mshare_uncharge(MSHARE_I(inode), before - mapping->nrpages);
 }
 
 /* ---- references ---- */
@@ -204,10 +446,15 @@ static void mshare_drain_lists(void)
 	cpus_read_unlock();
 }
 
-/* The page cache's reference, and ours.  memory_failure() never lets go of a bad page. */
+/*
+ * Has anybody a reference but the page cache, this look, and, to several pages,
+ * the region?  memory_failure() never lets go of a bad page.
+ */
 static bool mshare_referenced(struct folio *folio)
 {
-	return folio_ref_count(folio) != 2 && !folio_test_hwpoison(folio);
+	int ours = folio_nr_pages(folio) + 1 + folio_test_large(folio);
+
+	return folio_ref_count(folio) != ours && !folio_test_hwpoison(folio);
 }
 
 static bool mshare_wait_for_folio(struct folio *folio, unsigned int *round)

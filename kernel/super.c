@@ -34,7 +34,7 @@ static void mshare_evict_inode(struct inode *inode)
 
 	/* No mapping is left, so nothing links to these tables any more. */
 	mshare_trees_free(mi);
-	mshare_drop_range(inode, 0, -1);
+	mshare_drop_range(inode, 0, MSHARE_TO_END);
 	truncate_inode_pages_final(inode->i_mapping);
 	mshare_uncharge(mi, atomic64_read(&mi->charged));
 	mshare_set_base(mi, 0);
@@ -61,6 +61,13 @@ static int mshare_statfs(struct dentry *dentry, struct kstatfs *buf)
 	return 0;
 }
 
+static const struct constant_table mshare_huge_words[] = {
+	{ "never",	MSHARE_HUGE_NEVER },
+	{ "advise",	MSHARE_HUGE_ADVISE },
+	{ "always",	MSHARE_HUGE_ALWAYS },
+	{}
+};
+
 static int mshare_show_options(struct seq_file *m, struct dentry *root)
 {
 	struct mshare_sb_info *sbi = MSHARE_SB(root->d_sb);
@@ -73,6 +80,8 @@ static int mshare_show_options(struct seq_file *m, struct dentry *root)
 		seq_printf(m, ",uid=%u", from_kuid_munged(&init_user_ns, sbi->uid));
 	if (!gid_eq(sbi->gid, GLOBAL_ROOT_GID))
 		seq_printf(m, ",gid=%u", from_kgid_munged(&init_user_ns, sbi->gid));
+	if (READ_ONCE(sbi->huge) != MSHARE_HUGE_NEVER)
+		seq_printf(m, ",huge=%s", mshare_huge_words[READ_ONCE(sbi->huge)].name);
 	return 0;
 }
 
@@ -85,7 +94,7 @@ static const struct super_operations mshare_super_ops = {
 	.show_options	= mshare_show_options,
 };
 
-enum { OPT_SIZE, OPT_MODE, OPT_UID, OPT_GID, OPT_NR_INODES };
+enum { OPT_SIZE, OPT_MODE, OPT_UID, OPT_GID, OPT_NR_INODES, OPT_HUGE };
 
 static const struct fs_parameter_spec mshare_parameters[] = {
 	fsparam_string("size",		OPT_SIZE),
@@ -93,6 +102,7 @@ static const struct fs_parameter_spec mshare_parameters[] = {
 	fsparam_u32("uid",		OPT_UID),
 	fsparam_u32("gid",		OPT_GID),
 	fsparam_u32("nr_inodes",	OPT_NR_INODES),
+	fsparam_enum("huge",		OPT_HUGE,	mshare_huge_words),
 	{}
 };
 
@@ -142,6 +152,12 @@ static int mshare_parse_param(struct fs_context *fc, struct fs_parameter *param)
 		if (!result.uint_32)
 			return invalfc(fc, "bad nr_inodes");
 		sbi->max_inodes = result.uint_32;
+		return 0;
+	case OPT_HUGE:
+		if (result.uint_32 != MSHARE_HUGE_NEVER && !mshare_has_huge())
+			return invalfc(fc, "this kernel has no transparent huge pages");
+		sbi->huge = result.uint_32;
+		sbi->has_huge = true;
 		return 0;
 	}
 	return -EINVAL;
@@ -201,6 +217,8 @@ static int mshare_reconfigure(struct fs_context *fc)
 		WRITE_ONCE(sbi->max_pages, new->max_pages);
 	if (new->max_inodes)
 		WRITE_ONCE(sbi->max_inodes, new->max_inodes);
+	if (new->has_huge)
+		WRITE_ONCE(sbi->huge, new->huge);
 	return 0;
 }
 

@@ -23,20 +23,62 @@ pmd_t *mshare_parking;
 
 static pgprot_t mshare_leaf_prot[MSHARE_NR_TREES] __ro_after_init;
 
+/*
+ * With 2 MiB pages (huge=) a PMD entry of a tree can be the leaf of a block.
+ * What holds then:
+ * 1. The region has a reference of its own to each folio of several pages in
+ *    its page cache (mshare_make_block()).
+ * 2. It gives that reference up under the inode lock and the invalidate lock,
+ *    exclusively, when no leaf leads to the folio and all CPUs are flushed.
+ * 3. i_size shrinks after the pages beyond are gone, or cleared.
+ * 4. Pages are dirty all the time: the kernel would throw a clean folio away
+ *    that it cannot split.
+ * 5. huge_fault never falls back: the kernel would split our leaf as one of its
+ *    own.
+ * 6. A PMD entry goes from leaf or table to none, and after a flush to the other.
+ * A leaf of a block is there only while the block lies inside the file, is one
+ * folio, and has the same rights everywhere.
+ */
+
 static pmd_t *mshare_leaf_pmd(pmd_t *table, pgoff_t index)
 {
 	return table + (index >> BLOCK_PAGE_SHIFT) % PTRS_PER_PMD;
+}
+
+/* What an entry of mi->prot means. */
+static unsigned int mshare_entry_prot(enum mshare_state state, void *entry)
+{
+	if (entry)
+		return xa_to_value(entry);
+	return state == MSHARE_SEALED ? MSHARE_PROT_READ : MSHARE_PROT_READWRITE;
 }
 
 /* MSHARE_PROT_* of one page.  Exact under the inode lock or the invalidate lock. */
 unsigned int mshare_page_prot(struct mshare_inode *mi, pgoff_t index)
 {
 	enum mshare_state state = READ_ONCE(mi->state);
-	void *entry = state == MSHARE_OPEN ? NULL : mtree_load(&mi->prot, index);
 
-	if (entry)
-		return xa_to_value(entry);
-	return state == MSHARE_SEALED ? MSHARE_PROT_READ : MSHARE_PROT_READWRITE;
+	return mshare_entry_prot(state,
+				 state == MSHARE_OPEN ? NULL : mtree_load(&mi->prot, index));
+}
+
+/* Has every page of a block these rights?  Under the invalidate lock. */
+static bool mshare_block_has_prot(struct mshare_inode *mi, pgoff_t first, unsigned int prot)
+{
+	MA_STATE(mas, &mi->prot, first, first);
+	bool same;
+
+	if (mi->state == MSHARE_OPEN)
+		return true;
+	rcu_read_lock();
+	do {
+		same = mshare_entry_prot(mi->state, mas_walk(&mas)) == prot;
+		if (!same || mas.last >= first + BLOCK_PAGES - 1)
+			break;
+		mas_set(&mas, mas.last + 1);
+	} while (true);
+	rcu_read_unlock();
+	return same;
 }
 
 /* May every page of the range be written?  Under the invalidate lock. */
@@ -61,6 +103,16 @@ static pte_t mshare_leaf(struct page *page, enum mshare_tree tree, unsigned int 
 	return pte_mkyoung(mk_pte(page, mshare_leaf_prot[MSHARE_TREE_RO]));
 }
 
+static pmd_t mshare_block_leaf(struct folio *folio, enum mshare_tree tree, unsigned int prot)
+{
+	unsigned long pfn = folio_pfn(folio);
+
+	if (tree == MSHARE_TREE_RW && prot == MSHARE_PROT_READWRITE)
+		return pmd_mkyoung(pmd_mkdirty(pmd_mkhuge(pfn_pmd(pfn,
+			mshare_leaf_prot[MSHARE_TREE_RW]))));
+	return pmd_mkyoung(pmd_mkhuge(pfn_pmd(pfn, mshare_leaf_prot[MSHARE_TREE_RO])));
+}
+
 /* ---- table pages ---- */
 
 static void mshare_free_rcu(struct rcu_head *head)
@@ -79,6 +131,28 @@ static void mshare_free_pte_page(struct page *table)
 {
 	mshare_pte_dtor(table);
 	call_rcu(&table->rcu_head, mshare_free_rcu);
+}
+
+static void mshare_free_taken_rcu(struct rcu_head *head)
+{
+	struct page *table = container_of(head, struct page, rcu_head);
+
+	mshare_pte_dtor(table);
+	__free_page(table);
+}
+
+/*
+ * PTE pages that were in use when they were taken away.
+ *
+ * Facts: a walker that found the page before may still take its lock.
+ * Decision: the lock goes with the page, in the callback.
+ */
+static void mshare_free_taken(struct list_head *taken)
+{
+	struct page *page, *next;
+
+	list_for_each_entry_safe(page, next, taken, lru)
+		call_rcu(&page->rcu_head, mshare_free_taken_rcu);
 }
 
 static void mshare_free_pmd_page(pmd_t *table)
@@ -123,7 +197,7 @@ static int mshare_make_ptes(struct mshare_inode *mi, pmd_t *pmd)
 static int mshare_fill_leaf(struct mshare_inode *mi, pmd_t *table, pgoff_t index,
 			    struct page *page, pte_t leaf)
 {
-	pmd_t *pmd = mshare_leaf_pmd(table, index);
+	pmd_t *pmd = mshare_leaf_pmd(table, index), entry;
 	spinlock_t *ptl;	/* of the table page */
 	pte_t *pte;
 	int err;
@@ -133,8 +207,12 @@ static int mshare_fill_leaf(struct mshare_inode *mi, pmd_t *table, pgoff_t index
 		if (err)
 			return err;
 	}
-	pte = (pte_t *)pmd_page_vaddr(READ_ONCE(*pmd)) + index % PTRS_PER_PTE;
-	ptl = pte_lockptr(NULL, pmd);
+	entry = READ_ONCE(*pmd);
+	/* A leaf: the file has grown, and another filled the block as a whole. */
+	if (pmd_none(entry) || pmd_leaf(entry))
+		return 0;
+	pte = (pte_t *)pmd_page_vaddr(entry) + index % PTRS_PER_PTE;
+	ptl = pte_lockptr(NULL, &entry);
 	spin_lock(ptl);
 	if (!PageHWPoison(page)) {
 		if (pte_none(*pte))
@@ -147,40 +225,100 @@ static int mshare_fill_leaf(struct mshare_inode *mi, pmd_t *table, pgoff_t index
 }
 
 /*
- * Write the leaves of one page into every tree there is, so that no other
- * process has to fault for it.  The caller holds the invalidate lock and a
- * reference to the page.
+ * Write one leaf for a block, into a slot that has no table; whether the slot
+ * has such a leaf.
+ *
+ * Facts: one address may never have translations of two sizes (AMD erratum
+ * 383).  Kernels before 6.5 read a PMD entry twice on the way to a PTE.
+ * Consequence: from a table to a leaf, and back, a slot must be none, and
+ * flushed, in between.
+ * Decision: a table stays until something takes all leaves of the block away.
  */
-int mshare_fill_page(struct mshare_inode *mi, pgoff_t index, struct page *page)
+static bool mshare_fill_block(struct mshare_inode *mi, pmd_t *table, struct folio *folio,
+			      pmd_t leaf)
+{
+	pmd_t *pmd = mshare_leaf_pmd(table, folio->index);
+	spinlock_t *ptl = pmd_lockptr(NULL, pmd);
+	bool done;
+
+	spin_lock(ptl);
+	done = pmd_leaf(*pmd) || (pmd_none(*pmd) && !folio_test_has_hwpoisoned(folio));
+	if (done && pmd_none(*pmd))
+		atomic64_inc(&mi->filled);
+	if (done && (pmd_none(*pmd) || (pmd_write(leaf) && !pmd_write(*pmd))))
+		set_pmd_at(NULL, 0, pmd, leaf);
+	spin_unlock(ptl);
+	return done;
+}
+
+/* May one leaf map the whole block of a page?  Under the invalidate lock. */
+static bool mshare_is_block(struct mshare_inode *mi, struct folio *folio, unsigned int prot)
+{
+	return folio_order(folio) == BLOCK_PAGE_SHIFT &&
+	       folio_next_index(folio) <= mshare_end(mi) &&
+	       mshare_block_has_prot(mi, folio->index, prot);
+}
+
+/* Returns a negative error, 1 if the leaves are those of the whole block, or 0. */
+static int mshare_fill_trees(struct mshare_inode *mi, pgoff_t index, struct page *page)
 {
 	unsigned int prot = mshare_page_prot(mi, index);
+	struct folio *folio = page_folio(page);
+	bool block, whole;
 	enum mshare_tree tree;
 	int err = 0;
 
-	if (prot == MSHARE_PROT_NONE)
+	/* The end of the file can cut a folio that could not be split. */
+	if (prot == MSHARE_PROT_NONE || (folio_test_large(folio) && index >= mshare_end(mi)))
 		return 0;
+	block = mshare_is_block(mi, folio, prot);
+	whole = block;
 	for (tree = 0; tree < MSHARE_NR_TREES && !err; tree++) {
 		pmd_t *table = mshare_unit_tree(mi, index, tree);
 
-		if (table)
-			err = mshare_fill_leaf(mi, table, index, page,
-					       mshare_leaf(page, tree, prot));
+		if (!table || (block && mshare_fill_block(mi, table, folio,
+							  mshare_block_leaf(folio, tree, prot))))
+			continue;
+		whole = false;
+		err = mshare_fill_leaf(mi, table, index, page, mshare_leaf(page, tree, prot));
 	}
-	return err;
+	return err ?: whole;
+}
+
+/*
+ * Write the leaves of one page, or of its block, into every tree there is, so
+ * that no other process has to fault for it.  The caller holds the invalidate
+ * lock and a reference to the page.
+ */
+int mshare_fill_page(struct mshare_inode *mi, pgoff_t index, struct page *page)
+{
+	return min(0, mshare_fill_trees(mi, index, page));
+}
+
+static int mshare_fill_folio(struct mshare_inode *mi, struct folio *folio, pgoff_t first,
+			     pgoff_t last)
+{
+	pgoff_t index = max(first, folio->index);
+	int filled = 0;
+
+	last = min(last, folio_next_index(folio) - 1);
+	for (; index <= last && !filled; index++)
+		filled = mshare_fill_trees(mi, index, folio_page(folio, index - folio->index));
+	return min(0, filled);
 }
 
 /* Write the leaves of all pages there are in a range.  Under the invalidate lock. */
 int mshare_fill_range(struct mshare_inode *mi, pgoff_t first, pgoff_t last)
 {
 	struct folio_batch batch;
+	pgoff_t next = first;
 	int err = 0;
 	unsigned int i;
 
 	folio_batch_init(&batch);
-	while (!err && filemap_get_folios(mi->vfs_inode.i_mapping, &first, last, &batch)) {
+	while (!err && filemap_get_folios(mi->vfs_inode.i_mapping, &next, last, &batch)) {
 		for (i = 0; i < folio_batch_count(&batch) && !err; i++)
-			err = mshare_fill_page(mi, batch.folios[i]->index,
-					       folio_page(batch.folios[i], 0));
+			err = mshare_fill_folio(mi, batch.folios[i], first, last);
 		folio_batch_release(&batch);
 		err = err ?: mshare_pause();
 	}
@@ -252,6 +390,23 @@ static bool mshare_restrict_leaf(pte_t *pte, unsigned int prot)
 	return true;
 }
 
+/* The same for the leaf of a block, which goes if only a part of the block is to change. */
+static bool mshare_restrict_block(pmd_t *pmd, bool whole, unsigned int prot)
+{
+	spinlock_t *ptl = pmd_lockptr(NULL, pmd);
+	bool lost;
+
+	spin_lock(ptl);
+	lost = !whole || prot == MSHARE_PROT_NONE ||
+	       (prot == MSHARE_PROT_READ && pmd_write(*pmd));
+	if (lost && whole && prot == MSHARE_PROT_READ)
+		pmdp_set_wrprotect(NULL, 0, pmd);
+	else if (lost)
+		pmdp_huge_get_and_clear(NULL, 0, pmd);
+	spin_unlock(ptl);
+	return lost;
+}
+
 static bool mshare_restrict_table(pmd_t *table, pgoff_t index, pgoff_t last, unsigned int prot)
 {
 	bool lost = false;
@@ -262,8 +417,12 @@ static bool mshare_restrict_table(pmd_t *table, pgoff_t index, pgoff_t last, uns
 		spinlock_t *ptl;	/* of the table page */
 		pte_t *ptes;
 
-		if (pmd_none(READ_ONCE(*pmd))) {
+		if (pmd_leaf(READ_ONCE(*pmd)))
+			lost |= mshare_restrict_block(pmd, stop - index == PTRS_PER_PTE - 1, prot);
+		if (pmd_none(READ_ONCE(*pmd)) || pmd_leaf(READ_ONCE(*pmd)) ||
+		    prot == MSHARE_PROT_READWRITE) {
 			index = stop + 1;
+			cond_resched();
 			continue;
 		}
 		ptes = (pte_t *)pmd_page_vaddr(*pmd);
@@ -298,11 +457,68 @@ static bool mshare_restrict_trees(struct mshare_inode *mi, pgoff_t first, pgoff_
 }
 
 /*
- * Bring the leaves of a range down to MSHARE_PROT_READ or _NONE, everywhere,
- * now.  After _NONE the pages may be freed.
- * The caller holds the invalidate lock exclusively, so that nobody fills in
- * the meantime.
+ * Take the PTE page of a block out of a tree, with its leaves.
  *
+ * Facts: from 6.5 on the kernel's walkers look at the PMD entry again once they
+ * have the lock of the PTE page, and read in an RCU section: the kernel itself
+ * takes PTE pages of files away like this, for huge pages.
+ * Decision: take them there; the caller flushes, then frees them by RCU.  On
+ * older kernels a PTE page stays as long as its unit is attached.
+ */
+static bool mshare_take_table(struct mshare_inode *mi, pmd_t *pmd, struct list_head *taken)
+{
+	spinlock_t *pml, *ptl;
+	struct page *page;
+	unsigned int i;
+	pte_t *ptes;
+
+	if (!MSHARE_TABLES_MAY_GO || pmd_none(READ_ONCE(*pmd)) ||
+	    pmd_leaf(READ_ONCE(*pmd)))
+		return false;
+	page = pmd_pgtable(*pmd);
+	ptes = (pte_t *)pmd_page_vaddr(*pmd);
+	pml = pmd_lockptr(NULL, pmd);
+	ptl = pte_lockptr(NULL, pmd);
+	spin_lock(pml);
+	spin_lock_nested(ptl, SINGLE_DEPTH_NESTING);
+	for (i = 0; i < PTRS_PER_PTE; i++)
+		if (!pte_none(ptes[i]))
+			ptep_get_and_clear(NULL, 0, ptes + i);
+	pmd_clear(pmd);
+	spin_unlock(ptl);
+	spin_unlock(pml);
+	list_add(&page->lru, taken);
+	atomic_long_dec(&mi->table_pages);
+	return true;
+}
+
+/* The same for all blocks that lie in a range; whether there was any. */
+static bool mshare_take_tables(struct mshare_inode *mi, pgoff_t first, pgoff_t last,
+			       struct list_head *taken)
+{
+	struct mshare_unit *unit;
+	bool took = false;
+	unsigned long n;
+
+	first = round_up(first, BLOCK_PAGES);
+	last = round_down(last + 1, BLOCK_PAGES);
+	xa_for_each_range(&mi->units, n, unit, first >> UNIT_PAGE_SHIFT, last >> UNIT_PAGE_SHIFT) {
+		pgoff_t end = min(last, (n + 1) << UNIT_PAGE_SHIFT);
+		enum mshare_tree tree;
+
+		for (tree = 0; tree < MSHARE_NR_TREES; tree++) {
+			pgoff_t index = max(first, n << UNIT_PAGE_SHIFT);
+			pmd_t *table = unit->tree[tree];
+
+			for (; table && index < end; index += BLOCK_PAGES)
+				took |= mshare_take_table(mi, mshare_leaf_pmd(table, index), taken);
+		}
+		cond_resched();
+	}
+	return took;
+}
+
+/*
  * Facts: the flush reaches CPUs.  A second MMU over an attached process (a KVM
  * guest with a region as its memory) holds no reference to the page, and hears
  * of changes through the mmu_notifiers of that process only.
@@ -313,12 +529,70 @@ static bool mshare_restrict_trees(struct mshare_inode *mi, pgoff_t first, pgoff_
  * from the walk.  tmpfs pays the same.  (Devices with shared virtual addresses
  * are not reached that way; mshare_mmap() refuses processes that have one.)
  */
-void mshare_restrict(struct mshare_inode *mi, pgoff_t first, pgoff_t last, unsigned int prot)
+static void mshare_flush_range(struct mshare_inode *mi, pgoff_t first, pgoff_t last)
 {
-	if (!mshare_restrict_trees(mi, first, last, prot))
-		return;
 	mshare_flush_attached(mi);
 	mshare_walk_attached(mi, first, last);
+}
+
+/*
+ * Bring the leaves of a range down to MSHARE_PROT_READ or _NONE, everywhere,
+ * now.  After _NONE the pages may be freed.  The leaf of a block goes if the
+ * range has a part of the block only, whatever @prot is.
+ * The caller holds the invalidate lock exclusively, so that nobody fills in
+ * the meantime.
+ */
+void mshare_restrict(struct mshare_inode *mi, pgoff_t first, pgoff_t last, unsigned int prot)
+{
+	if (mshare_restrict_trees(mi, first, last, prot))
+		mshare_flush_range(mi, first, last);
+}
+
+/* The same with MSHARE_PROT_NONE; PTE pages that have become empty go, where they may. */
+void mshare_remove(struct mshare_inode *mi, pgoff_t first, pgoff_t last)
+{
+	LIST_HEAD(taken);
+	bool lost;
+
+	mutex_lock(&mi->table_lock);	/* mshare_hide_page() looks at tables */
+	lost = mshare_restrict_trees(mi, first, last, MSHARE_PROT_NONE);
+	lost |= mshare_take_tables(mi, first, last, &taken);
+	mutex_unlock(&mi->table_lock);
+	if (lost)
+		mshare_flush_range(mi, first, last);
+	mshare_free_taken(&taken);
+}
+
+/*
+ * Let the caller's filling give a block its own leaf again, if it is one page
+ * and has the same rights everywhere.  Under the invalidate lock, exclusively.
+ */
+static void mshare_gather(struct mshare_inode *mi, pgoff_t first, pgoff_t last)
+{
+	struct folio_batch batch;
+	LIST_HEAD(taken);
+	unsigned int i;
+
+	if (!mi->had_huge || !MSHARE_TABLES_MAY_GO)
+		return;
+	folio_batch_init(&batch);
+	mutex_lock(&mi->table_lock);
+	while (filemap_get_folios(mi->vfs_inode.i_mapping, &first, last, &batch)) {
+		for (i = 0; i < folio_batch_count(&batch); i++) {
+			struct folio *folio = batch.folios[i];
+
+			if (mshare_is_block(mi, folio, mshare_page_prot(mi, folio->index)))
+				mshare_take_tables(mi, folio->index, folio_next_index(folio) - 1,
+						   &taken);
+		}
+		folio_batch_release(&batch);
+		cond_resched();
+	}
+	mutex_unlock(&mi->table_lock);
+	if (list_empty(&taken))
+		return;
+	mshare_flush_attached(mi);
+	mshare_free_taken(&taken);
 }
 
 /*
@@ -411,8 +685,8 @@ int mshare_protect_pages(struct mshare_inode *mi, pgoff_t first, pgoff_t last, u
 		mshare_uncharge(mi, -more);
 	mi->prot_ranges = ranges;
 	mshare_set_state(mi, MSHARE_PROTECTED);
-	if (entry)
-		mshare_restrict(mi, first, last, prot);
+	mshare_restrict(mi, first, last, prot);
+	mshare_gather(mi, first, last);
 	atomic64_inc(&mi->generation);
 	return 0;
 }
@@ -440,6 +714,7 @@ int mshare_seal_pages(struct mshare_inode *mi)
 	if (!mshare_wait_for_references(mi))
 		return -EBUSY;
 	mshare_set_state(mi, MSHARE_SEALED);
+	mshare_gather(mi, 0, last);
 	atomic64_inc(&mi->generation);
 	return 0;
 }
@@ -463,22 +738,23 @@ static s64 mshare_tables_missing(struct mshare_unit *unit, unsigned long block)
 }
 
 /**
- * mshare_charge_page - pay for a page that is about to be made, and its tables
+ * mshare_charge_pages - pay for pages of a block that are about to be made, and their tables
  * @mi: the region
- * @index: which page
+ * @index: one of the pages
+ * @pages: how many
  * @prepaid: see mshare_charge()
  *
  * Under the invalidate lock.  Returns 0, -ENOSPC, or -ENOMEM; then nothing has
- * changed.  If the page cannot be made: mshare_uncharge_page().
+ * changed.  If they cannot be made: mshare_uncharge_pages().
  */
-int mshare_charge_page(struct mshare_inode *mi, pgoff_t index, s64 *prepaid)
+int mshare_charge_pages(struct mshare_inode *mi, pgoff_t index, s64 pages, s64 *prepaid)
 {
 	unsigned long n = index >> UNIT_PAGE_SHIFT, block = index % UNIT_PAGES >> BLOCK_PAGE_SHIFT;
 	struct mshare_unit *unit = xa_load(&mi->units, n), *other;
 	s64 tables = mshare_tables_missing(unit, block);
 	int err;
 
-	err = mshare_charge(mi, 1 + tables, prepaid);
+	err = mshare_charge(mi, pages + tables, prepaid);
 	if (err || !tables)
 		return err;
 	if (!unit) {
@@ -488,7 +764,7 @@ int mshare_charge_page(struct mshare_inode *mi, pgoff_t index, s64 *prepaid)
 		if (other) {
 			kfree(unit);
 			if (xa_is_err(other)) {
-				mshare_uncharge(mi, 1 + tables);
+				mshare_uncharge(mi, pages + tables);
 				return xa_err(other);
 			}
 			mshare_uncharge(mi, UNIT_CHARGE);
@@ -501,15 +777,18 @@ int mshare_charge_page(struct mshare_inode *mi, pgoff_t index, s64 *prepaid)
 }
 
 /*
- * The page could not be made.  Others may count on its block's charge by now:
+ * The pages could not be made.  Others may count on their block's charge by now:
  * leave that to mshare_sweep().
  */
-void mshare_uncharge_page(struct mshare_inode *mi, pgoff_t index)
+void mshare_uncharge_pages(struct mshare_inode *mi, pgoff_t index, s64 pages, s64 *prepaid)
 {
 	mutex_lock(&mi->table_lock);
 	mshare_mark_stale(mi, xa_load(&mi->units, index >> UNIT_PAGE_SHIFT));
 	mutex_unlock(&mi->table_lock);
-	mshare_uncharge(mi, 1);
+	if (prepaid)
+		*prepaid += pages;
+	else
+		mshare_uncharge(mi, pages);
 }
 
 /* What the tables of a range's pages cost that are not paid yet.  Under the invalidate lock. */
@@ -614,26 +893,33 @@ void mshare_sweep(struct mshare_inode *mi, pgoff_t first, pgoff_t last)
 			if (!filemap_range_has_page(mi->vfs_inode.i_mapping, at, at + PMD_SIZE - 1))
 				mshare_sweep_block(mi, unit, block, attached);
 		}
-		if (bitmap_empty(unit->blocks, UNIT_BLOCKS) &&
-		    (!attached || (!unit->tree[MSHARE_TREE_RW] && !unit->tree[MSHARE_TREE_RO]))) {
-			xa_erase(&mi->units, n);
-			mshare_free_unit(mi, unit);
-			mshare_uncharge(mi, UNIT_CHARGE);
+		if (!bitmap_empty(unit->blocks, UNIT_BLOCKS)) {
+			cond_resched();
+			continue;
 		}
-		cond_resched();
+		if (attached && (unit->tree[MSHARE_TREE_RW] || unit->tree[MSHARE_TREE_RO])) {
+			mshare_mark_stale(mi, unit);
+			continue;
+		}
+		xa_erase(&mi->units, n);
+		mshare_free_unit(mi, unit);
+		mshare_uncharge(mi, UNIT_CHARGE);
 	}
 	mutex_unlock(&mi->table_lock);
 }
 
 void mshare_trees_init(struct mshare_inode *mi)
 {
+	unsigned int i;
+
 	mutex_init(&mi->table_lock);
 	xa_init(&mi->units);
 	mt_init_flags(&mi->prot, MT_FLAGS_USE_RCU);
 	spin_lock_init(&mi->maps_lock);
 	mi->maps_by_mm = RB_ROOT;
 	mi->maps_by_page = RB_ROOT_CACHED;
-	sema_init(&mi->walk_lock, 1);
+	for (i = 0; i < BLOCK_LOCKS; i++)
+		mutex_init(mi->block_locks + i);
 }
 
 /* A PMD page that nothing reaches any more, and all below it; how many pages were below. */
@@ -642,7 +928,7 @@ unsigned int mshare_free_table(pmd_t *table)
 	unsigned int i, nr_ptes = 0;
 
 	for (i = 0; i < PTRS_PER_PMD; i++) {
-		if (pmd_none(table[i]))
+		if (pmd_none(table[i]) || WARN_ON_ONCE(pmd_leaf(table[i])))
 			continue;
 		mshare_free_pte_page(pmd_pgtable(table[i]));
 		nr_ptes++;

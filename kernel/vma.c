@@ -91,12 +91,13 @@ static vm_fault_t mshare_fill_fault(struct vm_fault *vmf, struct inode *inode)
 	unsigned int prot;
 	int err;
 
-	if (vmf->pgoff >= DIV_ROUND_UP_ULL(i_size_read(inode), PAGE_SIZE))
+	if (vmf->pgoff >= mshare_end(mi))
 		return VM_FAULT_SIGBUS;
 	prot = mshare_page_prot(mi, vmf->pgoff);
 	if (prot == MSHARE_PROT_NONE || (write && prot == MSHARE_PROT_READ))
 		return VM_FAULT_SIGSEGV;
-	page = mshare_get_page(inode, vmf->pgoff, mapping_gfp_mask(inode->i_mapping), NULL);
+	page = mshare_get_page(inode, vmf->pgoff, mshare_end(mi),
+			       mapping_gfp_mask(inode->i_mapping), NULL);
 	if (IS_ERR(page))
 		return vmf_error(PTR_ERR(page));
 	err = mshare_fill_page(mi, vmf->pgoff, page);
@@ -134,6 +135,30 @@ static vm_fault_t mshare_vm_fault(struct vm_fault *vmf)
 	return result;
 }
 
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+/*
+ * A store to the read-only leaf of a block; from 6.12 on also a touch of a block
+ * without tables.
+ *
+ * Facts: if this says VM_FAULT_FALLBACK, or is not there, the kernel splits the
+ * leaf as one of its own: it takes the leaf out of the shared tree, and a
+ * reference and a mapping that it never counted.
+ * It may call this under the lock of the VMA, without the mmap lock.
+ * Decision: never fall back; come again with the mmap lock, which all else here
+ * counts on.
+ */
+static vm_fault_t mshare_vm_huge_fault(MSHARE_HUGE_FAULT_ARGS)
+{
+#ifdef MSHARE_HAVE_VMA_START_WRITE
+	if (vmf->flags & FAULT_FLAG_VMA_LOCK) {
+		vma_end_read(vmf->vma);
+		return VM_FAULT_RETRY;
+	}
+#endif
+	return mshare_vm_fault(vmf);
+}
+#endif
+
 /*
  * A store to a read-only leaf.
  *
@@ -162,6 +187,9 @@ const struct vm_operations_struct mshare_strict_vm_ops = {
 	.mremap		= mshare_vm_mremap,
 	.mprotect	= mshare_vm_mprotect,
 	.fault		= mshare_vm_fault,
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+	.huge_fault	= mshare_vm_huge_fault,
+#endif
 	.page_mkwrite	= mshare_vm_page_mkwrite,
 #ifdef CONFIG_NUMA
 	.get_policy	= mshare_vm_get_policy,
@@ -176,6 +204,9 @@ const struct vm_operations_struct mshare_vm_ops = {
 	.mremap		= mshare_vm_mremap,
 	.mprotect	= mshare_vm_mprotect,
 	.fault		= mshare_vm_fault,
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+	.huge_fault	= mshare_vm_huge_fault,
+#endif
 #ifdef CONFIG_NUMA
 	.get_policy	= mshare_vm_get_policy,
 #endif

@@ -121,7 +121,7 @@ gone() {{
 	! [ -e /sys/module/{MODULE} ]
 }}
 step insmod insmod {shlex.quote(str(module))} || exit $first
-if step mount mount -t {FILE_SYSTEM} -o mode=1777 {FILE_SYSTEM} {MOUNT_POINT}; then
+if step mount mount -t {FILE_SYSTEM} -o mode=1777,huge=advise {FILE_SYSTEM} {MOUNT_POINT}; then
 	step {name} inner
 	step umount umount {MOUNT_POINT}
 fi
@@ -137,7 +137,7 @@ def shell_script(module: Path | None, cwd: Path, environment: dict[str, str]) ->
     lines.append(f"cd {shlex.quote(str(cwd))}")
     if module is not None:
         insert = f"/sbin/insmod {shlex.quote(str(module))}"
-        lines.append(f"{insert} && mount -t {FILE_SYSTEM} -o mode=1777 {FILE_SYSTEM} {MOUNT_POINT}")
+        lines.append(f"{insert} && mount -t {FILE_SYSTEM} -o mode=1777,huge=advise {FILE_SYSTEM} {MOUNT_POINT}")
     # The shell reads no start-up files, because each program that they run takes seconds here.
     lines += ['echo "$(uname -r): exit or C-d ends the machine, C-a x kills it"', "exec /bin/bash --norc -i"]
     return ("\n".join(lines) + "\n").encode()

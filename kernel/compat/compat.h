@@ -159,9 +159,21 @@ static inline bool mshare_has_global_asid(struct mm_struct *mm)
 #endif
 
 #ifdef MSHARE_HAVE_ALLOC_FOLIO_POLICY		/* 6.19 */
-#define mshare_alloc_folio(gfp) filemap_alloc_folio(gfp, 0, NULL)
+#define mshare_alloc_folio(gfp, order) filemap_alloc_folio(gfp, order, NULL)
 #else
-#define mshare_alloc_folio(gfp) filemap_alloc_folio(gfp, 0)
+#define mshare_alloc_folio(gfp, order) filemap_alloc_folio(gfp, order)
+#endif
+
+#ifdef MSHARE_HAVE_PTE_FREE_DEFER		/* 6.5: walkers expect PTE pages to go */
+#define MSHARE_TABLES_MAY_GO 1
+#else
+#define MSHARE_TABLES_MAY_GO 0
+#endif
+
+#ifdef MSHARE_HAVE_HUGE_FAULT_ORDER		/* 6.6 */
+#define MSHARE_HUGE_FAULT_ARGS struct vm_fault *vmf, unsigned int order
+#else
+#define MSHARE_HUGE_FAULT_ARGS struct vm_fault *vmf, enum page_entry_size size
 #endif
 
 #ifndef MSHARE_HAVE_FOLIO_BATCH_RELEASE		/* before 6.4 */

@@ -65,6 +65,7 @@ def test_options_go_with_their_subcommand() -> None:
         ("--group", "no-such-group", "there is no group"),
         ("--group", "4294967295", "there is no group"),
         ("--size", "0", "no region fits"),
+        ("--huge", "perhaps", "choose one of never, advise, always"),
     ],
 )
 def test_what_cannot_be_mounted_is_refused_first(option: str, value: str, said: str) -> None:
@@ -75,14 +76,16 @@ def test_what_cannot_be_mounted_is_refused_first(option: str, value: str, said: 
 @pytest.mark.parametrize(
     ("asked", "options"),
     [
-        ((None, None, None), "mode=0755"),
-        ((64 << 20, None, None), "mode=0755,size=67108864"),
-        ((None, None, 26), "mode=1775,gid=26"),
-        ((1 << 30, 0o770, 0), "mode=0770,gid=0,size=1073741824"),
-        ((None, 0o1777, None), "mode=1777"),
+        ((None, None, None, None), "mode=0755"),
+        ((64 << 20, None, None, None), "mode=0755,size=67108864"),
+        ((None, None, 26, "always"), "mode=1775,gid=26,huge=always"),
+        ((1 << 30, 0o770, 0, None), "mode=0770,gid=0,size=1073741824"),
+        ((None, 0o1777, None, "never"), "mode=1777,huge=never"),
     ],
 )
-def test_only_root_makes_regions_unless_told(asked: tuple[int | None, int | None, int | None], options: str) -> None:
+def test_only_root_makes_regions_unless_told(
+    asked: tuple[int | None, int | None, int | None, str | None], options: str
+) -> None:
     assert module._options(*asked) == options
 
 

@@ -53,7 +53,7 @@ def mounted() -> Iterator[str]:
         subprocess.run(["insmod", module], check=True)
         inserted = True
     if not is_mounted():
-        subprocess.run(["mount", "-t", "msharefs", "-o", "mode=1777", "msharefs", mfs.ROOT], check=True)
+        subprocess.run(["mount", "-t", "msharefs", "-o", "mode=1777,huge=advise", "msharefs", mfs.ROOT], check=True)
     yield mfs.ROOT
     if inserted:
         subprocess.run(["umount", mfs.ROOT], check=True)

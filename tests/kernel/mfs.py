@@ -24,6 +24,7 @@ Wait = Callable[[], bytes]
 PAGE = 4096
 FIRST = 5  # pages of size= that the tables of the first page of a region are charged
 UNIT = 1 << 30
+BLOCK = 2 << 20
 ROOT = "/sys/fs/mshare"
 
 PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC = 0, 1, 2, 4
@@ -41,6 +42,7 @@ IOC_SET_BASE = 1 << 30 | 8 << 16 | 0xBC << 8 | 3
 
 IOC_SEAL = 0xBC << 8 | 4
 IOC_HANDLE = 1 << 30 | 4 << 16 | 0xBC << 8 | 5
+IOC_HUGE = 1 << 30 | 4 << 16 | 0xBC << 8 | 6
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
@@ -115,6 +117,8 @@ def info(fd: int) -> dict[str, int]:
         "attachments",
         "processes",
         "charged_bytes",
+        "huge_pages",
+        "huge_fallbacks",
     ]
     return dict(zip(names, INFO.unpack(raw), strict=False))
 
@@ -137,6 +141,10 @@ def set_base(fd: int, base: int) -> None:
 
 def seal(fd: int) -> None:
     fcntl.ioctl(fd, IOC_SEAL)
+
+
+def huge(fd: int, on: int) -> None:
+    fcntl.ioctl(fd, IOC_HUGE, struct.pack("=I", on))
 
 
 def ioctl_handle(fd: int, flags: int) -> int:

@@ -14,9 +14,13 @@ class Regions:
         """Of the region that has no other name."""
         self._made: list[int] = []
 
-    def __call__(self, pages: int = 16, reserve: bool = True, name: str = "region", mode: int = 0o600) -> int:
+    def __call__(
+        self, pages: int = 16, reserve: bool = True, name: str = "region", mode: int = 0o600, huge: bool = False
+    ) -> int:
         fd = os.open(f"{self.mounted}/{name}", os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
         self._made.append(fd)
+        if huge:
+            mfs.huge(fd, 1)
         if reserve:
             mfs.fallocate(fd, 0, 0, pages * mfs.PAGE)
         else:

@@ -16,7 +16,7 @@ import pytest
 
 from .programs import Program
 
-SECONDS = int(os.environ.get("MSHARE_FUZZ_SECONDS", "300"))
+SECONDS = int(os.environ.get("MSHARE_FUZZ_SECONDS", "150"))
 SEED = os.environ.get("MSHARE_FUZZ_SEED", "1")
 WORKERS = os.environ.get("MSHARE_FUZZ_WORKERS", "8")
 REPLAY = os.environ.get("MSHARE_FUZZ_REPLAY")
@@ -39,12 +39,12 @@ def place() -> Iterator[pathlib.Path]:
     shutil.rmtree(path)
 
 
-@pytest.fixture
-def mount(mounted: str, place: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A small private mount, which runs out of pages and inodes."""
+@pytest.fixture(params=["size=32m,huge=advise", "size=150m,huge=always"])
+def mount(mounted: str, place: pathlib.Path, request: pytest.FixtureRequest) -> Iterator[pathlib.Path]:
+    """A small private mount, which runs out of pages and inodes, and one on which blocks are pages of 2 MiB."""
     path = place / "mount"
     path.mkdir()
-    options = "size=32m,nr_inodes=200,mode=1777"
+    options = f"{request.param},nr_inodes=200,mode=1777"
     subprocess.run(["mount", "-t", "msharefs", "-o", options, "msharefs", path], check=True)
     yield path
     subprocess.run(["umount", path], check=True)

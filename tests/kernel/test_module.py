@@ -17,6 +17,7 @@ import pytest
 import mshare
 from mshare.__main__ import main
 from mshare._core.linux.libc import mmap_into, munmap_from
+from mshare._core.linux.mounts import mounts
 from mshare._tools import module
 from mshare.testing.processes import in_child
 
@@ -56,15 +57,22 @@ def test_out_and_in_again(cache: Path) -> None:
     code, seen = cli("load", "--cache", str(cache), "--size", "64M")
     assert (code, seen["loaded"], seen["mounted"], seen["size_bytes"]) == (0, True, True, 64 << 20)
     assert (seen["mode"], seen["uid"], seen["gid"]) == ("0755", 0, 0)
-    assert cli("load", "--cache", str(cache))[0] == 0
+    assert "huge=" not in options()
+    assert cli("load", "--cache", str(cache), "--huge", "always")[0] == 0
+    assert {"huge=always", "size=65536k"} <= options()
     assert mshare._core.backends.ALL[0].availability().usable
     assert cli("unload")[0] == 0
     assert load_for_all(cache).mounted  # as it was before
 
 
+def options() -> set[str]:
+    """The mount's own options."""
+    return set(next(each for each in mounts(module.FILE_SYSTEM) if each.mount_point == str(ROOT)).options)
+
+
 def load_for_all(cache: Path) -> module.Status:
     """Load and mount as the guest did: the other tests make regions as ordinary users."""
-    return module.load(mode=0o1777, cache=cache)
+    return module.load(mode=0o1777, cache=cache, huge="advise")
 
 
 def test_one_group_is_admitted(cache: Path) -> None:

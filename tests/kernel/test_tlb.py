@@ -61,6 +61,14 @@ class Spinner:
             process.communicate()
 
 
+@pytest.fixture(params=["4K", "2M"])
+def fd(region: Regions, request: pytest.FixtureRequest) -> int:
+    """A region of 16 pages, or of one page of 2 MiB."""
+    made = region(16) if request.param == "4K" else region(512, huge=True)
+    assert mfs.info(made)["huge_pages"] == (request.param == "2M")
+    return made
+
+
 @pytest.fixture
 def spinner(client: Program, alone_on_last_cpu: None) -> Iterator[Spinner]:
     made = Spinner(client.program)
@@ -76,22 +84,19 @@ def verdict(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize("what", ["read", "write"])
-def test_no_access(region: Regions, spinner: Spinner, what: str) -> None:
-    fd = region(16)
+def test_no_access(fd: int, region: Regions, spinner: Spinner, what: str) -> None:
     process = spinner(region.path, 5 * mfs.PAGE, what)
     mfs.protect(fd, 5 * mfs.PAGE, mfs.PAGE, mfs.NONE)
     assert verdict(process) == "signal 11"
 
 
-def test_read_only_stops_writers(region: Regions, spinner: Spinner) -> None:
-    fd = region(16)
+def test_read_only_stops_writers(fd: int, region: Regions, spinner: Spinner) -> None:
     process = spinner(region.path, 5 * mfs.PAGE, "write")
     mfs.protect(fd, 0, 16 * mfs.PAGE, mfs.READ)
     assert verdict(process) == "signal 11"
 
 
-def test_punched_hole_reads_as_zero(region: Regions, spinner: Spinner) -> None:
-    fd = region(16)
+def test_punched_hole_reads_as_zero(fd: int, region: Regions, spinner: Spinner) -> None:
     os.pwrite(fd, b"x", 5 * mfs.PAGE)
     process = spinner(region.path, 5 * mfs.PAGE, "read")
     mfs.fallocate(fd, mfs.PUNCH_HOLE, 5 * mfs.PAGE, mfs.PAGE)
@@ -99,21 +104,18 @@ def test_punched_hole_reads_as_zero(region: Regions, spinner: Spinner) -> None:
 
 
 @pytest.mark.parametrize("what", ["read", "write"])
-def test_truncated_page_is_gone(region: Regions, spinner: Spinner, what: str) -> None:
-    fd = region(16)
+def test_truncated_page_is_gone(fd: int, region: Regions, spinner: Spinner, what: str) -> None:
     process = spinner(region.path, 5 * mfs.PAGE, what)
     os.ftruncate(fd, 3 * mfs.PAGE)
     assert verdict(process) == "signal 7"
 
 
 @pytest.mark.parametrize("how", ["munmap", "mremap"])
-def test_detached_attachment_is_gone_for_other_threads(region: Regions, spinner: Spinner, how: str) -> None:
-    region(16)
+def test_detached_attachment_is_gone_for_other_threads(fd: int, region: Regions, spinner: Spinner, how: str) -> None:
     assert verdict(spinner.run("detach", region.path, how)) == "signal 11"
 
 
-def test_a_store_is_seen(region: Regions, spinner: Spinner) -> None:
-    fd = region(16)
+def test_a_store_is_seen(fd: int, region: Regions, spinner: Spinner) -> None:
     process = spinner(region.path, 5 * mfs.PAGE, "read")
     os.pwrite(fd, b"x", 5 * mfs.PAGE)
     assert verdict(process) == "value 120"

@@ -75,6 +75,10 @@
  * @processes: Address spaces with at least one attachment.
  * @charged_bytes: What the region holds of size=: its pages, their page tables
  *	whether made already or not, and one page for 64 protected ranges.
+ * @huge_pages: Blocks (2 MiB of the file) that are one page of 2 MiB; their
+ *	memory is in @pages.
+ * @huge_fallbacks: Blocks that should have become one page of 2 MiB, and got
+ *	pages of 4096 bytes for lack of such memory, or of size=.
  * @reserved: 0.
  */
 struct mshare_info {
@@ -90,7 +94,9 @@ struct mshare_info {
 	__u32 attachments;
 	__u32 processes;
 	__u64 charged_bytes;
-	__u64 reserved[3];
+	__u64 huge_pages;
+	__u64 huge_fallbacks;
+	__u64 reserved;
 };
 
 /* A page of the region has fewer rights than others, by MSHARE_IOC_PROTECT. */
@@ -99,6 +105,9 @@ struct mshare_info {
 #define MSHARE_INFO_SEALED	(1U << 1)
 /* The descriptor asked is map-only: MSHARE_IOC_HANDLE. */
 #define MSHARE_INFO_MAP_ONLY	(1U << 2)
+
+/* New blocks become pages of 2 MiB where they can: MSHARE_IOC_HUGE, or huge=always. */
+#define MSHARE_INFO_HUGE	(1U << 3)
 
 /**
  * struct mshare_pids - which processes are attached
@@ -203,5 +212,21 @@ struct mshare_protect {
  */
 #define MSHARE_IOC_HANDLE	_IOW(MSHARE_IOC_MAGIC, 5, __u32)
 #define MSHARE_HANDLE_WRITE	(1U << 0)
+
+/*
+ * MSHARE_IOC_HUGE - say whether new blocks of the region are pages of 2 MiB.
+ * The argument points to a __u32: 1 or 0.  A block is 2 MiB of the file,
+ * aligned.  With 1, a block that lies inside the file and has no page yet gets
+ * one page of 2 MiB when it is first touched, written or reserved.  Where
+ * memory, the control group or size= does not allow that, it gets pages of 4096
+ * bytes, which @huge_fallbacks counts.  All attachments then share one leaf for
+ * the block.  Protection, holes and the size of the file keep their granularity
+ * of 4096 bytes; what concerns a part of a block takes the block's leaf apart.
+ * Blocks that have pages stay as they are.
+ * Needs what MSHARE_IOC_PROTECT needs.  EINVAL: another value; EFAULT;
+ * EOPNOTSUPP: 1, but the mount has huge=never, or the kernel lacks transparent
+ * huge pages.
+ */
+#define MSHARE_IOC_HUGE		_IOW(MSHARE_IOC_MAGIC, 6, __u32)
 
 #endif /* _UAPI_LINUX_MSHAREFS_H */

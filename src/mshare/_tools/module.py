@@ -34,6 +34,8 @@ SOURCE = Path(__file__).parents[1] / "kernel_source"
 FILE_SYSTEM = "msharefs"
 _INFO_FILE = "mshare_info"
 _ADMITS_ROOT, _ADMITS_GROUP = 0o755, 0o1775
+HUGE = ("never", "advise", "always")
+"""Values of the mount option `huge=`."""
 _TOOLS = "sudo apt-get install make gcc (Fedora: sudo dnf install make gcc elfutils-libelf-devel)"
 _NO_KEY = (errno.EKEYREJECTED, errno.ENOKEY, errno.EBADMSG)
 
@@ -159,7 +161,13 @@ def _need_root(action: str) -> None:
         raise AccessDeniedError(f"uid {os.geteuid()} may not {action} kernel modules", f"sudo mshare module {action}")
 
 
-def load(size: int | None = None, mode: int | None = None, gid: int | None = None, cache: Path | None = None) -> Status:
+def load(
+    size: int | None = None,
+    mode: int | None = None,
+    gid: int | None = None,
+    cache: Path | None = None,
+    huge: str | None = None,
+) -> Status:
     """Put the module into the running kernel, built before if need be, and mount msharefs on /sys/fs/mshare. A module
     that is loaded and a mount that is there stay; `mode` and `gid` change the directory of such a mount.
 
@@ -168,6 +176,8 @@ def load(size: int | None = None, mode: int | None = None, gid: int | None = Non
     - `mode`: permission bits of the directory, at most 0o1777. Users who may write to it make regions. Default: 0o755
       (only root makes regions), with `gid` 0o1775 (that group also makes regions).
     - `gid`: group of the directory. Default: root's.
+    - `huge`: which regions get pages of 2 MiB: "never" (the module's default), "advise" (regions that ask), "always".
+      A mount that is there changes for regions that are made from now on.
 
     The kernel never swaps the memory of regions and counts that memory in no process. A user who makes regions can fill
     all of `size`, and the OOM killer then ends processes of others.
@@ -177,6 +187,8 @@ def load(size: int | None = None, mode: int | None = None, gid: int | None = Non
     """
     if size is not None and size < 1:
         raise InvalidSizeError(f"no region fits into {size} bytes", "use a size such as 64G, or none")
+    if huge is not None and huge not in HUGE:
+        raise InvalidArgumentError(f"invalid huge pages {huge!r}", f"choose one of {format_list(HUGE)}")
     if mode is not None and mode & ~0o1777:
         raise InvalidArgumentError(f"mode {mode:#o} is not for this directory", "use 0755, 1775, 1777 or the like")
     loaded = module.is_loaded(MODULE)
@@ -193,9 +205,11 @@ def load(size: int | None = None, mode: int | None = None, gid: int | None = Non
         _insert(path)
     if is_mounted():
         _admit(mode, gid)
+        if huge is not None:
+            mount(FILE_SYSTEM, DEFAULT_ROOT, f"huge={huge}", again=True)
     else:
         try:
-            mount(FILE_SYSTEM, DEFAULT_ROOT, _options(size, mode, gid))
+            mount(FILE_SYSTEM, DEFAULT_ROOT, _options(size, mode, gid, huge))
         except OSError as error:
             if not loaded:
                 module.remove(MODULE)
@@ -205,7 +219,7 @@ def load(size: int | None = None, mode: int | None = None, gid: int | None = Non
     return status(cache)
 
 
-def _options(size: int | None, mode: int | None, gid: int | None) -> str:
+def _options(size: int | None, mode: int | None, gid: int | None, huge: str | None) -> str:
     """Return the mount options of `load`."""
     bits = mode if mode is not None else _ADMITS_ROOT if gid is None else _ADMITS_GROUP
     options = [f"mode={bits:04o}"]
@@ -213,6 +227,8 @@ def _options(size: int | None, mode: int | None, gid: int | None) -> str:
         options.append(f"gid={gid}")
     if size is not None:
         options.append(f"size={size}")
+    if huge is not None:
+        options.append(f"huge={huge}")
     return ",".join(options)
 
 
@@ -227,7 +243,8 @@ def _admit(mode: int | None, gid: int | None) -> None:
 def same_again(place: Mount | None, directory: os.stat_result) -> str:
     """Return the options that mount again what is mounted: sizes from the mount table, rights from the directory, which
     `chmod` and `chown` may have changed."""
-    kept = () if place is None else sorted(each for each in place.options if each.startswith(("size=", "nr_inodes=")))
+    ours = "size=", "nr_inodes=", "huge="
+    kept = () if place is None else sorted(each for each in place.options if each.startswith(ours))
     rights = f"mode={stat.S_IMODE(directory.st_mode):04o},uid={directory.st_uid},gid={directory.st_gid}"
     return ",".join((rights, *kept))
 

@@ -534,6 +534,28 @@ int op_seal(void)
 	return !ret;
 }
 
+int op_huge(void)
+{
+	uint32_t on = chance(8) ? 2 + below(3) : !chance(3);
+	struct target t;
+	long ret;
+
+	pick_page(&t);
+	note("huge %u", on);
+	ret = ioctl(t.r->fd, MSHARE_IOC_HUGE, &on);
+	if (!t.r->writable)
+		MUST(ret == -1 && errno == EBADF);
+	else if (t.r->sealed || (!t.r->exclusive && geteuid()))
+		MUST(ret == -1 && errno == EPERM);
+	else if (on > 1)
+		MUST(ret == -1 && errno == EINVAL);
+	else
+		MUST(!ret);
+	if (!ret && on)
+		t.r->loose = true;
+	return !ret;
+}
+
 int op_set_base(void)
 {
 	static const uint64_t bad[] = { 0, 1, PAGE, UNIT + 1, 1UL << 47, -UNIT, 1UL << 63 };

@@ -79,6 +79,7 @@ extern const char *tight;	/* a memory cgroup that has next to no memory, or NULL
 extern struct worker *me;
 extern unsigned int my_index;
 extern bool my_limit, my_alarms, am_reader;	/* in a small memory cgroup; gets signals; only reads */
+extern bool poisoning;		/* calls madvise(MADV_HWPOISON) */
 extern int scratch_fd;
 
 /* ---- random numbers: those of one operation depend on nothing that happened before ---- */

@@ -42,7 +42,7 @@ struct world *world;
 struct worker *me;
 const char *root, *scratch, *tight;
 unsigned int my_index;
-bool my_limit, my_alarms, am_reader;
+bool my_limit, my_alarms, am_reader, poisoning;
 int scratch_fd;
 
 static const char *cgroup;
@@ -157,6 +157,8 @@ static __thread volatile bool guarded;
 
 static void on_fault(int sig, siginfo_t *info, void *unused)
 {
+	if (sig == SIGBUS && poisoning)
+		return;		/* the kernel tells of a page in a folio that it could not split */
 	if (!guarded)
 		die("signal %d at %p outside a guarded access", sig, info->si_addr);
 	siglongjmp(escape, sig);

@@ -320,6 +320,7 @@ void make_region(struct region *r)
 {
 	char path[160], link[64];
 	unsigned int s, how = below(3);
+	struct mshare_info info;
 
 	memset(r, 0, sizeof(*r));
 	r->exclusive = r->writable = true;
@@ -341,6 +342,8 @@ void make_region(struct region *r)
 	}
 	for (s = 0; s < SLOTS; s++)
 		r->page[s].prot = MSHARE_PROT_READWRITE;
+	MUST(!ioctl(r->fd, MSHARE_IOC_INFO, &info));
+	r->loose = info.flags & MSHARE_INFO_HUGE;
 	r->size = (slot_index[SLOTS - 1] + 1) * PAGE;
 	MUST(!ftruncate(r->fd, r->size));
 }

@@ -147,13 +147,16 @@ int op_wild_madvise(void)
 int op_wild_poison(void)
 {
 	char *addr = pick_page_addr();
-	int advice = 100 + below(2);
+	int advice = 100 + below(2), ret;
 
 	if (geteuid() || !chance(2) || load_page(addr, words) != OK ||
 	    (advice == 100 && __atomic_fetch_add(&world->poisoned, 1, __ATOMIC_RELAXED) >= 8))
 		return 0;
 	note("advice %d %p", advice, addr);
-	return MAY(madvise(addr, PAGE, advice), EINVAL, EPERM, EBUSY, EIO, EFAULT, ENOMEM, EHWPOISON, EAGAIN, EOPNOTSUPP);
+	poisoning = true;
+	ret = madvise(addr, PAGE, advice);
+	poisoning = false;
+	return MAY(ret, EINVAL, EPERM, EBUSY, EIO, EFAULT, ENOMEM, EHWPOISON, EAGAIN, EOPNOTSUPP);
 }
 
 int op_wild_remap(void)
@@ -377,7 +380,9 @@ int op_wild_ioctl(void)
 
 	if (!fd)
 		return 0;
-	switch (below(4)) {
+	switch (below(5)) {
+	case 4:
+		return MAY(ioctl(*fd, MSHARE_IOC_HUGE, &flags), EPERM, EBADF);
 	case 0:
 		note("protect %#llx + %#llx prot %u", request.offset, request.length, request.prot);
 		return MAY(ioctl(*fd, MSHARE_IOC_PROTECT, &request), EPERM, EINVAL, EBADF, ENOMEM, ENOSPC);

@@ -38,11 +38,13 @@ def private() -> bool:
     return True
 
 
-def mount(fs_type: str, mount_point: str | os.PathLike[str], options: str) -> None:
-    """Mount a new file system without a device; no file in it is executable, set-uid or a device. Raises `OSError`."""
-    nosuid, nodev, noexec = 2, 4, 8
+def mount(fs_type: str, mount_point: str | os.PathLike[str], options: str, *, again: bool = False) -> None:
+    """Mount a new file system without a device; no file in it is executable, set-uid or a device. `again` changes the
+    options of the one that is mounted there. Raises `OSError`."""
+    nosuid, nodev, noexec, remount = 2, 4, 8, 32
+    flags = nosuid | nodev | noexec | (remount if again else 0)
     source, target = fs_type.encode(), os.fsencode(mount_point)
-    if _libc.mount(source, target, source, ctypes.c_ulong(nosuid | nodev | noexec), options.encode()):
+    if _libc.mount(source, target, source, ctypes.c_ulong(flags), options.encode()):
         raise_errno()
 
 

@@ -94,6 +94,12 @@ def load(
     group: Annotated[
         str | None, typer.Option(metavar="GROUP", help="Group that may make regions, by name or gid.")
     ] = None,
+    huge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORD", help="Regions with 2 MiB pages: never (the default), advise (those that ask), always."
+        ),
+    ] = None,
     cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
@@ -106,13 +112,14 @@ def load(
     makes regions can fill all of --size, and the OOM killer then ends processes of others. Only root makes regions
     unless --group or --mode says otherwise. --group admits one group, which is safe if you trust its members with that
     memory. --mode 1777 admits everybody, which is safe on a machine of one user. If msharefs is already mounted,
-    --group and --mode change the directory, and --size changes nothing.
+    --group and --mode change the directory, --huge changes the mount, and --size changes nothing.
     """
     found = module.load(
         size=None if size is None else parse_size(size),
         mode=None if mode is None else parse_mode(mode),
         gid=None if group is None else parse_group(group),
         cache=cache,
+        huge=huge,
     )
     _show(found, as_json=as_json)
 
