@@ -161,6 +161,11 @@ class Host:
         self.process.communicate()
 
 
+def is_dead(pid: int) -> bool:
+    """Tell whether a process has ended. Its parent may not have waited for it."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
 class Cluster:
     """A scheduler, its client, and the hosts that were added."""
 
@@ -183,6 +188,10 @@ class Cluster:
     def addresses(self, host: Host | None = None) -> list[str]:
         """Return the addresses of the workers of a host, or of all workers."""
         return [address for address, name in self._workers().items() if host is None or name in host.workers]
+
+    def pid(self, address: str) -> int:
+        """Return the process that was started for the worker with this address."""
+        return self._workers()[address]
 
     def _workers(self) -> dict[str, int]:
         """Return the number of the process that was started for each worker, by the worker's address."""

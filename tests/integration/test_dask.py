@@ -22,7 +22,7 @@ from distributed import Client, get_worker
 import mshare
 import mshare.dask
 from mshare.dask import ReplicationError, SourceChangedError
-from tests.helpers.dask_cluster import Cluster, Host, Server, cluster
+from tests.helpers.dask_cluster import Cluster, Host, Server, cluster, is_dead
 from tests.helpers.waiting import eventually
 from tests.helpers.worlds import needs_root
 
@@ -186,6 +186,21 @@ def test_the_last_worker_of_a_host_killed_while_it_loads(pair: Cluster, server: 
         host.start()
         pair.settle()
         assert ask(pair, pair.addresses(host)[0])[1] == sha256(server.content)
+
+
+def test_a_worker_that_waits_for_its_host_can_be_closed(pair: Cluster, server: Server) -> None:
+    server.gate.clear()
+    host = pair.hosts[0]
+    with beside(mshare.dask.replicate, pair.client, NAME, server.url) as result:
+        eventually(lambda: host.address in server.reads)
+        waiting = next(pid for pid in host.workers if pid != host.loader())
+        address = next(each for each in pair.addresses(host) if pair.pid(each) == waiting)
+        pair.client.retire_workers([address], close_workers=True, remove=True)
+        eventually(lambda: is_dead(waiting))
+        host.workers.remove(waiting)
+        server.gate.set()
+        assert [copy.error for copy in result.result(timeout=90)] == [None, None]
+    assert server.reads.count(host.address) == 1
 
 
 def test_replacement_is_live(pair: Cluster, server: Server) -> None:

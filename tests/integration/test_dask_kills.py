@@ -27,7 +27,7 @@ import mshare
 import mshare.dask
 from mshare._core.procfs import parse_fields_kb
 from mshare.dask import ReplicationError
-from tests.helpers.dask_cluster import Cluster, Server, cluster
+from tests.helpers.dask_cluster import Cluster, Server, cluster, is_dead
 from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("dask")
@@ -128,11 +128,6 @@ def test_a_worker_killed_at_any_line_leaves_a_whole_copy_or_none(
     clear(hosts)
 
 
-def is_dead(pid: int) -> bool:
-    """Tell whether a process has ended. Its parent may not have waited for it."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-
-
 class Calls(RuleBasedStateMachine):
     """Calls of a client, workers that join, and workers that are killed."""
 
@@ -227,3 +222,27 @@ def test_a_load_takes_little_memory_of_the_worker(
     assert copy.size == size
     assert copy.checksum == hashlib.sha256(bytes(size)).hexdigest()
     assert parse_fields_kb(Path(f"/proc/{pid}/status").read_bytes())["VmHWM"] - before < most
+
+
+def test_the_copies_of_an_earlier_cluster(tmp_path: Path) -> None:
+    """A copy outlives its cluster. The next cluster does not take it for its own, and replaces or drops it."""
+    with TemporaryDirectory(prefix="mshare-test-", dir="/dev/shm") as root:
+        Path(root, "shm").mkdir()
+        for number in range(3):
+            with cluster(tmp_path, network=False) as made:
+                host = made.add(root=Path(root))
+                host.ready()
+                host.start()
+                made.settle()
+                if number == 0:
+                    mshare.dask.replicate(made.client, NAME, "/etc/passwd")
+                elif number == 1:
+                    with pytest.raises(ReplicationError, match="did not load") as error:
+                        mshare.dask.replicate(made.client, NAME, "/etc/group")
+                    assert [type(each) for each in error.value.failed.values()] == [mshare.RegionExistsError]
+                    assert Path("/etc/passwd").read_bytes() in (host.shm / NAME).read_bytes()
+                    mshare.dask.replicate(made.client, NAME, "/etc/group", replace=True)
+                    assert seen(made) == [Path("/etc/group").read_bytes()]
+                else:
+                    mshare.dask.drop(made.client, NAME)
+                    assert host.files() == []
