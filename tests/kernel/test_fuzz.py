@@ -16,7 +16,7 @@ import pytest
 
 from .programs import Program
 
-SECONDS = int(os.environ.get("MSHARE_FUZZ_SECONDS", "150"))
+SECONDS = int(os.environ.get("MSHARE_FUZZ_SECONDS", "120"))
 SEED = os.environ.get("MSHARE_FUZZ_SEED", "1")
 WORKERS = os.environ.get("MSHARE_FUZZ_WORKERS", "8")
 REPLAY = os.environ.get("MSHARE_FUZZ_REPLAY")
