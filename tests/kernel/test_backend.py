@@ -18,7 +18,7 @@ from hypothesis import settings
 
 import mshare
 from mshare._core import backends
-from mshare._core.geometry import PAGE, PUD, WINDOW
+from mshare._core.geometry import PAGE, PMD, PUD, WINDOW
 from mshare._core.linux import ioctl
 from mshare._core.linux.descriptors import Descriptor
 from mshare.shared_memory import ShareableList, SharedMemory, SharedMemoryManager
@@ -40,12 +40,20 @@ def msharefs_world(world: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(mount_point)], check=True)
 
 
-@pytest.fixture(params=["msharefs", "thp", "shm"])
+@pytest.fixture
+def huge_world(msharefs_world: Path) -> None:
+    """The same, where regions may have pages of 2 MiB."""
+    subprocess.run(["mount", "-o", "remount,huge=advise", str(msharefs_world / "msharefs")], check=True)
+
+
+WORLDS = {"msharefs": "msharefs_world", "msharefs, 2 MiB": "huge_world", "thp": "world", "shm": "world"}
+
+
+@pytest.fixture(params=list(WORLDS))
 def backend(request: pytest.FixtureRequest) -> str:
     """Each backend in turn, by name, with a world in which it works."""
-    name = str(request.param)
-    request.getfixturevalue("msharefs_world" if name == "msharefs" else "world")
-    return name
+    request.getfixturevalue(WORLDS[request.param])
+    return str(request.param).partition(",")[0]
 
 
 class TestBackends(BackendConformance):
@@ -61,6 +69,45 @@ def test_it_is_the_first_choice(msharefs_world: Path) -> None:
         assert region.backend == "msharefs"
         assert region.info().reason.startswith("best of those usable: msharefs")
         assert Path(region.info().path) == msharefs_world / "msharefs" / "r"
+
+
+def test_a_reserved_region_has_pages_of_2_mib(huge_world: None) -> None:
+    with mshare.create("r", 5 * PMD) as region:
+        info = region.info()
+        assert (info.leaf_size, info.huge_pages, info.huge_fallbacks) == (PMD, 5, 0)
+        assert "2 MiB leaves: all memory is reserved" in info.reason
+    with mshare.attach("r") as region:
+        assert region.info().leaf_size == PMD
+    with mshare.create("small", PMD - 1) as region:
+        assert (region.info().leaf_size, region.info().huge_pages) == (PAGE, 0)
+
+
+def test_who_chooses_the_leaves(huge_world: None) -> None:
+    for reserve, leaf, leaf_size, huge_pages in (
+        (True, "4K", PAGE, 0),
+        (True, "2M", PMD, 3),
+        (False, None, PAGE, 0),
+        (False, "2M", PMD, 1),
+    ):
+        with mshare.create("r", 3 * PMD, reserve=reserve, leaf=leaf) as region:
+            region.buf[PMD] = 1
+            info = region.info()
+            assert (info.leaf_size, info.huge_pages) == (leaf_size, huge_pages), info.reason
+        mshare.unlink("r")
+    with pytest.raises(mshare.InvalidArgumentError):
+        mshare.create("r", 3 * PMD, leaf="1G")
+    with pytest.raises(mshare.InvalidArgumentError):
+        mshare.create("r", PMD - 1, leaf="2M")
+
+
+def test_a_mount_without_pages_of_2_mib(msharefs_world: Path) -> None:
+    with mshare.create("r", PMD) as region:
+        assert region.info().leaf_size == PAGE
+        assert "4 KiB leaves: the mount has huge=never" in region.info().reason
+    with pytest.raises(mshare.BackendUnavailableError, match="remount,huge=advise"):
+        mshare.create("other", PMD, backend="msharefs", leaf="2M")
+    with mshare.create("other", PMD, leaf="2M") as region:
+        assert region.backend != "msharefs"
 
 
 def test_the_kernel_knows_the_address(msharefs_world: Path) -> None:

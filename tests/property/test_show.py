@@ -36,6 +36,8 @@ def info(name: str, *, pids: tuple[int, ...] = (), orphan: bool = True) -> Regio
         memory_bytes=12288,
         shared_table_bytes=None,
         charged_bytes=None,
+        huge_pages=None,
+        huge_fallbacks=None,
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import mshare
 from mshare._core import backends, entry
-from mshare._core.backend import Request, Space, choose, obstacle
+from mshare._core.backend import Backend, Request, Space, choose, obstacle
 from mshare._core.geometry import PAGE, PMD, PUD, WINDOW
 from mshare._core.linux import ioctl
 from mshare._core.linux.libc import file_system_magic
@@ -27,7 +27,7 @@ MSHAREFS = backends.ALL[0]
 
 def test_the_ioctls_are_those_of_the_header() -> None:
     """Numbers as gcc makes them of kernel/uapi/linux/msharefs.h."""
-    assert (ioctl._IOC_INFO, ioctl._IOC_SET_BASE) == (0x8068BC00, 0x4008BC03)
+    assert (ioctl._IOC_INFO, ioctl._IOC_SET_BASE, ioctl._IOC_HUGE) == (0x8068BC00, 0x4008BC03, 0x4004BC06)
 
 
 def test_the_facts_are_the_fields_of_the_header_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,8 +39,9 @@ def test_the_facts_are_the_fields_of_the_header_in_order(monkeypatch: pytest.Mon
     monkeypatch.setattr("fcntl.ioctl", answer)
     facts = ioctl.region_facts(0)
     assert facts is not None
-    assert facts == (ioctl.ABI, *range(2, 13))
+    assert facts == (ioctl.ABI, *range(2, 15))
     assert (facts.pages, facts.table_bytes, facts.attachments, facts.charged_bytes) == (6, 7, 10, 12)
+    assert (facts.huge_pages, facts.huge_fallbacks) == (13, 14)
 
 
 def test_a_file_elsewhere_is_none_of_its(world: Path) -> None:
@@ -100,6 +101,15 @@ def test_addresses_in_whole_gib() -> None:
     assert "1 GiB" in (obstacle(MSHAREFS, Request(1, addr=WINDOW[0] + PUD // 2)) or "")
 
 
+@pytest.mark.parametrize("backend", backends.ALL, ids=lambda backend: backend.name)
+def test_a_backend_has_the_leaves_that_were_asked_for(backend: Backend) -> None:
+    able = backend.capabilities
+    for leaf_size in (PAGE, PMD):
+        refused = obstacle(backend, Request(PMD, leaf_size=leaf_size))
+        assert (refused is None) == (leaf_size in (able.leaf_size, able.other_leaf_size))
+        assert refused is None or "its leaves are" in refused
+
+
 def test_a_process_pays_what_leads_to_the_tables() -> None:
     def info(size: int) -> RegionInfo:
         return RegionInfo(
@@ -122,6 +132,8 @@ def test_a_process_pays_what_leads_to_the_tables() -> None:
             memory_bytes=size,
             shared_table_bytes=0,
             charged_bytes=size,
+            huge_pages=0,
+            huge_fallbacks=0,
         )
 
     assert info(1).page_table_bytes == info(512 * PUD).page_table_bytes == PAGE

@@ -55,6 +55,8 @@ class Capabilities(NamedTuple):
     """The needs of the backend on a machine, in words."""
     offer: Offer | None = None
     """The text of reports about the backend; None if reports do not advise it."""
+    other_leaf_size: int | None = None
+    """Another size of leaves, if a region may choose."""
 
     @property
     def is_linked(self) -> bool:
@@ -96,6 +98,22 @@ class Space(NamedTuple):
     limit: str
 
 
+class Wish(NamedTuple):
+    """The properties of a new region that matter for the size of its leaves."""
+
+    size_bytes: int
+    reserve: bool
+    leaf_size: int | None
+    """The size that was asked for, if any."""
+
+
+class LeafChoice(NamedTuple):
+    """The size of a region's leaves, and the reason if the region could choose."""
+
+    leaf_size: int
+    reason: str = ""
+
+
 class Backend(Protocol):
     """The contract of a backend; `mshare.testing.conformance` is its test."""
 
@@ -110,6 +128,10 @@ class Backend(Protocol):
 
     def open_file(self) -> Descriptor:
         """Return a new, empty file without a name. Raises `OSError`."""
+
+    def choose_leaf(self, fd: int, wish: Wish) -> LeafChoice:
+        """Make the new file have the leaves that are wished for, or the best. Raises `BackendUnavailableError`,
+        `OSError`."""
 
     def availability(self) -> Availability:
         """Tell whether this process could create a region now, apart from its size."""
@@ -164,6 +186,8 @@ class Request(NamedTuple):
     addr: int | None = None
     node: int | None = None
     """The memory node on which all memory has to lie."""
+    leaf_size: int | None = None
+    """The wanted size of leaves."""
     root: str | None = None
     """The directory of the older region that the new one replaces: rename(2) works within one file system only."""
 
@@ -180,6 +204,8 @@ def obstacle(backend: Backend, request: Request) -> str | None:
     able = backend.capabilities
     if request.root is not None and backend.root() != request.root:
         return f"the region to replace is a file in {request.root}"
+    if request.leaf_size is not None and request.leaf_size not in (able.leaf_size, able.other_leaf_size):
+        return f"its leaves are {format_size(able.leaf_size)}"
     align = max(able.leaf_size, able.map_unit)
     if request.addr is not None and request.addr % align:
         return f"address {request.addr:#x} is not a multiple of {format_size(align)}"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from . import backends, limits, listing, mapping, names, removal, replacement, roots
-from .backend import Backend, Progress, Request, choose, explain
+from .backend import Backend, Progress, Request, Wish, choose, explain
 from .errors import (
     BackendUnavailableError,
     InvalidArgumentError,
@@ -22,7 +22,7 @@ from .errors import (
     NoSpaceError,
     ViewsAliveError,
 )
-from .geometry import PAGE, USER_END, attachment_span, round_up
+from .geometry import PAGE, PMD, USER_END, attachment_span, round_up
 from .handle import Handle, fix_size
 from .linux import libc, locks, proc
 from .linux.descriptors import Descriptor
@@ -35,6 +35,8 @@ from .record import ATTACHED_BYTE, Record, file_size
 from .region import Region
 from .typed import NamedTuple
 from .units import format_apart, format_size, whole
+
+_LEAVES = {"2M": PMD, "4K": PAGE}
 
 Fill = Callable[[memoryview], None]
 """A function that gets the writable bytes of a region without a name. The view is valid only during the call."""
@@ -50,6 +52,7 @@ def create(
     addr: int | None = None,
     reserve: bool = True,
     numa: Numa = None,
+    leaf: str | None = None,
     progress: Progress | None = None,
     fill: Fill | None = None,
     replace: bool = False,
@@ -70,6 +73,10 @@ def create(
     - `numa`: the number of the memory node that has to have all memory of the region, or `"interleave"` for all nodes
       in turn: by pages of the region's leaf size, and on other nodes where one is full. None leaves that to the kernel
       and to the thread's own memory policy. Needs `reserve=True`; `populate` has such an argument for later.
+    - `leaf`: `"2M"` or `"4K"`, the bytes that one last-level page-table entry shall map, in backends that have such
+      entries. None takes what the backend has. On msharefs regions choose: None means 2 MiB for regions of at least 2
+      MiB that reserve their memory, else 4 KiB, and 4 KiB where the mount has `huge=never`. `info().reason` tells the
+      choice. Blocks that find no page of 2 MiB get pages of 4 KiB (`info().huge_fallbacks`).
     - `progress`: called with (bytes done, bytes in all) while memory is reserved.
     - `fill`: called once with the region's writable bytes, after the memory is reserved and before any process can see
       the name. Nobody ever reads a half-filled region. If `fill` raises, no region exists, and the error is raised
@@ -87,7 +94,7 @@ def create(
     `AmbiguousNameError`, `AccessDeniedError` and `RegionBusyError` (others change the name all the time), and leaves
     nothing behind then. Cost: reserving clears the memory, once.
     """
-    spec = Spec(names.check_name(name), size, mode, addr, reserve, numa, progress, fill, replace=replace)
+    spec = Spec(names.check_name(name), size, mode, addr, reserve, numa, progress, fill, replace=replace, leaf=leaf)
     return build(spec, backend)
 
 
@@ -99,6 +106,7 @@ def create_anonymous(
     addr: int | None = None,
     reserve: bool = True,
     numa: Numa = None,
+    leaf: str | None = None,
     linkable: bool = False,
     progress: Progress | None = None,
     fill: Fill | None = None,
@@ -114,7 +122,8 @@ def create_anonymous(
 
     Raises the errors of `create`.
     """
-    return build(Spec(None, size, 0o600, addr, reserve, numa, progress, fill, linkable=linkable), backend)
+    spec = Spec(None, size, 0o600, addr, reserve, numa, progress, fill, linkable=linkable, leaf=leaf)
+    return build(spec, backend)
 
 
 class Spec(NamedTuple):
@@ -140,6 +149,12 @@ class Spec(NamedTuple):
     announce: Callable[[FileId, Record], None] | None = None
     """Called with the complete file and its record when the next step gives the file its name. If `announce` raises, no
     region exists."""
+    leaf: str | None = None
+
+    @property
+    def leaf_size(self) -> int | None:
+        """The size in bytes of leaves that was asked for."""
+        return None if self.leaf is None else _LEAVES[self.leaf]
 
     @property
     def label(self) -> str:
@@ -163,6 +178,12 @@ class Spec(NamedTuple):
                 "numa= places memory that is taken at creation, and reserve=False takes none",
                 "give numa= to Region.populate",
             )
+        if self.leaf is not None and self.leaf not in _LEAVES:
+            raise InvalidArgumentError(f"invalid leaf {self.leaf!r}", f"use {' or '.join(map(repr, _LEAVES))}, or None")
+        if self.leaf_size == PMD > size:
+            raise InvalidArgumentError(
+                f"a region of {format_size(size)} has no room for a leaf of 2 MiB", "ask for more, or omit leaf="
+            )
         addr = None if self.addr is None else check_address(self.addr, size, PAGE)
         return self._replace(size=size, addr=addr, mode=names.check_mode(self.mode))
 
@@ -182,7 +203,7 @@ def build(spec: Spec, forced: str | None = None) -> Region:
     forced = forced or os.environ.get("MSHARE_BACKEND") or None
     able = backends.NAMELESS if spec.name is None and not spec.linkable else backends.ALL
     root = None if older is None else older.root
-    choice = choose(able, Request(spec.size, spec.reserve, spec.addr, placement.node, root), forced)
+    choice = choose(able, Request(spec.size, spec.reserve, spec.addr, placement.node, spec.leaf_size, root), forced)
     rejected = list(choice.rejected)
     problem: NoSpaceError | BackendUnavailableError | None = None
     for backend in choice.candidates:
@@ -226,6 +247,7 @@ class _Draft:
         self.fd = self.file.fd
         try:
             placement.check_file_system(os.fstat(self.fd).st_dev)
+            self.leaf = backend.choose_leaf(self.fd, Wish(spec.size, spec.reserve, spec.leaf_size))
             with self._out_of_room_named():
                 os.ftruncate(self.fd, self.length)
                 locks.try_read_lock(self.fd, ATTACHED_BYTE)
@@ -274,7 +296,9 @@ class _Draft:
     def publish(self, reason: str) -> Region:
         """Write the record, give the file its name, and return the region attached."""
         spec = self.spec
-        record = _record(self.backend, spec, self.area.addr, reason)
+        if self.leaf.reason:
+            reason = f"{reason}; {self.leaf.reason}"
+        record = _record(self.backend, spec, self.area.addr, self.leaf.leaf_size, reason)
         with self._out_of_room_named():
             self.backend.write_record(self.fd, self.length, record.encode())
         if spec.frozen:
@@ -370,14 +394,12 @@ def _map_new(fd: int, spec: Spec, backend: Backend, owner: mapping.Owner) -> map
         )
 
 
-def _record(backend: Backend, spec: Spec, addr: int, reason: str) -> Record:
-    able = backend.capabilities
-    has_large_leaf = round_up(spec.size, able.map_unit) >= able.leaf_size
+def _record(backend: Backend, spec: Spec, addr: int, leaf_size: int, reason: str) -> Record:
     return Record(
         size_bytes=spec.size,
         addr=addr,
-        leaf_size=able.leaf_size if has_large_leaf else PAGE,
-        map_unit=able.map_unit,
+        leaf_size=leaf_size,
+        map_unit=backend.capabilities.map_unit,
         created_ns=time.time_ns(),
         backend=backend.name,
         reason=reason,

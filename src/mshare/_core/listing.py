@@ -59,6 +59,8 @@ def describe(
         memory_bytes=status.st_blocks * 512 if facts is None else facts.memory_bytes,
         shared_table_bytes=None if facts is None else facts.table_bytes,
         charged_bytes=None if facts is None else facts.charged_bytes,
+        huge_pages=None if facts is None else facts.huge_pages,
+        huge_fallbacks=None if facts is None else facts.huge_fallbacks,
     )
 
 

@@ -37,7 +37,7 @@ _LAYOUT = struct.Struct("<8sIIQQQQQ16sI")
 _CRC = struct.Struct("<I")
 _REASON_LIMIT = RECORD_SIZE - _LAYOUT.size - _CRC.size
 
-_FILE_UNITS = {(PAGE, PAGE): PAGE, (PMD, PAGE): PAGE, (PMD, PMD): PMD, (PAGE, PUD): PAGE}
+_FILE_UNITS = {(PAGE, PAGE): PAGE, (PMD, PAGE): PAGE, (PMD, PMD): PMD, (PAGE, PUD): PAGE, (PMD, PUD): PAGE}
 """The file's unit for each pair of leaf size and unit of mappings that a backend has. On msharefs mappings come in
 whole GiB and may reach beyond the end of the file; on other backends mappings end within the file."""
 
@@ -203,6 +203,11 @@ class RegionInfo(NamedTuple):
     charged_bytes: int | None
     """Bytes of the mount's `size=` that the region holds (`mshare_info.charged_bytes`, msharefs only): its pages and
     their page tables, made or promised. None as for `shared_table_bytes`."""
+    huge_pages: int | None
+    """Blocks of 2 MiB that are one page (`mshare_info.huge_pages`, msharefs only). None as for `shared_table_bytes`."""
+    huge_fallbacks: int | None
+    """Blocks that should have become one page of 2 MiB and got pages of 4 KiB, for lack of such memory or of `size=`
+    (`mshare_info.huge_fallbacks`, msharefs only). None as for `shared_table_bytes`."""
 
     @property
     def page_table_bytes(self) -> int:

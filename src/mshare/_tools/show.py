@@ -131,6 +131,8 @@ def _memory(info: RegionInfo) -> str:
         text += ", not reserved: more comes on first touch or by populate"
     if info.shared_table_bytes is not None:
         text += f", {format_size(info.shared_table_bytes)} in shared page tables"
+    if info.huge_pages or info.huge_fallbacks:
+        text += f", {info.huge_pages} blocks of 2 MiB ({info.huge_fallbacks} fell back to 4 KiB)"
     if info.charged_bytes is not None:
         text += f"; counts {format_size(info.charged_bytes)} of the mount's size="
     return text
@@ -158,4 +160,6 @@ def region_json(info: RegionInfo) -> dict[str, Any]:
         "memory_bytes": info.memory_bytes,
         "shared_table_bytes": info.shared_table_bytes,
         "charged_bytes": info.charged_bytes,
+        "huge_pages": info.huge_pages,
+        "huge_fallbacks": info.huge_fallbacks,
     }

@@ -48,7 +48,7 @@ _pages = st.integers(0, USER_END // PAGE).map(lambda page: page * PAGE)
 @st.composite
 def records(draw: st.DrawFn) -> Record:
     """Records as `create` writes them."""
-    leaf, map_unit = draw(st.sampled_from(((PAGE, PAGE), (PMD, PAGE), (PMD, PMD), (PAGE, PUD))))
+    leaf, map_unit = draw(st.sampled_from(((PAGE, PAGE), (PMD, PAGE), (PMD, PMD), (PAGE, PUD), (PMD, PUD))))
     size = draw(st.one_of(st.sampled_from(edge_sizes), st.integers(1, 1 << 45)))
     return Record(
         size_bytes=size,

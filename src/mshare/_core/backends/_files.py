@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from ..backend import Availability, Capabilities, Costs, Progress
+from ..backend import Availability, Capabilities, Costs, LeafChoice, Progress, Wish
 from ..geometry import PAGE, PMD, page_tables, round_up
 from ..linux import libc
 from ..linux.descriptors import Descriptor
@@ -28,6 +28,12 @@ class PlainFiles:
         root = self.root()
         assert root is not None
         return Descriptor(root, os.O_RDWR | os.O_TMPFILE)
+
+    def choose_leaf(self, fd: int, wish: Wish) -> LeafChoice:
+        """The file system has leaves of one size. A mapping shorter than a leaf of 2 MiB has leaves of 4 KiB."""
+        del fd
+        able = self.capabilities
+        return LeafChoice(able.leaf_size if round_up(wish.size_bytes, able.map_unit) >= able.leaf_size else PAGE)
 
     def charge(self, length: int) -> int:
         return length

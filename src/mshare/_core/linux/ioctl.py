@@ -13,7 +13,7 @@ from ..typed import NamedTuple
 from .descriptors import Descriptor
 
 ABI = 1
-SEALED, MAP_ONLY = 2, 4
+SEALED, MAP_ONLY, HUGE = 2, 4, 8
 """Bits of `RegionFacts.flags`."""
 _INFO = struct.Struct("=IIQQQQQQQII4Q")
 _BASE = struct.Struct("=Q")
@@ -29,6 +29,7 @@ _IOC_INFO = _request(_READ, 0, _INFO.size)
 _IOC_SET_BASE = _request(_WRITE, 3, _BASE.size)
 _IOC_SEAL = _request(0, 4, 0)
 _IOC_HANDLE = _request(_WRITE, 5, 4)
+_IOC_HUGE = _request(_WRITE, 6, 4)
 
 
 class RegionFacts(NamedTuple):
@@ -47,6 +48,10 @@ class RegionFacts(NamedTuple):
     processes: int
     charged_bytes: int
     """Bytes of the mount's `size=` that the region holds: pages and page tables, made or promised."""
+    huge_pages: int
+    """Blocks (2 MiB of the file) that are one page. 0 if the module is an older one."""
+    huge_fallbacks: int
+    """Blocks that should have become one page, and got pages of 4 KiB."""
 
     @property
     def memory_bytes(self) -> int:
@@ -75,6 +80,18 @@ def set_base(fd: int, addr: int) -> None:
 def seal(fd: int) -> None:
     """Make the open file read-only for everybody, forever. Raises `OSError`: EBUSY (pinned pages), EPERM, EBADF."""
     fcntl.ioctl(fd, _IOC_SEAL)
+
+
+def huge(fd: int, *, on: bool) -> bool:
+    """Say whether new blocks of the open file are pages of 2 MiB. Return False if the mount (`huge=never`), the kernel
+    or the module has none. Raises `OSError`: EPERM, EBADF."""
+    try:
+        fcntl.ioctl(fd, _IOC_HUGE, struct.pack("=I", int(on)))
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY):
+            raise
+        return False
+    return True
 
 
 def map_only(fd: int, *, writable: bool) -> Descriptor:

@@ -38,6 +38,10 @@ def command(
         str | None,
         typer.Option(metavar="NODE", help="Take all memory from this memory node, or 'interleave': from all in turn."),
     ] = None,
+    leaf: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="2M or 4K: what one page-table entry shall map. Default: the best there is."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a region of zeros that stays until somebody removes it.
@@ -55,6 +59,7 @@ def command(
             addr=None if addr is None else parse_address(addr),
             reserve=not sparse,
             numa=int(numa) if numa is not None and numa.isdecimal() else numa,
+            leaf=leaf,
             progress=step,
         ) as region,
     ):
