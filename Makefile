@@ -14,7 +14,7 @@ LINT_PACKAGES := sparse perl xz-utils kmod make gcc-12 gcc libc6-dev libelf1 pah
 VM_PACKAGES := qemu-system-x86 $(LINT_PACKAGES)
 TEST_PACKAGES := postgresql-15 chromium prometheus dkms clang php8.2-fpm nginx stress-ng
 
-.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-start bench-first-use bench-dask bench-run bench-disturb bench-gpu bench-locks bench-segments bench-postgres bench-postgres-vm bench-kernel compare prove test-cpython test-torch test-postgres-regress clean vm-deps test-deps test-vm test-lab-vm test-numa-vm test-kernels test-debug-kernel demo-vm vm-shell
+.PHONY: venv demo test test-host lint lint-python lint-kernel lint-deps stress bench bench-scan bench-top bench-start bench-first-use bench-dask bench-run bench-disturb bench-gpu bench-locks bench-segments bench-postgres bench-postgres-vm bench-huge-pages bench-kernel compare prove test-cpython test-torch test-postgres-regress clean vm-deps test-deps test-vm test-lab-vm test-numa-vm test-kernels test-debug-kernel demo-vm vm-shell
 venv: .venv/.ready
 
 .venv/bin/mshare:
@@ -152,6 +152,10 @@ test-postgres-regress: venv
 bench-kernel: venv vm-deps
 	$(BIN)/python -m benchmarks.costs $(if $(BEFORE),--before $(BEFORE)) \
 		--json docs/results/kernel-costs.json --markdown docs/results/kernel-costs.md
+
+# Pages of 2 MiB in regions, against pages of 4 KiB, tmpfs and hugetlb in the same guest: instructions, faults, bytes.
+bench-huge-pages: venv vm-deps
+	$(BIN)/python -m benchmarks.huge_pages --json docs/results/huge-pages.json --markdown docs/results/huge-pages.md
 
 vm-deps:
 	$(call install,$(VM_PACKAGES))

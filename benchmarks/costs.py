@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,13 @@ GUESTS = {
 }
 
 
-def compiled(directory: Path) -> Path:
-    """Compile `costs.c` without shared libraries, so that its processes are small. Return the path of the program."""
-    program = directory / "costs"
+def compiled(directory: Path, source: Path = SOURCE) -> Path:
+    """Compile a program of one file without shared libraries, so that its processes are small. Return its path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    program = directory / source.stem
     include = REPOSITORY / "kernel" / "uapi"
     subprocess.run(
-        ["gcc", "-O2", "-Wall", "-Werror", "-static", f"-I{include}", "-o", program, SOURCE],
+        ["gcc", "-O2", "-Wall", "-Werror", "-static", f"-I{include}", "-o", program, source],
         check=True,
     )
     return program
@@ -61,23 +63,30 @@ def script(program: Path, guest: str, target: Path) -> str:
 
 def boot(program: Path, guest: str, source: Path, kernel: str, limit_seconds: int) -> str:
     """Run a guest with the module whose `kernel/` is in `source`, and return the program's output. Raises RuntimeError
-    unless the guest passes. A complaint in the kernel's log is not a pass.
+    unless the guest passes. A complaint in the kernel's log is not a pass."""
+    print(f"bench-kernel: {guest}, module of {source}", file=sys.stderr, flush=True)
+    target = source / "build" / f"costs-{guest}.tsv"
+    run(script(program, guest, target), target, source, ["--kernel", kernel, *GUESTS[guest]], limit_seconds)
+    return target.read_text()
+
+
+def run(line: str, target: Path, source: Path, options: Sequence[str], limit_seconds: int) -> None:
+    """Run a shell line, which writes the file `target`, in a guest with the module whose `kernel/` is in `source`.
+    Raises RuntimeError unless the guest passes.
 
     A guest that dies before the command starts is booted again, once: see vm/README.md on the emulator's race.
     """
-    print(f"bench-kernel: {guest}, module of {source}", file=sys.stderr, flush=True)
-    target = source / "build" / f"costs-{guest}.tsv"
     target.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "vm", "run", "--module", "--json", "--kernel", kernel]
-    command += ["--timeout", str(limit_seconds), *GUESTS[guest], "--", script(program, guest, target)]
+    command = [sys.executable, "-m", "vm", "run", "--module", "--json", *options]
+    command += ["--timeout", str(limit_seconds), "--", line]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     for _ in range(2):
         done = subprocess.run(command, cwd=source, env=environment, stdout=subprocess.PIPE, check=False)
         if done.returncode == 0:
-            return target.read_text()
+            return
         if not done.stdout or json.loads(done.stdout)["boot_seconds"] is not None:
             break
-    raise RuntimeError(f"guest {guest} ended with status {done.returncode}; what it said is above")
+    raise RuntimeError(f"the guest ended with status {done.returncode}; what it said is above")
 
 
 def last_change() -> str | None:
@@ -107,7 +116,6 @@ def main() -> int:
     output.add_options(parser)
     options = parser.parse_args()
     directory = REPOSITORY / "build" / "costs"
-    directory.mkdir(parents=True, exist_ok=True)
     program = compiled(directory)
     sources = {"now": REPOSITORY}
     if options.before:
