@@ -24,9 +24,10 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: becomes a
 
 
 @contextmanager
-def small_tmpfs(at: Path, size: str) -> Iterator[None]:
+def small_tmpfs(at: Path, size: str, *options: str) -> Iterator[None]:
     """Mount a tmpfs of `size` over the directory `at`."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=1777", "none", str(at)], check=True)
+    every = ",".join((f"size={size}", "mode=1777", *options))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", every, "none", str(at)], check=True)
     try:
         yield
     finally:

@@ -91,6 +91,23 @@ def test_a_pool_that_is_empty_at_last_is_an_error_of_create_and_no_sigbus(hugetl
     assert pool() == before
 
 
+@needs_root
+@on_tmpfs
+def test_memory_beyond_the_end_of_the_file_is_not_taken_for_the_range_s(world: Path, tmpfs: str) -> None:
+    """The file has as much memory as it is long, and a hole: a huge page reaches beyond its end, or a writer put memory
+    there. Both lay about `st_blocks`."""
+    with (
+        small_tmpfs(world / "shm", "64m", "huge=always"),
+        mshare.create("r", 4 * MIB, backend=tmpfs, reserve=False) as region,
+    ):
+        region.populate()
+        region.discard(0, MIB)
+        with region.handle() as handle:
+            libc.fallocate(handle.fileno(), 1, 8 * MIB, 2 * MIB)  # FALLOC_FL_KEEP_SIZE
+            region.populate(0, MIB)
+            assert os.lseek(handle.fileno(), 0, os.SEEK_HOLE) >= 4 * MIB
+
+
 # too little memory
 
 

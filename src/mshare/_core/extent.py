@@ -61,10 +61,12 @@ def populate(fd: int, addr: int, record: Record, span: Span, placement: Placemen
     placement.check_file_system(status.st_dev)
     unit = record.file_unit
     start, end = span.start - span.start % unit, min(round_up(span.end, unit), status.st_size)
-    resident = memory_bytes(fd)
-    missing = min(end - start, round_up(status.st_size, PAGE) - resident)
-    if span.start == span.end or missing <= 0:
+    if span.start == span.end:
         return
+    # Memory beyond the end of the file counts as well (a huge page at the end, fallocate(2) with KEEP_SIZE): no figure
+    # says that the range has all its memory.
+    resident = memory_bytes(fd)
+    missing = max(0, min(end - start, round_up(status.st_size, PAGE) - resident))
     backend = _backend(record, named=bool(status.st_nlink))
     if unit == PAGE:  # hugetlbfs does not tell which pages there are, and compares by itself before it takes any
         free = backend.space(placement.node).free_bytes
@@ -76,7 +78,9 @@ def populate(fd: int, addr: int, record: Record, span: Span, placement: Placemen
         placement.run(backend.take, fd, start, end, addr)
     except OSError as error:
         if error.errno in _FORBIDDEN:
-            raise AccessDeniedError(f"{label} gives this handle no memory", "use a handle with all rights") from error
+            raise AccessDeniedError(
+                f"this handle may add no memory to {label}", "use a handle with all rights"
+            ) from error
         if not limits.is_out_of_room(error):
             raise
         raise _no_space(label, missing, backend, placement, error) from error
@@ -175,7 +179,7 @@ def by_node(name: str) -> dict[int, int]:
             return {nodes[0] if nodes else 0: total}
         counts = Counter[int]()
         unit, size = record.file_unit, os.fstat(fd).st_size
-        complete = total >= size
+        complete = record.reserved and total >= size
         if complete or (unit == PAGE and _tells_truth(fd)):
             for at in range(0, size, PUD) if complete else _windows(fd, size):
                 counts.update(_window(fd, at, min(PUD, size - at), record, complete=complete))

@@ -217,7 +217,8 @@ class Region:
         - `offset`, `length`: in bytes; by default the range ends with the region.
         - `numa`: where new memory lies, as for `create`. Memory that is there already does not move.
 
-        Raises `NoSpaceError` with nothing changed if there is not enough memory. Memory from before the call stays.
+        Raises `NoSpaceError` with nothing changed if there is not enough memory (msharefs can keep zero pages if memory
+        runs out in the middle: docs/known-gaps.md). Memory from before the call stays.
         Also raises `InvalidSizeError`, `RegionClosedError`, `ReadOnlyMappingError`, `AccessDeniedError`,
         `RegionNotFoundError` (the region's name has been removed), `BackendUnavailableError`, and for `numa` the errors
         of `create`. Does nothing to a region that has all its memory. On thp, whole blocks of 2 MiB also become 2 MiB
@@ -233,11 +234,12 @@ class Region:
         """Give the memory of a range back to the system, at once. All attachments read zeros there from then on.
 
         - `offset`, `length`: in bytes, by default to the region's end. Both ends are multiples of 4 KiB (hugetlb: 2
-          MiB), or the region's end: a part of a page gives no memory back, so that a caller who asks for one is wrong.
+          MiB), or the region's end. Other ends are refused, because a part of a page gives no memory back.
 
         The next touch, even one that only reads, takes memory again, and is SIGBUS on a full machine: call `populate`
         before. A lock that lies in the range is lost. Raises `InvalidSizeError`, `RegionClosedError`,
-        `ReadOnlyMappingError` and `AccessDeniedError` (a sealed region), with nothing changed.
+        `ReadOnlyMappingError`, `AccessDeniedError` (a sealed region) and `RegionNotFoundError` (this process has locked
+        its memory, and the region's name has been removed), with nothing changed.
         """
         span = extent.span_of(self._record, offset, length)
         with self._writing("discard") as area:
@@ -266,7 +268,7 @@ class Region:
             raise RegionClosedError(f"region {self.name!r} is closed", "attach it again")
         if self.readonly:
             raise ReadOnlyMappingError(
-                f"{self._label} is attached read-only, and to {doing} it is to write", "attach it read-write"
+                f"{self._label} is attached read-only, and {doing} changes the region", "attach it read-write"
             )
         with mapping.Hold() as hold:
             if not area.hold(hold):

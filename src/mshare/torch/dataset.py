@@ -20,24 +20,27 @@ class Dataset(data.Dataset):
     """The rows of tensors in a region, for `torch.utils.data.DataLoader` with workers of every start method.
 
     Item `i` is a tuple of row `i` of each tensor. The rows are copies, so that a transform may write to them, and a
-    worker never sends a whole tensor. The region is attached at the first use, in each process. A pickle has some 200
-    bytes: the names, and no data. Subclass it to transform items.
+    worker never sends a whole tensor. The region is attached at once, and by each worker at its first use. A pickle has
+    some 200 bytes: the names, and no data. Subclass it to transform items.
 
-    A dataset means one region. If the name means another one when a worker attaches it, because it was replaced, the
-    worker raises `RegionNotFoundError`. A handle, which has to stay open, keeps the region that it means.
+    A dataset means the region that its name means when the dataset is made. If the name means another region when a
+    worker attaches it, because the region was replaced, the worker raises `RegionNotFoundError`. A handle, which has to
+    stay open, keeps the region that it means.
     """
 
     def __init__(self, source: str | Handle, *names: str) -> None:
-        """`source`: the region's name or a handle. `names`: at least one tensor. Nothing is looked up here."""
+        """`source`: the region's name or a handle. `names`: at least one tensor. Raises `InvalidArgumentError` for
+        tensors that are missing or of several lengths, `RegionNotFoundError`, and the errors of `load_file`."""
         if not names:
             raise InvalidArgumentError("a dataset needs the names of tensors", "such as Dataset(source, 'x', 'y')")
         self.source, self.names = source, names
         self._file: tuple[int, int] | None = None
         self._tensors: tuple[torch.Tensor, ...] | None = None
+        self._rows()
 
     def __len__(self) -> int:
-        """Return the number of rows. Raises `InvalidArgumentError` for tensors that are missing or of several lengths,
-        `RegionNotFoundError`, and the errors of `load_file`, as does the look at an item."""
+        """Return the number of rows. Raises `RegionNotFoundError` and the errors of `load_file` at a worker's first
+        use, as does the look at an item."""
         return len(self._rows()[0])
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
@@ -50,7 +53,7 @@ class Dataset(data.Dataset):
             file = region._status.st_dev, region._status.st_ino
             if self._file not in (None, file):
                 raise RegionNotFoundError(
-                    f"region {region.name!r} was replaced after the first use of this dataset",
+                    f"region {region.name!r} was replaced after this dataset was made",
                     "make a new dataset, or give a handle, which keeps its region",
                 )
             self._tensors, self._file = _chosen(load_file(region), self.names), file
