@@ -226,7 +226,8 @@ def test_tables_of_an_empty_file_are_freed(mount: Callable[[str], pathlib.Path],
     facts = mfs.info(fd)
     assert (facts["pages"], facts["table_bytes"], facts["charged_bytes"]) == (0, 0, 0)
     assert used(directory) == 0
-    assert mfs.meminfo("PageTables") - before <= 64, "kB"
+    # RCU frees tables that went while a process was attached.
+    eventually(lambda: mfs.meminfo("PageTables") - before <= 64, "more than 64 kB of page tables are left")
     # It can be used again.
     os.ftruncate(fd, 7 * mfs.UNIT)
     addr = mfs.mmap(fd, 7 * mfs.UNIT)
