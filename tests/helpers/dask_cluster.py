@@ -139,7 +139,7 @@ class Host:
 
     def loader(self) -> int | None:
         """Return the worker that has the turn to load, as the kernel's list of locks tells it."""
-        for path in self.shm.glob(".mshare-dask-*"):
+        for path in self.shm.glob(".mshare-dask-*/*"):
             status = path.stat()
             file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
             for line in Path("/proc/locks").read_text().splitlines():

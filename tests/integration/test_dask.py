@@ -17,14 +17,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from distributed import Client, get_worker
+from distributed import Client, Worker, get_worker
 
 import mshare
 import mshare.dask
 from mshare.dask import ReplicationError, SourceChangedError
+from mshare.dask.copies import Copies, Stopped
+from mshare.dask.host import Identity, Label
 from tests.helpers.dask_cluster import Cluster, Host, Server, cluster, is_dead
 from tests.helpers.waiting import eventually
-from tests.helpers.worlds import needs_root
+from tests.helpers.worlds import STRANGER, needs_root
 
 pytestmark = [needs_root, pytest.mark.xdist_group("dask")]
 
@@ -65,7 +67,7 @@ def more(lab: Cluster, *, size: str = "64m", kind: str = "worker") -> Iterator[H
     lab.settle()
     yield host
     host.run("mount", "-o", "remount,size=64m", "/dev/shm")
-    host.run("sh", "-c", "rm -f /dev/shm/* /dev/shm/.mshare-dask-*")
+    host.run("sh", "-c", "rm -rf /dev/shm/* /dev/shm/.mshare-dask-*")
 
 
 @pytest.fixture
@@ -398,6 +400,59 @@ def test_a_region_that_replicate_did_not_make(pair: Cluster, server: Server) -> 
     assert [copy.checksum for copy in copies] == [sha256(server.content)] * 2
 
 
+def as_stranger(host: Host, *command: str) -> None:
+    """Run a program on a host as another user."""
+    host.run("setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups", *command)
+
+
+def test_a_directory_of_lock_files_that_another_user_has_planted(pair: Cluster, server: Server) -> None:
+    host = pair.hosts[0]
+    as_stranger(host, "mkdir", "--mode=777", "/dev/shm/.mshare-dask-0")
+    with pytest.raises(ReplicationError, match="1 of 2 hosts") as error:
+        mshare.dask.replicate(pair.client, NAME, server.url)
+    says = f"/dev/shm/.mshare-dask-0 belongs to uid {STRANGER}: have that user or root remove it"
+    assert [(type(each), str(each)) for each in error.value.failed.values()] == [(mshare.AccessDeniedError, says)]
+    assert [str(copy.error) for copy in mshare.dask.status(pair.client)] == [says, "None"]
+    with pytest.raises(mshare.AccessDeniedError, match="belongs to uid"):
+        ask(pair, pair.addresses(host)[0])
+    assert host.files() == [".mshare-dask-0"]
+    host.run("rmdir", "/dev/shm/.mshare-dask-0")
+    copies = mshare.dask.replicate(pair.client, NAME, server.url)
+    assert [copy.error for copy in copies] == [None, None]
+    assert {each[1] for each in seen(pair)} == {sha256(server.content)}
+
+
+def test_a_file_of_the_name_that_another_user_has_planted(pair: Cluster, server: Server) -> None:
+    host = pair.hosts[0]
+    as_stranger(host, "sh", "-c", f"echo text > /dev/shm/{NAME}")
+    with pytest.raises(ReplicationError, match="1 of 2 hosts") as error:
+        mshare.dask.replicate(pair.client, NAME, server.url)
+    assert [type(each) for each in error.value.failed.values()] == [mshare.NotARegionError]
+    mshare.dask.drop(pair.client, NAME)
+    assert [each.files() for each in pair.hosts] == [[NAME], [], []]
+    good, server.content = server.content, b""
+    with pytest.raises(ReplicationError, match="all is as before"):  # the withdrawal has no error of its own
+        mshare.dask.replicate(pair.client, NAME, server.url)
+    assert [each.files() for each in pair.hosts] == [[NAME], [], []]
+    host.run("rm", f"/dev/shm/{NAME}")
+    server.content = good
+    assert [copy.error for copy in mshare.dask.replicate(pair.client, NAME, server.url)] == [None, None]
+
+
+def test_a_worker_that_has_left_keeps_no_copy(pair: Cluster) -> None:
+    async def load_ends_late(dask_worker: Worker) -> bool:
+        copies = Copies(dask_worker)
+        await copies.leave()
+        region = mshare.create("late", 5)
+        with pytest.raises(Stopped):
+            copies._hold("late", Label("", "", Identity(0, 0, 0)), region)
+        mshare.unlink("late")  # nobody is attached
+        return region.closed and not copies.reports()
+
+    (address, *_) = pair.addresses()
+    assert pair.client.run(load_ends_late, workers=[address]) == {address: True}
+
+
 def test_a_worker_with_a_nanny_comes_again(pair: Cluster, server: Server) -> None:
     with more(pair, kind="nanny") as host:
         mshare.dask.replicate(pair.client, NAME, server.url)
@@ -430,3 +485,6 @@ def test_attach_in_a_coroutine_and_outside_of_a_task(pair: Cluster, server: Serv
         mshare.dask.attach(NAME)
     with pytest.raises(mshare.InvalidNameError):
         mshare.dask.replicate(pair.client, "../up", server.url)
+    with pytest.raises(mshare.InvalidArgumentError, match="mode 0o244"):
+        mshare.dask.replicate(pair.client, NAME, server.url, mode=0o244, replace=True)
+    assert [copy.error for copy in mshare.dask.status(pair.client)] == [None, None]

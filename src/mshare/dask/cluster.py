@@ -16,7 +16,7 @@ from distributed import Client
 from distributed.comm.addressing import get_address_host
 
 from .._core import names
-from .._core.errors import RegionBusyError, RegionNotFoundError
+from .._core.errors import InvalidArgumentError, RegionBusyError, RegionNotFoundError
 from .._core.record import RegionInfo
 from .._core.region import Region
 from . import copies
@@ -65,8 +65,8 @@ def replicate(
 
     One worker of each host reads the source, and the others wait. A worker that dies while it reads is followed by the
     next one of its host. The name appears on a host when all bytes are there, and only if the bytes are those of the
-    other hosts: the scheduler compares their SHA-256. Tasks use the copy by `attach`. Nobody can write to a copy.
-    Workers that join later load or attach the copy as well, until `drop`.
+    other hosts: the scheduler compares their SHA-256. Tasks use the copy by `attach`. No process can attach a copy
+    read-write. Workers that join later load or attach the copy as well, until `drop`.
 
     The call returns when every worker has the copy. A host whose copy was loaded before keeps it, so that the call can
     be repeated after an error. A source that has changed is read again only with `replace`.
@@ -74,7 +74,7 @@ def replicate(
     - `source`: a URL that fsspec knows, such as s3://bucket/key or https://host/file, or the path of a file that every
       host has. The size has to be known beforehand.
     - `storage_options`: what fsspec needs for that URL. The scheduler keeps the options as long as the name.
-    - `mode`: permission bits of the regions.
+    - `mode`: permission bits of the regions. The owner has to be allowed to read.
     - `backend`: as for `mshare.create`.
     - `replace`: True loads the source again on all hosts. On each host the new copy takes over the name in one step,
       also from a region that `replicate` has not made. Tasks that have the older copy attached keep it.
@@ -86,7 +86,10 @@ def replicate(
     an awaitable. The bytes do not pass through the client or the scheduler.
     """
     names.check_name(name)
-    recipe = Recipe(sources.absolute(source), dict(storage_options or {}), names.check_mode(mode), backend)
+    bits = names.check_mode(mode)
+    if not bits & 0o400:
+        raise InvalidArgumentError(f"mode {bits:#o} lets no worker read the copy", "use a mode such as 0o400")
+    recipe = Recipe(sources.absolute(source), dict(storage_options or {}), bits, backend)
     return _wait(client, _replicate(client, name, recipe, replace))
 
 
@@ -101,9 +104,10 @@ def status(client: Client, name: str | None = None) -> list[Copy]:
 def drop(client: Client, name: str) -> None:
     """Remove the copies of a name from every host, and also from hosts whose workers join later.
 
-    Tasks that have the copy attached keep the memory until they detach. A copy of this name that an earlier cluster of
-    the same user has left is removed as well. Regions that `replicate` has not made stay. Raises `RegionNotFoundError`
-    if there was nothing to remove, and `ReplicationError` if a host failed.
+    Tasks that have the copy attached keep the memory until they detach. A copy of this name that another cluster of the
+    same user has made is removed as well, even if that cluster still runs: clusters with common hosts should use
+    different names. Regions that `replicate` has not made stay. Raises `RegionNotFoundError` if there was nothing to
+    remove, and `ReplicationError` if a host failed.
     """
     names.check_name(name)
     return _wait(client, _drop(client, name))

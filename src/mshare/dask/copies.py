@@ -138,6 +138,11 @@ class Copies:
                         return await self._settle(name, turn, attempt, force)
                 except (Superseded, Stopped):
                     self._check()  # else the order is another one now
+                except Exception as error:
+                    held = self._held.get(name)
+                    if order is not None and order.load and (held is None or held.load != order.load):
+                        self._failed[name] = Failure.of(order.load, attempt, error)
+                    raise
 
     def _check(self) -> None:
         if self._left:
@@ -180,7 +185,7 @@ class Copies:
         held = self._held.get(order.name)
         if label is not None and label.load == order.load:
             if held is None or held.label != label:
-                self._hold(order.name, label, attach(order.name, readonly=True))
+                self._hold(order.name, label, attach_labelled(order.name, label))
             return
         exists = host.region_now(order.name) is not None
         if exists and not order.replace and (label is None or label.load not in order.past):
@@ -224,7 +229,7 @@ class Copies:
         label = turn.label()
         if label is None or label.load != order.load:
             region.close()
-            raise RegionExistsError(f"another program has just replaced region {order.name!r}", "replicate again")
+            raise _replaced(order.name)
         return label, region
 
     def _agree(self, order: Order, recipe: Recipe, checksum: str) -> None:
@@ -241,6 +246,7 @@ class Copies:
 
     def _hold(self, name: str, label: Label, region: Region) -> None:
         try:
+            self._check()  # `leave` has closed the others, and closes none that comes later
             handle = region.handle()
         except BaseException:
             region.close()
@@ -293,6 +299,20 @@ class Copies:
     def infos(self) -> dict[str, RegionInfo]:
         """Return the regions of this worker's copies as they are now. Costs a pass over /proc for each."""
         return {name: held.region.info() for name, held in self._held.items()}
+
+
+def attach_labelled(name: str, label: Label) -> Region:
+    """Attach the region that the label tells of. Raises `RegionExistsError` if the name means another one by now."""
+    region = attach(name, readonly=True, owner=os.geteuid())
+    status = region._status
+    if Identity(status.st_dev, status.st_ino, region._record.created_ns) != label.region:
+        region.close()
+        raise _replaced(name)
+    return region
+
+
+def _replaced(name: str) -> RegionExistsError:
+    return RegionExistsError(f"another program has just replaced region {name!r}", "replicate again")
 
 
 def _loop_of(worker: Worker) -> asyncio.AbstractEventLoop:
