@@ -126,6 +126,18 @@ def create_anonymous(
     return build(spec, backend)
 
 
+def creator(name: str | None, *, mode: int, backend: str | None, replace: bool) -> Callable[[int, Fill], Region]:
+    """Return a function that creates a region of a size, filled: `create`, or `create_anonymous` for the name None.
+
+    Raises `InvalidArgumentError` at once if a region without a name should replace one.
+    """
+    if name is not None:
+        return lambda size, fill: create(name, size, mode=mode, backend=backend, replace=replace, fill=fill)
+    if replace:
+        raise InvalidArgumentError("a region without a name replaces nothing", "give a name, or omit replace")
+    return lambda size, fill: create_anonymous(size, backend=backend, fill=fill)
+
+
 class Spec(NamedTuple):
     """The wanted properties of a new region."""
 

@@ -10,7 +10,7 @@ from typing import IO
 import pyarrow
 from pyarrow import ipc
 
-from .._core.creation import Fill, create, create_anonymous
+from .._core.creation import creator
 from .._core.errors import InvalidArgumentError, NoSpaceError
 from .._core.region import Region
 from .tables import Batches, batches_of
@@ -44,23 +44,16 @@ def save(
     Raises `InvalidArgumentError` for another `source`, `NoSpaceError`, the errors of `mshare.create`, and those of
     pyarrow for a source that cannot be read. Nothing is left behind then.
     """
-    if name is None and replace:
-        raise InvalidArgumentError("a region without a name replaces nothing", "give a name, or omit replace")
+    make = creator(name, mode=mode, backend=backend, replace=replace)
     if batch_rows < 1:
         raise InvalidArgumentError(f"a batch cannot have {batch_rows} rows", "use at least 1")
     batches = batches_of(source, batch_rows)
     if not batches.repeatable:
         with tempfile.TemporaryFile(prefix="mshare-") as file:
-            return _create(name, _spooled(file, batches), lambda view: _copy(file, view), mode, backend, replace)
+            return make(_spooled(file, batches), lambda view: _copy(file, view))
     counter = pyarrow.MockOutputStream()
     _write(counter, batches.schema, batches)
-    return _create(name, counter.size(), lambda view: _write_into(view, batches), mode, backend, replace)
-
-
-def _create(name: str | None, size: int, fill: Fill, mode: int, backend: str | None, replace: bool) -> Region:
-    if name is None:
-        return create_anonymous(size, backend=backend, fill=fill)
-    return create(name, size, mode=mode, backend=backend, replace=replace, fill=fill)
+    return make(counter.size(), lambda view: _write_into(view, batches))
 
 
 def _write(sink: object, schema: pyarrow.Schema, batches: Iterable[pyarrow.RecordBatch]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 from numpy.typing import ArrayLike
 
-from .._core.creation import create, create_anonymous
+from .._core.creation import creator
 from .._core.errors import InvalidArgumentError
 from .._core.region import Region
 from . import archive
@@ -50,11 +50,7 @@ def save(
         fill = _Archive({key: as_array(value, f"array {key!r}") for key, value in arrays.items()})
     else:
         fill = _Array(as_array(arrays, "the array"))
-    if name is None:
-        if replace:
-            raise InvalidArgumentError("a region without a name replaces nothing", "give a name, or omit replace")
-        return create_anonymous(fill.size, backend=backend, fill=fill)
-    return create(name, fill.size, mode=mode, backend=backend, fill=fill, replace=replace)
+    return creator(name, mode=mode, backend=backend, replace=replace)(fill.size, fill)
 
 
 class _Array:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import Parameter
 
-from .._core.creation import Fill, create, create_anonymous
+from .._core.creation import creator
 from .._core.errors import InvalidArgumentError
 from .._core.region import Region
 from .format import LARGEST_HEADER, LENGTH, Entry, header, parse
@@ -44,23 +44,16 @@ def save(
     tensors that are not contiguous or share memory, and dtypes that the format lacks. Raises `NotTensorsError` for
     another file, `OSError` for one that cannot be read, and the errors of `mshare.create`.
     """
-    if name is None and replace:
-        raise InvalidArgumentError("a region without a name replaces nothing", "give a name, or omit replace")
+    make = creator(name, mode=mode, backend=backend, replace=replace)
     if not isinstance(source, (str, os.PathLike)):
         fill = _Tensors(source, metadata)
-        return _create(name, fill.size, fill, mode, backend, replace)
+        return make(fill.size, fill)
     if metadata is not None:
         raise InvalidArgumentError("a safetensors file has its own metadata", "omit metadata")
     with open(source, "rb") as file:  # noqa: PTH123
         fd = file.fileno()
         size = _checked_size(fd, f"file {os.fspath(source)!r}")
-        return _create(name, size, lambda view: _read(fd, view), mode, backend, replace)
-
-
-def _create(name: str | None, size: int, fill: Fill, mode: int, backend: str | None, replace: bool) -> Region:
-    if name is None:
-        return create_anonymous(size, backend=backend, fill=fill)
-    return create(name, size, mode=mode, backend=backend, replace=replace, fill=fill)
+        return make(size, lambda view: _read(fd, view))
 
 
 def _checked_size(fd: int, what: str) -> int:
