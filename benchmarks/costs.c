@@ -26,6 +26,7 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include "counting.h"
 
 #define DIRECTORY "/sys/fs/mshare"
 #define PAGE 4096UL
@@ -35,22 +36,6 @@
 #define FURTHER 200 /* mappings of a process that is not small */
 
 static const int rounds = 5;
-
-#define CHECK(call)                                                            \
-	({                                                                     \
-		long checked = (long)(call);                                   \
-		if (checked == -1) {                                           \
-			perror(#call);                                         \
-			exit(1);                                               \
-		}                                                              \
-		checked;                                                       \
-	})
-
-/* With -icount shift=0 the time-stamp counter goes up by one with each instruction. */
-static uint64_t count(void)
-{
-	return __builtin_ia32_rdtsc();
-}
 
 static void report(const char *group, const char *what, const char *mechanism, double number)
 {
@@ -106,22 +91,6 @@ static char *make(enum kind kind, size_t bytes, size_t reserved, size_t step, in
 		close(fd);
 	return at;
 }
-
-/* Run in a new process, so that its mappings are gone afterwards. */
-#define IN_CHILD(...)                                                          \
-	do {                                                                   \
-		int status;                                                    \
-		pid_t pid = CHECK(fork());                                     \
-		if (!pid) {                                                    \
-			__VA_ARGS__;                                           \
-			_exit(0);                                              \
-		}                                                              \
-		CHECK(waitpid(pid, &status, 0));                               \
-		if (status) {                                                  \
-			fprintf(stderr, "a child ended with %#x\n", status);   \
-			exit(1);                                               \
-		}                                                              \
-	} while (0)
 
 /* ---- the cost of a child ---- */
 

@@ -19,6 +19,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "counting.h"
 
 #define PAGE 4096UL
 #define MIB (1UL << 20)
@@ -27,24 +28,8 @@
 
 static const int rounds = 3;
 
-#define CHECK(call)                                                            \
-	({                                                                     \
-		long checked = (long)(call);                                   \
-		if (checked == -1) {                                           \
-			perror(#call);                                         \
-			exit(1);                                               \
-		}                                                              \
-		checked;                                                       \
-	})
-
 enum kind { MEMFD, HUGETLB, SINGLE, HUGE };
 static const char *const kinds[] = { "memfd", "hugetlb", "region, 4 KiB", "region, 2 MiB" };
-
-/* With -icount shift=0 the time-stamp counter goes up by one with each instruction. */
-static uint64_t count(void)
-{
-	return __builtin_ia32_rdtsc();
-}
 
 static void report_as(const char *what, const char *mechanism, double number)
 {
@@ -107,22 +92,6 @@ static uint64_t table_bytes(int fd)
 	CHECK(ioctl(fd, MSHARE_IOC_INFO, &info));
 	return info.table_bytes;
 }
-
-/* A child runs this, so that its mappings are gone afterwards. */
-#define IN_CHILD(...)                                                          \
-	do {                                                                   \
-		int status;                                                    \
-		pid_t pid = CHECK(fork());                                     \
-		if (!pid) {                                                    \
-			__VA_ARGS__;                                           \
-			_exit(0);                                              \
-		}                                                              \
-		CHECK(waitpid(pid, &status, 0));                               \
-		if (status) {                                                  \
-			fprintf(stderr, "a child ended with %#x\n", status);   \
-			exit(1);                                               \
-		}                                                              \
-	} while (0)
 
 static void reserve(enum kind kind)
 {
